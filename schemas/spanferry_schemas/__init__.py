@@ -1,0 +1,73 @@
+"""spanferry's wire: events, their encoding, and the Kafka record around them. msgspec only."""
+
+from spanferry_schemas.chunks import join_chunks, split_value
+from spanferry_schemas.codec import (
+    WIRE_VERSION,
+    Rejection,
+    RejectReason,
+    decode,
+    encode,
+    encode_fragment,
+    encode_span,
+)
+from spanferry_schemas.events import (
+    Assessment,
+    AssessmentKind,
+    Chunk,
+    End,
+    Event,
+    Fragment,
+    Span,
+    SpanEvent,
+    SpanLink,
+    StatusCode,
+    TracePart,
+    TraceState,
+)
+from spanferry_schemas.ids import trace_id_bytes, trace_id_text
+from spanferry_schemas.record import (
+    HEADER,
+    TOPIC,
+    RecordFlag,
+    RecordKind,
+    RecordMeta,
+    assessment_key,
+    read_meta,
+    session_hash,
+    write_meta,
+)
+
+__all__ = [
+    "HEADER",
+    "TOPIC",
+    "WIRE_VERSION",
+    "Assessment",
+    "AssessmentKind",
+    "Chunk",
+    "End",
+    "Event",
+    "Fragment",
+    "RecordFlag",
+    "RecordKind",
+    "RecordMeta",
+    "RejectReason",
+    "Rejection",
+    "Span",
+    "SpanEvent",
+    "SpanLink",
+    "StatusCode",
+    "TracePart",
+    "TraceState",
+    "assessment_key",
+    "decode",
+    "encode",
+    "encode_fragment",
+    "encode_span",
+    "join_chunks",
+    "read_meta",
+    "session_hash",
+    "split_value",
+    "trace_id_bytes",
+    "trace_id_text",
+    "write_meta",
+]

@@ -1,0 +1,121 @@
+"""Encoding, and a total decoder: any bytes at all give an event or a named rejection."""
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from spanferry_schemas.events import (
+    Assessment,
+    Chunk,
+    EncodedFragment,
+    End,
+    Event,
+    Fragment,
+    Span,
+    TracePart,
+)
+
+__all__ = [
+    "WIRE_VERSION",
+    "RejectReason",
+    "Rejection",
+    "decode",
+    "encode",
+    "encode_fragment",
+    "encode_span",
+]
+
+WIRE_VERSION: Final = 1
+_VERSION_PREFIX: Final = bytes([WIRE_VERSION])
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
+_KNOWN_TAGS: Final = frozenset({1, 2, 3})
+
+
+class RejectReason(StrEnum):
+    """Why bytes are not an event; also the dead letter's reason and the metric's label."""
+
+    EMPTY = "empty"
+    UNKNOWN_VERSION = "unknown_version"
+    MALFORMED = "malformed"
+    UNKNOWN_EVENT = "unknown_event"
+    INVALID = "invalid"
+
+
+class Rejection(Struct, frozen=True):
+    """Bytes that are not an event of this wire, and why, for a person to read."""
+
+    reason: RejectReason
+    message: str
+
+
+def encode_span(span: Span) -> bytes:
+    """One span as msgpack, to be put into a fragment later with `encode_fragment`."""
+    return _encoder.encode(span)
+
+
+def encode_fragment(
+    trace_id: bytes, spans: list[bytes], trace: TracePart | None = None, end: End | None = None
+) -> bytes:
+    """A fragment's record value from spans already encoded; the same bytes as `encode` gives."""
+    fragment = EncodedFragment(trace_id, [Raw(span) for span in spans], trace, end)
+    return _VERSION_PREFIX + _encoder.encode(fragment)
+
+
+def encode(event: Event) -> bytes:
+    """An event as a record value: the version byte, then msgpack."""
+    return _VERSION_PREFIX + _encoder.encode(event)
+
+
+def decode(value: bytes | None) -> Event | Rejection:
+    """A record value as an event. Never raises, whatever the bytes are."""
+    if not value:
+        return Rejection(RejectReason.EMPTY, "the record has no value")
+    if value[0] != WIRE_VERSION:
+        return Rejection(
+            RejectReason.UNKNOWN_VERSION,
+            f"version byte {value[0]}, this worker reads {WIRE_VERSION}; update the worker",
+        )
+    body = memoryview(value)[1:]
+    try:
+        event = _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        return _explain(body, str(error))
+    except (msgspec.DecodeError, ValueError, RecursionError, OverflowError, MemoryError) as error:
+        return Rejection(RejectReason.MALFORMED, f"not msgpack: {error}")
+    return _check(event)
+
+
+def _explain(body: memoryview, message: str) -> Rejection:
+    """Tell an event of a later version from a broken one of ours."""
+    try:
+        head = msgspec.msgpack.decode(body, type=list[Raw])
+        tag = msgspec.msgpack.decode(head[0]) if head else None
+    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError, MemoryError):
+        return Rejection(RejectReason.INVALID, message)
+    if isinstance(tag, int) and tag not in _KNOWN_TAGS:
+        return Rejection(
+            RejectReason.UNKNOWN_EVENT,
+            f"event tag {tag} is not known to this worker; update the worker",
+        )
+    return Rejection(RejectReason.INVALID, message)
+
+
+def _check(event: Event) -> Event | Rejection:
+    """What the types alone cannot say."""
+    match event:
+        case Chunk() if event.index >= event.count:
+            return Rejection(RejectReason.INVALID, f"chunk {event.index} of only {event.count}")
+        case Chunk() if len(event.data) > event.total_bytes:
+            return Rejection(RejectReason.INVALID, "a chunk longer than the whole it belongs to")
+        case Assessment() if event.trace_id is None and not event.client_request_id:
+            return Rejection(
+                RejectReason.INVALID, "an assessment needs a trace_id or a client_request_id"
+            )
+        case Fragment() if not event.spans and event.trace is None and event.end is None:
+            return Rejection(RejectReason.INVALID, "a fragment with nothing in it")
+        case _:
+            return event

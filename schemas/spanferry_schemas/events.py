@@ -1,0 +1,191 @@
+"""The events of the wire: msgspec structs, laid out as arrays, fields append-only.
+
+A field is never removed, renamed in meaning or moved; a new one is added at the end with a default.
+Integers and byte strings are checked while decoding, so what leaves the decoder is sound.
+"""
+
+from enum import IntEnum, StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Raw, Struct
+
+from spanferry_schemas.limits import (
+    CHUNK_GROUP_ID_BYTES,
+    CHUNKS_MAX,
+    SPAN_ID_BYTES,
+    TRACE_ID_BYTES,
+    VALUE_BYTES_MAX,
+)
+
+__all__ = [
+    "Assessment",
+    "AssessmentKind",
+    "Chunk",
+    "EncodedFragment",
+    "End",
+    "Event",
+    "Fragment",
+    "Span",
+    "SpanEvent",
+    "SpanLink",
+    "StatusCode",
+    "TracePart",
+    "TraceState",
+]
+
+TraceId = Annotated[bytes, Meta(min_length=TRACE_ID_BYTES, max_length=TRACE_ID_BYTES)]
+SpanId = Annotated[bytes, Meta(min_length=SPAN_ID_BYTES, max_length=SPAN_ID_BYTES)]
+GroupId = Annotated[bytes, Meta(min_length=CHUNK_GROUP_ID_BYTES, max_length=CHUNK_GROUP_ID_BYTES)]
+Nanoseconds = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+
+class StatusCode(IntEnum):
+    """OpenTelemetry's span status, with its numbers."""
+
+    UNSET = 0
+    OK = 1
+    ERROR = 2
+
+
+class TraceState(StrEnum):
+    """MLflow's trace state, where the app set it itself; otherwise it follows from the root span."""
+
+    OK = "OK"
+    ERROR = "ERROR"
+    IN_PROGRESS = "IN_PROGRESS"
+    UNSPECIFIED = "STATE_UNSPECIFIED"
+
+
+class AssessmentKind(IntEnum):
+    """MLflow's assessments: a judgement, or the answer that was wanted."""
+
+    FEEDBACK = 1
+    EXPECTATION = 2
+
+
+class SpanEvent(Struct, array_like=True, frozen=True, gc=False):
+    """A moment within a span. `attributes` is one JSON object in UTF-8."""
+
+    name: str
+    time_ns: Nanoseconds
+    attributes: bytes = b"{}"
+
+
+class SpanLink(Struct, array_like=True, frozen=True, gc=False):
+    """A pointer to a span, of this trace or another. `attributes` is one JSON object in UTF-8."""
+
+    trace_id: TraceId
+    span_id: SpanId
+    attributes: bytes = b"{}"
+
+
+class Span(Struct, array_like=True, frozen=True):
+    """One ended span. Each attribute value is one JSON text in UTF-8, exactly once encoded.
+
+    Inputs and outputs are the attributes `mlflow.spanInputs` and `mlflow.spanOutputs`; the type is
+    a field of its own and is not repeated among the attributes. `end_ns` 0 means "not ended".
+    """
+
+    span_id: SpanId
+    parent_id: SpanId | None
+    name: str
+    span_type: str
+    start_ns: Nanoseconds
+    end_ns: Nanoseconds
+    status: StatusCode = StatusCode.UNSET
+    status_message: str = ""
+    attributes: dict[str, bytes] = {}
+    events: list[SpanEvent] = []
+    links: list[SpanLink] = []
+
+
+class TracePart(Struct, array_like=True, frozen=True):
+    """What belongs to the trace and not to a span. Later parts of one trace override earlier ones.
+
+    Where neither `experiment_id` nor `experiment` (a name) is given the worker's default is used.
+    `active_model` is a LoggedModel's name, looked up by the worker; an id goes to the metadata
+    `mlflow.modelId` at once. Session and user are the metadata `mlflow.trace.session` and
+    `mlflow.trace.user`. `state` None means: as the root span ended.
+    """
+
+    experiment_id: str | None = None
+    experiment: str | None = None
+    state: TraceState | None = None
+    client_request_id: str | None = None
+    request_preview: str | None = None
+    response_preview: str | None = None
+    tags: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    active_model: str | None = None
+
+
+class End(Struct, array_like=True, frozen=True, gc=False):
+    """The local root has ended: how much there is to wait for.
+
+    `spans`: spans that this process started in this trace, ended or not. `contexts_out`: how many
+    times the trace's context was handed to another service. `remote_parent`: this local root is
+    itself a child of another service's span.
+
+    A trace is complete when an End without remote parent was seen, the Ends with remote parent are
+    as many as all `contexts_out` together, and the spans are as many as all `spans` together.
+    """
+
+    spans: Count
+    contexts_out: Count = 0
+    remote_parent: bool = False
+
+
+class Fragment(Struct, array_like=True, frozen=True, tag=1):
+    """Some spans of one trace, with the trace's own part and the end marker where they are known."""
+
+    trace_id: TraceId
+    spans: list[Span]
+    trace: TracePart | None = None
+    end: End | None = None
+
+
+class EncodedFragment(Struct, array_like=True, frozen=True, tag=1):
+    """A Fragment for encoding only: its spans are already msgpack. Same layout, same bytes."""
+
+    trace_id: bytes
+    spans: list[Raw]
+    trace: TracePart | None = None
+    end: End | None = None
+
+
+class Chunk(Struct, array_like=True, frozen=True, tag=2):
+    """Piece `index` of `count` of an encoded value (version byte included) too big for one record."""
+
+    trace_id: TraceId
+    group_id: GroupId
+    index: Annotated[int, Meta(ge=0, lt=CHUNKS_MAX)]
+    count: Annotated[int, Meta(ge=1, le=CHUNKS_MAX)]
+    total_bytes: Annotated[int, Meta(ge=1, le=VALUE_BYTES_MAX)]
+    data: bytes
+
+
+class Assessment(Struct, array_like=True, frozen=True, tag=3):
+    """Feedback or an expectation on a trace, by trace id or by client request id.
+
+    `assessment_id` is made by the producer, so that a repeat is recognised. `value` is one JSON text
+    in UTF-8. `source_type` and `rationale` are MLflow's; `error` is (code, message, stack trace).
+    """
+
+    assessment_id: str
+    kind: AssessmentKind
+    name: str
+    value: bytes
+    created_ns: Nanoseconds
+    trace_id: TraceId | None = None
+    client_request_id: str | None = None
+    span_id: SpanId | None = None
+    source_type: str = "CODE"
+    source_id: str = "default"
+    rationale: str | None = None
+    metadata: dict[str, str] = {}
+    error: tuple[str, str | None, str | None] | None = None
+    overrides: str | None = None
+
+
+Event = Fragment | Chunk | Assessment

@@ -1,0 +1,25 @@
+"""Errors by what to do next. Foreign exceptions are mapped to these where they enter.
+
+Bad input that is expected (a record that does not decode, a trace that MLflow refuses) is a value,
+not an exception, wherever a stage can return it.
+"""
+
+
+class WorkerError(Exception):
+    """Base of what the worker raises itself."""
+
+
+class TransientError(WorkerError):
+    """May work later: retry with backoff while intake waits. The broker or MLflow is away or busy."""
+
+
+class PoisonError(WorkerError):
+    """Will never work: something in this batch is refused. Bisect the batch, dead-letter the trace."""
+
+
+class FatalError(WorkerError):
+    """Cannot go on at all: stop with exit code 3. The message says what to do."""
+
+
+class SettingsError(FatalError):
+    """A setting is missing or wrong. The message names the key, where it came from and the remedy."""

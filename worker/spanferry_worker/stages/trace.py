@@ -1,0 +1,55 @@
+"""The trace between assembly and the write: what the stages and the sinks speak of."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from spanferry_schemas import Assessment, Span, TracePart
+
+__all__ = ["AssembledTrace", "FinishReason", "Position"]
+
+
+class FinishReason(StrEnum):
+    """Why a trace left assembly; the metric's label, the log's field and the mark on the trace."""
+
+    COMPLETE = "complete"
+    """The end marker and every span it counts are there."""
+    IDLE = "idle"
+    """Nothing came for `idle_s`."""
+    AGE = "age"
+    """Open for longer than `age_s`: written as it stands, later spans are added."""
+    MEMORY = "memory"
+    """Written early because the worker holds as many bytes as it may."""
+    DRAIN = "drain"
+    """Written early because the worker stops and was told not to leave it to the next owner."""
+    LATE = "late"
+    """Spans or feedback that came after their trace was written: to be merged into it."""
+
+
+class Position(NamedTuple):
+    """One Kafka record."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class AssembledTrace(Struct, frozen=True):
+    """A trace as the sinks write it. `spans` are unique by span id, in order of arrival.
+
+    `spans` may be empty: then `assessments`, `tags` or metadata for a trace that is (or is to be) in
+    MLflow. `trace_id` is None only for assessments that name a client request id instead.
+    `complete` is False where spans are known to be missing or still to come. `positions` are the
+    records it was made of: they may be committed once it is durable. `bytes` is the sum of their
+    values before compression.
+    """
+
+    trace_id: bytes | None
+    trace: TracePart
+    spans: list[Span]
+    assessments: list[Assessment]
+    reason: FinishReason
+    complete: bool
+    bytes: int
+    positions: list[Position]
