@@ -1,0 +1,50 @@
+"""What the calling thread hands over: spans already encoded, and the rest by value.
+
+Everything in a parcel is finished: nothing of it may change after `Outlet.put`, because the sender
+thread reads it at its own time.
+"""
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from spanferry.settings import Settings
+from spanferry_schemas import Assessment, End, TracePart
+
+__all__ = ["PARCEL_OVERHEAD_BYTES", "Outlet", "Parcel"]
+
+PARCEL_OVERHEAD_BYTES = 512
+"""What a parcel costs beside its spans, for the buffer's account: objects, queue slot, trace part."""
+
+
+class Parcel(Struct, gc=False):
+    """Spans of one trace, or one assessment, on their way to Kafka.
+
+    `spans` come from `spanferry_schemas.encode_span`; `bytes` is their total length plus
+    PARCEL_OVERHEAD_BYTES plus the length of tags, metadata and previews where they are large.
+    `error` says whether a span has status ERROR, `root_duration_ns` is 0 where the root is not in
+    it, `session` is the trace's session id where it is known.
+    """
+
+    trace_id: bytes
+    bytes: int
+    spans: list[bytes] = []
+    trace: TracePart | None = None
+    end: End | None = None
+    error: bool = False
+    root_duration_ns: int = 0
+    session: str | None = None
+    assessment: Assessment | None = None
+
+
+class Outlet(Protocol):
+    """Where finished parcels go: the client's buffer, or a test's list."""
+
+    @property
+    def settings(self) -> Settings:
+        """The options in force."""
+        ...
+
+    def put(self, parcel: Parcel) -> None:
+        """Take a parcel or count it as dropped. Never waits, never raises, safe in any thread."""
+        ...

@@ -1,0 +1,128 @@
+"""Options of the app side: arguments of `enable()` over environment variables over defaults."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from spanferry_schemas import TOPIC
+from spanferry_schemas.limits import RECORD_BYTES_FLOOR, RECORD_BYTES_MAX
+
+__all__ = ["ConfigurationError", "DropPolicy", "Settings", "load_settings"]
+
+_PREFIX: Final = "SPANFERRY_"
+
+
+class ConfigurationError(ValueError):
+    """An option is missing or wrong. Raised by `enable()` only, never while requests are served."""
+
+
+class DropPolicy(StrEnum):
+    """What gives way when the buffer is full. A trace is dropped whole, and counted."""
+
+    NEWEST = "newest"
+    OLDEST = "oldest"
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Every option of the app side. Sizes in bytes, times in seconds."""
+
+    bootstrap_servers: str = ""
+    """Kafka brokers, `host:port[,host:port]`. Required."""
+    topic: str = TOPIC
+    experiment: str | None = None
+    """MLflow experiment by name; resolved by the worker, never here."""
+    experiment_id: str | None = None
+    """MLflow experiment by id; goes before the name."""
+    buffer_bytes: int = 64 * 1024 * 1024
+    """What may wait for Kafka, in-flight batches included."""
+    drop: DropPolicy = DropPolicy.NEWEST
+    record_bytes_max: int = RECORD_BYTES_MAX
+    """Largest record value; the topic's `max.message.bytes` must be larger."""
+    batch_bytes: int = 512 * 1024
+    """Records are put together up to this size before compression."""
+    linger_s: float = 0.025
+    """How often the sender looks into the buffer."""
+    compression: str = "zstd"
+    """zstd, lz4, gzip, snappy or none."""
+    fragment_bytes: int = 256 * 1024
+    """A trace still open sends what it has once its ended spans are this large."""
+    fragment_age_s: float = 5.0
+    """... or this old."""
+    exit_timeout_s: float = 3.0
+    """How long the interpreter's exit may wait for Kafka."""
+    client_id: str = "spanferry"
+    collect_environment: bool = True
+    """Attach source name and type, user and Git version as MLflow does."""
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say. Raises ConfigurationError."""
+        for problem in _problems(self):
+            raise ConfigurationError(problem)
+
+
+def _problems(settings: Settings) -> list[str]:
+    compressions = ("zstd", "lz4", "gzip", "snappy", "none")
+    checks = [
+        (
+            not settings.bootstrap_servers.strip(),
+            "bootstrap_servers is not set: pass enable(bootstrap_servers='host:9092') "
+            "or set SPANFERRY_BOOTSTRAP_SERVERS",
+        ),
+        (not settings.topic, f"topic is empty: leave it out for {TOPIC!r}"),
+        (
+            settings.record_bytes_max < RECORD_BYTES_FLOOR,
+            f"record_bytes_max={settings.record_bytes_max} is below {RECORD_BYTES_FLOOR}",
+        ),
+        (
+            settings.buffer_bytes < settings.record_bytes_max,
+            f"buffer_bytes={settings.buffer_bytes} must hold at least one record of "
+            f"record_bytes_max={settings.record_bytes_max}",
+        ),
+        (settings.batch_bytes < 1024, f"batch_bytes={settings.batch_bytes} is below 1024"),
+        (settings.linger_s <= 0, f"linger_s={settings.linger_s} must be above 0"),
+        (settings.fragment_bytes < 1024, "fragment_bytes must be at least 1024"),
+        (settings.fragment_age_s <= 0, "fragment_age_s must be above 0"),
+        (settings.exit_timeout_s < 0, "exit_timeout_s must not be negative"),
+        (
+            settings.compression not in compressions,
+            f"compression={settings.compression!r} is not one of {', '.join(compressions)}",
+        ),
+    ]
+    return [message for wrong, message in checks if wrong]
+
+
+def load_settings(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    """Settings from the arguments that are not None, else SPANFERRY_<OPTION>, else the default.
+
+    The experiment also falls back to MLFLOW_EXPERIMENT_ID and MLFLOW_EXPERIMENT_NAME. Raises
+    ConfigurationError naming the option, where it came from, and the remedy.
+    """
+    options: dict[str, Any] = {}
+    for field in msgspec.structs.fields(Settings):
+        argument = arguments.get(field.name)
+        variable = _PREFIX + field.name.upper()
+        if argument is not None:
+            options[field.name] = _convert(argument, field.type, f"{field.name}=")
+        elif environment.get(variable):
+            options[field.name] = _convert(environment[variable], field.type, f"{variable}=")
+    _experiment_from_mlflow(options, environment)
+    return Settings(**options)
+
+
+def _experiment_from_mlflow(options: dict[str, Any], environment: Mapping[str, str]) -> None:
+    if "experiment" in options or "experiment_id" in options:
+        return
+    if environment.get("MLFLOW_EXPERIMENT_ID"):
+        options["experiment_id"] = environment["MLFLOW_EXPERIMENT_ID"]
+    elif environment.get("MLFLOW_EXPERIMENT_NAME"):
+        options["experiment"] = environment["MLFLOW_EXPERIMENT_NAME"]
+
+
+def _convert(value: object, kind: Any, origin: str) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{origin}{value!r} cannot be used: {error}") from error
