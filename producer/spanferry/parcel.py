@@ -20,14 +20,14 @@ PARCEL_OVERHEAD_BYTES = 512
 class Parcel(Struct, gc=False):
     """Spans of one trace, or one assessment, on their way to Kafka.
 
-    `spans` come from `spanferry_schemas.encode_span`; `bytes` is their total length plus
+    `spans` come from `spanferry_schemas.encode_span`; `size` is their total length in bytes plus
     PARCEL_OVERHEAD_BYTES plus the length of tags, metadata and previews where they are large.
     `error` says whether a span has status ERROR, `root_duration_ns` is 0 where the root is not in
     it, `session` is the trace's session id where it is known.
     """
 
     trace_id: bytes
-    bytes: int
+    size: int
     spans: list[bytes] = []
     trace: TracePart | None = None
     end: End | None = None

@@ -55,7 +55,7 @@ class RecordMeta(Struct, array_like=True, frozen=True, gc=False):
     """Header of every record; append-only. All counts are of this record, not of the trace.
 
     `sequence` counts the records of one producer in one partition from 0: a gap is a loss, a repeat
-    a resend. `bytes` is the value's length before Kafka compresses it; `root_duration_ns` is 0 where
+    a resend. `size` is the value's length in bytes before Kafka compresses it; `root_duration_ns` is 0 where
     the root is not in the value; `session_hash` is 0 where no session is known.
     """
 
@@ -64,7 +64,7 @@ class RecordMeta(Struct, array_like=True, frozen=True, gc=False):
     kind: RecordKind
     flags: Annotated[int, Meta(ge=0)] = 0
     spans: Count = 0
-    bytes: Count = 0
+    size: Count = 0
     root_duration_ns: Nanoseconds = 0
     session_hash: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
 

@@ -41,8 +41,8 @@ class AssembledTrace(Struct, frozen=True):
     `spans` may be empty: then `assessments`, `tags` or metadata for a trace that is (or is to be) in
     MLflow. `trace_id` is None only for assessments that name a client request id instead.
     `complete` is False where spans are known to be missing or still to come. `positions` are the
-    records it was made of: they may be committed once it is durable. `bytes` is the sum of their
-    values before compression.
+    records it was made of: they may be committed once it is durable. `size` is the sum of their
+    values in bytes before compression.
     """
 
     trace_id: bytes | None
@@ -51,5 +51,5 @@ class AssembledTrace(Struct, frozen=True):
     assessments: list[Assessment]
     reason: FinishReason
     complete: bool
-    bytes: int
+    size: int
     positions: list[Position]
