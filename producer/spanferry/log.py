@@ -16,3 +16,25 @@ def say_once(key: str, message: str, *args: object, level: int = logging.WARNING
         return
     _said.add(key)
     logger.log(level, message, *args)
+
+
+class _NotFromThread(logging.Filter):
+    def __init__(self, ident: int) -> None:
+        super().__init__()
+        self.ident = ident
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.thread != self.ident
+
+
+def quiet(prefix: str, ident: int) -> None:
+    """Silence what a library logs on one thread; the app's own use of it stays as loud as it was.
+
+    The sender says itself, once, what is wrong; the library would repeat it for every attempt.
+    """
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(prefix)]
+    for name in names:
+        library = logging.getLogger(name)
+        known = (one for one in library.filters if isinstance(one, _NotFromThread))
+        if not any(one.ident == ident for one in known):
+            library.addFilter(_NotFromThread(ident))

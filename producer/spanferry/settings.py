@@ -1,8 +1,9 @@
 """Options of the app side: arguments of `enable()` over environment variables over defaults."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal, TypedDict
 
 import msgspec
 from msgspec import Struct
@@ -10,7 +11,7 @@ from msgspec import Struct
 from spanferry_schemas import TOPIC
 from spanferry_schemas.limits import RECORD_BYTES_FLOOR, RECORD_BYTES_MAX
 
-__all__ = ["ConfigurationError", "DropPolicy", "Settings", "load_settings"]
+__all__ = ["ConfigurationError", "DropPolicy", "Options", "Settings", "load_settings"]
 
 _PREFIX: Final = "SPANFERRY_"
 
@@ -63,6 +64,26 @@ class Settings(Struct, frozen=True, kw_only=True):
             raise ConfigurationError(problem)
 
 
+class Options(TypedDict, total=False):
+    """The options as `enable()` takes them; None or absent means: from the environment."""
+
+    bootstrap_servers: str | None
+    topic: str | None
+    experiment: str | None
+    experiment_id: str | None
+    buffer_bytes: int | None
+    drop: DropPolicy | Literal["newest", "oldest"] | None
+    record_bytes_max: int | None
+    batch_bytes: int | None
+    linger_s: float | None
+    compression: Literal["zstd", "lz4", "gzip", "snappy", "none"] | None
+    fragment_bytes: int | None
+    fragment_age_s: float | None
+    exit_timeout_s: float | None
+    client_id: str | None
+    collect_environment: bool | None
+
+
 def _problems(settings: Settings) -> list[str]:
     compressions = ("zstd", "lz4", "gzip", "snappy", "none")
     checks = [
@@ -94,13 +115,14 @@ def _problems(settings: Settings) -> list[str]:
     return [message for wrong, message in checks if wrong]
 
 
-def load_settings(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+def load_settings(arguments: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
     """Settings from the arguments that are not None, else SPANFERRY_<OPTION>, else the default.
 
     The experiment also falls back to MLFLOW_EXPERIMENT_ID and MLFLOW_EXPERIMENT_NAME. Raises
     ConfigurationError naming the option, where it came from, and the remedy.
     """
     options: dict[str, Any] = {}
+    _refuse_unknown(arguments)
     for field in msgspec.structs.fields(Settings):
         argument = arguments.get(field.name)
         variable = _PREFIX + field.name.upper()
@@ -110,6 +132,15 @@ def load_settings(arguments: Mapping[str, Any], environment: Mapping[str, str]) 
             options[field.name] = _convert(environment[variable], field.type, f"{variable}=")
     _experiment_from_mlflow(options, environment)
     return Settings(**options)
+
+
+def _refuse_unknown(arguments: Mapping[str, object]) -> None:
+    known = [field.name for field in msgspec.structs.fields(Settings)]
+    for name in arguments:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise ConfigurationError(f"there is no option {name!r}: {hint}")
 
 
 def _experiment_from_mlflow(options: dict[str, Any], environment: Mapping[str, str]) -> None:

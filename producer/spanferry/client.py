@@ -1,0 +1,216 @@
+"""Switching on and off, flushing, counting; forks and the interpreter's exit."""
+
+import atexit
+import os
+import threading
+from typing import Final, Unpack
+
+from msgspec import Struct
+
+from spanferry import outlet
+from spanferry.buffer import Buffer
+from spanferry.log import logger, say_once
+from spanferry.parcel import Parcel
+from spanferry.sender import Sender
+from spanferry.settings import Options, Settings, load_settings
+
+__all__ = ["Client", "Stats", "disable", "enable", "flush", "stats"]
+
+_FLUSH_TIMEOUT_S: Final = 10.0
+
+
+class Stats(Struct, frozen=True, kw_only=True):
+    """The app side's account since `enable()`, or since the fork in a forked process.
+
+    A parcel is what one trace hands over at once (a long trace hands over several); a trace is
+    counted when its local root has ended. traces == traces_sent + traces_dropped + traces_buffered.
+    """
+
+    enabled: bool = False
+    connected: bool = False
+    """Whether a Kafka producer is connected at this moment."""
+    traces: int = 0
+    traces_sent: int = 0
+    """Acknowledged by Kafka."""
+    traces_dropped: int = 0
+    traces_buffered: int = 0
+    """Waiting or in flight."""
+    parcels: int = 0
+    parcels_sent: int = 0
+    parcels_dropped: int = 0
+    dropped: dict[str, int] = {}
+    """Parcels dropped, by reason: buffer_full, oversize, refused, broken."""
+    buffered_bytes: int = 0
+    buffer_bytes: int = 0
+    """The limit of `buffered_bytes`."""
+    records_sent: int = 0
+    bytes_sent: int = 0
+    """Before compression."""
+    batches_sent: int = 0
+    batches_failed: int = 0
+    connects: int = 0
+    last_error: str | None = None
+    """What Kafka answered last when it did not take a batch or a connection."""
+
+
+class Client:
+    """The outlet that leads to Kafka: one buffer, one sender. New inner parts after a fork."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._inherited: list[Sender] = []
+        self._buffer = Buffer(settings.buffer_bytes, settings.drop)
+        self._sender = Sender(settings, self._buffer)
+
+    @property
+    def settings(self) -> Settings:
+        """The options in force."""
+        return self._settings
+
+    def put(self, parcel: Parcel) -> None:
+        """Take a parcel or count it as dropped. Never waits, never raises, safe in any thread."""
+        try:
+            kept = self._buffer.put(parcel)
+            if not kept:
+                say_once(
+                    "buffer-full",
+                    "the buffer of %d bytes is full: traces are dropped and counted, see stats()",
+                    self._settings.buffer_bytes,
+                )
+            if not self._sender.started:
+                self._sender.start()
+        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+            say_once("put", "a trace could not be handed over: %r", error)
+
+    def start(self) -> None:
+        """Start the sender now instead of at the first trace."""
+        self._sender.start()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until what was put before is acknowledged. False where the time was not enough."""
+        return self._sender.flush(timeout_s)
+
+    def close(self, timeout_s: float) -> bool:
+        """Flush, then end the sender. False, and one line in the log, where traces are left."""
+        flushed = self.flush(timeout_s)
+        self._sender.stop(min(timeout_s, 1.0) + 0.5)
+        if not flushed:
+            left = self.stats()
+            logger.warning(
+                "%d traces (%d bytes) were not acknowledged by Kafka within %.1f s and are lost: %s",
+                left.traces_buffered,
+                left.buffered_bytes,
+                timeout_s,
+                left.last_error or "no answer",
+            )
+        return flushed
+
+    def after_fork(self) -> None:
+        """In the child: what waits belongs to the parent; locks, thread and sockets are made anew.
+
+        The parent's sender is kept, so that nothing of it is finalised in the child: its sockets
+        and its epoll set are shared with the parent.
+        """
+        self._inherited.append(self._sender)
+        self._buffer = Buffer(self._settings.buffer_bytes, self._settings.drop)
+        self._sender = Sender(self._settings, self._buffer)
+
+    def stats(self) -> Stats:
+        """The account of this process."""
+        put, sent, state = self._buffer.counts, self._sender.dispatcher.counts, self._sender.state
+        dropped = {
+            "buffer_full": put.dropped_full,
+            "oversize": put.dropped_oversize + sent.dropped_oversize,
+            "refused": sent.dropped_refused,
+            "broken": sent.dropped_broken,
+        }
+        traces_dropped = put.dropped_traces + sent.dropped_traces
+        return Stats(
+            enabled=True,
+            connected=state.connected,
+            traces=put.traces,
+            traces_sent=sent.traces_sent,
+            traces_dropped=traces_dropped,
+            traces_buffered=put.traces - sent.traces_sent - traces_dropped,
+            parcels=put.parcels,
+            parcels_sent=sent.parcels_sent,
+            parcels_dropped=sum(dropped.values()),
+            dropped=dropped,
+            buffered_bytes=self._buffer.used_bytes,
+            buffer_bytes=self._settings.buffer_bytes,
+            records_sent=sent.records_sent,
+            bytes_sent=sent.bytes_sent,
+            batches_sent=sent.batches_sent,
+            batches_failed=sent.batches_failed,
+            connects=state.connects,
+            last_error=state.last_error,
+        )
+
+
+_client: Client | None = None
+_switch = threading.Lock()
+
+
+def enable(**options: Unpack[Options]) -> None:
+    """Start sending traces to Kafka. Call it once when the app starts.
+
+    Every option of `Settings` can be given by name, or as the environment variable
+    SPANFERRY_<OPTION>; arguments go first. Kafka need not be there yet: traces wait in the buffer.
+    Called again it replaces the options, after a flush of at most `exit_timeout_s`.
+
+    Raises ConfigurationError, here and never later, where an option is missing or wrong.
+    """
+    settings = load_settings(options, os.environ)
+    disable()
+    with _switch:
+        client = Client(settings)
+        _install(client)
+        client.start()
+
+
+def disable() -> None:
+    """Flush for at most `exit_timeout_s`, then stop. Traced functions go on untraced."""
+    with _switch:
+        client = _client
+        _install(None)
+        if client is not None:
+            client.close(client.settings.exit_timeout_s)
+
+
+def flush(timeout_s: float = _FLUSH_TIMEOUT_S) -> bool:
+    """Wait until Kafka has acknowledged every trace that ended before. Not for the request path.
+
+    Returns False where `timeout_s` was not enough; nothing is dropped then.
+    """
+    client = _client
+    return client.flush(timeout_s) if client is not None else True
+
+
+def stats() -> Stats:
+    """The account of this process; `enabled` is False before `enable()`."""
+    client = _client
+    return client.stats() if client is not None else Stats()
+
+
+def _install(client: Client | None) -> None:
+    global _client  # noqa: PLW0603  the process has one
+    _client = client
+    outlet.install(client)
+
+
+def _after_fork() -> None:
+    global _switch  # noqa: PLW0603  it may have been held by a thread that is not here
+    _switch = threading.Lock()
+    if _client is not None:
+        _client.after_fork()
+
+
+def _at_exit() -> None:
+    client = _client
+    if client is not None:
+        _install(None)
+        client.close(client.settings.exit_timeout_s)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)

@@ -1,0 +1,121 @@
+"""Lanes: what is staged for one partition, in order, with its sequence. One batch at a time is out.
+
+No I/O here: the sender builds a batch from a lane, and tells the lane how it went.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+
+from msgspec import Struct
+
+from spanferry.records import Record
+
+__all__ = ["Lane", "Ledger", "Receipt", "Staged"]
+
+
+class Receipt(Struct, gc=False):
+    """One parcel on its way: `open` counts its records that Kafka has not acknowledged yet, plus
+    one while the parcel is still being staged."""
+
+    serial: int
+    size: int
+    ends_trace: bool
+    open: int = 1
+    dropped: bool = False
+
+
+class Staged(Struct, gc=False):
+    """A record in a lane. `sequence` is -1 until it first entered a batch."""
+
+    record: Record
+    receipt: Receipt
+    sequence: int = -1
+
+
+class Ledger:
+    """Parcels taken from the buffer and not settled yet, oldest first."""
+
+    def __init__(self, settled: Callable[[Receipt], None]) -> None:
+        """`settled` is called once for each parcel whose last record is off our hands."""
+        self._settled = settled
+        self._open: OrderedDict[int, Receipt] = OrderedDict()
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def taken(self) -> int:
+        """Serial of the newest parcel taken."""
+        return self._serial
+
+    def enter(self, *, size: int, ends_trace: bool) -> Receipt:
+        """A parcel was taken; close its staging with `finish` once all its records are staged."""
+        self._serial += 1
+        receipt = Receipt(self._serial, size, ends_trace)
+        self._open[receipt.serial] = receipt
+        return receipt
+
+    def finish(self, receipt: Receipt) -> None:
+        """One record of the parcel, or its staging, is done."""
+        receipt.open -= 1
+        if receipt.open == 0 and self._open.pop(receipt.serial, None) is not None:
+            self._settled(receipt)
+
+    def settled_up_to(self, serial: int) -> bool:
+        """Whether every parcel up to and including `serial` was taken and settled."""
+        if self._serial < serial:
+            return False
+        return not self._open or next(iter(self._open)) > serial
+
+
+class Lane:
+    """The records of one partition that wait, in the order in which they must arrive."""
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.waiting: deque[Staged] = deque()
+        self.busy = False
+        self.waiting_bytes = 0
+        self._next_sequence = 0
+
+    def push(self, staged: Staged) -> None:
+        """Append a record."""
+        self.waiting.append(staged)
+        self.waiting_bytes += len(staged.record.value)
+
+    def pop(self) -> Staged | None:
+        """The next record, with its sequence; None where none waits."""
+        if not self.waiting:
+            return None
+        staged = self.waiting.popleft()
+        self.waiting_bytes -= len(staged.record.value)
+        if staged.sequence < 0:
+            staged.sequence = self._next_sequence
+            self._next_sequence += 1
+        return staged
+
+    def put_back(self, batch: Iterable[Staged]) -> None:
+        """Records that may or may not have arrived: they go out again under the same sequence."""
+        for staged in reversed(list(batch)):
+            self.waiting.appendleft(staged)
+            self.waiting_bytes += len(staged.record.value)
+
+    def put_back_unsent(self, batch: Iterable[Staged]) -> None:
+        """Records that certainly did not arrive: their sequence numbers are free again."""
+        unsent = list(batch)
+        numbered = [staged.sequence for staged in unsent if staged.sequence >= 0]
+        if numbered:
+            self._next_sequence = numbered[0]
+        for staged in unsent:
+            staged.sequence = -1
+        self.put_back(unsent)
+
+    def clear(self) -> list[Staged]:
+        """Everything that waits, for another lane: the partition is gone."""
+        everything = list(self.waiting)
+        self.waiting.clear()
+        self.waiting_bytes = 0
+        for staged in everything:
+            staged.sequence = -1
+        return everything

@@ -1,0 +1,142 @@
+"""From a parcel to Kafka records: fragments within the record limit, giant spans in chunks. Pure."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import msgspec
+from msgspec import Struct
+
+from spanferry.parcel import Parcel
+from spanferry_schemas import (
+    RecordFlag,
+    RecordKind,
+    RecordMeta,
+    TracePart,
+    assessment_key,
+    encode,
+    encode_fragment,
+    session_hash,
+    split_value,
+    write_meta,
+)
+from spanferry_schemas.limits import CHUNK_GROUP_ID_BYTES
+
+__all__ = ["Record", "header_of", "records_of", "recut"]
+
+_FRAGMENT_ENVELOPE_BYTES = 128
+"""Upper bound of what a fragment adds around its spans, apart from the trace part."""
+
+Chance = Callable[[int], bytes]
+"""Gives so many random bytes."""
+
+
+class Record(Struct, gc=False):
+    """A record without its producer id and sequence, which it gets when it enters a batch."""
+
+    key: bytes
+    value: bytes
+    kind: RecordKind
+    flags: int = 0
+    spans: int = 0
+    root_duration_ns: int = 0
+    session_hash: int = 0
+
+
+def header_of(record: Record, producer_id: bytes, sequence: int) -> tuple[str, bytes]:
+    """The record's header, as aiokafka takes it."""
+    return write_meta(
+        RecordMeta(
+            producer_id=producer_id,
+            sequence=sequence,
+            kind=record.kind,
+            flags=record.flags,
+            spans=record.spans,
+            size=len(record.value),
+            root_duration_ns=record.root_duration_ns,
+            session_hash=record.session_hash,
+        )
+    )
+
+
+def records_of(
+    parcel: Parcel, *, environment: Mapping[str, str], record_bytes_max: int, chance: Chance
+) -> Iterator[Record]:
+    """The parcel's records, in order, each at most `record_bytes_max` bytes.
+
+    `environment` goes under the trace's own metadata. Raises ValueError where a span is above the
+    wire's ceiling of 256 MiB.
+    """
+    if parcel.assessment is not None:
+        yield from _assessment(parcel, record_bytes_max, chance)
+        return
+    trace = _with_environment(parcel.trace, environment)
+    hashed = session_hash(parcel.session) if parcel.session else 0
+    common = RecordFlag.ERROR if parcel.error else RecordFlag.NONE
+    for spans, last in _groups(parcel.spans, record_bytes_max, trace):
+        end = parcel.end if last else None
+        flags = common
+        if last and trace is not None:
+            flags |= RecordFlag.TRACE_PART
+        if end is not None and not end.remote_parent:
+            flags |= RecordFlag.END
+        whole = Record(
+            key=parcel.trace_id,
+            value=encode_fragment(parcel.trace_id, spans, trace if last else None, end),
+            kind=RecordKind.FRAGMENT,
+            flags=int(flags),
+            spans=len(spans),
+            root_duration_ns=parcel.root_duration_ns if last else 0,
+            session_hash=hashed,
+        )
+        yield from recut(whole, record_bytes_max, chance)
+
+
+def recut(record: Record, record_bytes_max: int, chance: Chance) -> Iterator[Record]:
+    """The record itself, or its chunks where it is above the limit."""
+    if len(record.value) <= record_bytes_max:
+        yield record
+        return
+    group_id = chance(CHUNK_GROUP_ID_BYTES)
+    for value in split_value(
+        record.value,
+        trace_id=record.key,
+        group_id=group_id,
+        record_bytes_max=record_bytes_max,
+    ):
+        yield msgspec.structs.replace(record, value=value, kind=RecordKind.CHUNK)
+
+
+def _assessment(parcel: Parcel, record_bytes_max: int, chance: Chance) -> Iterator[Record]:
+    assessment = parcel.assessment
+    assert assessment is not None
+    key = assessment.trace_id or assessment_key(assessment.client_request_id or "")
+    whole = Record(key=key, value=encode(assessment), kind=RecordKind.ASSESSMENT)
+    yield from recut(whole, record_bytes_max, chance)
+
+
+def _with_environment(trace: TracePart | None, environment: Mapping[str, str]) -> TracePart | None:
+    if trace is None or not environment:
+        return trace
+    return msgspec.structs.replace(trace, metadata={**environment, **trace.metadata})
+
+
+def _groups(
+    spans: list[bytes], record_bytes_max: int, trace: TracePart | None
+) -> Iterator[tuple[list[bytes], bool]]:
+    """Spans in groups that fit a record, the last one with room for the trace's own part."""
+    room = record_bytes_max - _FRAGMENT_ENVELOPE_BYTES
+    trace_bytes = len(msgspec.msgpack.encode(trace)) if trace is not None else 0
+    if sum(map(len, spans)) + trace_bytes <= room:
+        yield spans, True
+        return
+    group: list[bytes] = []
+    size = 0
+    for span in spans:
+        if group and size + len(span) > room:
+            yield group, False
+            group, size = [], 0
+        group.append(span)
+        size += len(span)
+    if group and size + trace_bytes > room:
+        yield group, False
+        group = []
+    yield group, True

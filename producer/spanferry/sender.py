@@ -1,0 +1,246 @@
+"""The sender: one thread with its own event loop and Kafka producer.
+
+It takes parcels from the buffer, stages them as records by partition, and sends one prebuilt batch
+a partition at a time. Work is cut into small slices with the loop in between, because what this
+thread computes in Python is time that the app's threads wait for the interpreter.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import socket
+import threading
+import time
+from typing import Any, Final
+
+from msgspec import Struct
+
+from spanferry.buffer import Buffer
+from spanferry.dispatch import Dispatcher
+from spanferry.log import logger, quiet, say_once
+from spanferry.settings import Settings
+
+__all__ = ["Sender", "SenderState"]
+
+_BACKOFF_FIRST_S: Final = 0.2
+_BACKOFF_MAX_S: Final = 5.0
+_REMIND_S: Final = 60.0
+_STOP_S: Final = 1.0
+
+
+class SenderState(Struct):
+    """What the sender says of itself."""
+
+    connected: bool = False
+    connects: int = 0
+    last_error: str | None = None
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Resolves host names on this thread: the default executor is gone while Python exits."""
+
+    async def getaddrinfo(
+        self,
+        host: Any,
+        port: Any,
+        *,
+        family: int = 0,
+        type: int = 0,  # noqa: A002  asyncio's own signature
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        return socket.getaddrinfo(host, port, family, type, proto, flags)
+
+
+class _Flush(Struct):
+    """Somebody waits until all parcels that were put before are acknowledged."""
+
+    serial: int
+    done: concurrent.futures.Future[bool]
+
+
+class Sender:
+    """Owns the thread. `start`, `flush` and `stop` are called from other threads."""
+
+    def __init__(self, settings: Settings, buffer: Buffer) -> None:
+        self._settings = settings
+        self._buffer = buffer
+        self._thread: threading.Thread | None = None
+        self._loop: _Loop | None = None
+        self._wake: asyncio.Event | None = None
+        self._stopping = False
+        self._starting = threading.Lock()
+        self._flushes: list[_Flush] = []
+        self.state = SenderState()
+        self.dispatcher = Dispatcher(settings, buffer, producer_id=os.urandom(8))
+
+    @property
+    def started(self) -> bool:
+        """Whether the thread runs, or has run and was stopped."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Start the thread unless it runs. Does not wait for Kafka."""
+        if not self._starting.acquire(blocking=False):
+            return
+        try:
+            if self._thread is None and not self._stopping:
+                thread = threading.Thread(target=self._run, name="spanferry-sender", daemon=True)
+                thread.start()
+                self._thread = thread
+        finally:
+            self._starting.release()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until what was put before is acknowledged. False where the time was not enough."""
+        if self._thread is None and len(self._buffer) == 0:
+            return True
+        self.start()
+        done: concurrent.futures.Future[bool] = concurrent.futures.Future()
+        waiting = len(self._buffer)  # read before `taken`: rather one too many than one too few
+        self._flushes.append(_Flush(self.dispatcher.ledger.taken + waiting, done))
+        self._wake_up()
+        try:
+            return done.result(timeout_s)
+        except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+            return False
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread. What is not acknowledged by then stays counted as buffered."""
+        self._stopping = True
+        self._wake_up()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+
+    def _wake_up(self) -> None:
+        loop, wake = self._loop, self._wake
+        if loop is not None and wake is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to wake
+                loop.call_soon_threadsafe(wake.set)
+
+    def _run(self) -> None:
+        loop = _Loop()
+        self._loop = loop
+        try:
+            loop.run_until_complete(self._main())
+        except Exception:  # noqa: BLE001  the thread's last words
+            logger.exception("the sender stopped; traces stay in the buffer")
+        finally:
+            _close(loop)
+            for flush in self._flushes:
+                flush.done.cancel()
+
+    async def _main(self) -> None:
+        """One session after another until stopped: whatever ends a session, another one follows."""
+        self._wake = asyncio.Event()
+        self.dispatcher.collect_environment()
+        backoff_s = _BACKOFF_FIRST_S
+        reminded_at = -_REMIND_S
+        while not self._stopping:
+            connects = self.state.connects
+            try:
+                await self._session()
+            except Exception as error:  # noqa: BLE001  the sender outlives whatever Kafka answers
+                self.state.last_error = _in_words(error, self._settings.topic)
+                if time.monotonic() - reminded_at >= _REMIND_S:
+                    reminded_at = time.monotonic()
+                    logger.warning("%s", self._trouble())
+            self.state.connected = False
+            if self.state.connects > connects:
+                backoff_s = _BACKOFF_FIRST_S
+            if not self._stopping:
+                await self._pause(backoff_s)
+                backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
+
+    def _trouble(self) -> str:
+        return (
+            f"traces wait: Kafka at {self._settings.bootstrap_servers} (topic "
+            f"{self._settings.topic}): {self.state.last_error}. "
+            f"{self._buffer.used_bytes} of {self._settings.buffer_bytes} bytes are buffered; "
+            "retrying. `spanferry doctor` says more."
+        )
+
+    async def _session(self) -> None:
+        """The life of one Kafka producer. Raises what ended it."""
+        producer = _make_producer(self._settings)
+        try:
+            await producer.start()
+            found: set[int] | None = await producer.partitions_for(self._settings.topic)
+            partitions = sorted(found or ())
+            if not partitions:
+                raise LookupError(
+                    f"topic {self._settings.topic!r} has no partitions: "
+                    "create it with `spanferry topics create`"
+                )
+            self.dispatcher.open(producer, partitions)
+            self.state.connected = True
+            self.state.connects += 1
+            say_once(
+                "connected", "sending traces to %s", self._settings.bootstrap_servers, level=20
+            )
+            while not self._stopping:
+                await self.dispatcher.turn()
+                self._answer_flushes()
+                await self._pause(self._settings.linger_s)
+        finally:
+            await self.dispatcher.close()
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(producer.stop(), _STOP_S)
+
+    def _answer_flushes(self) -> None:
+        waiting: list[_Flush] = []
+        while self._flushes:
+            flush = self._flushes.pop()
+            if self.dispatcher.settled_up_to(flush.serial):
+                if not flush.done.done():
+                    flush.done.set_result(True)
+            else:
+                waiting.append(flush)
+        self._flushes.extend(waiting)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, unless somebody waits for a flush: then look again soon."""
+        assert self._wake is not None
+        if self._flushes:
+            seconds = min(seconds, 0.002)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        self._wake.clear()
+
+
+def _make_producer(settings: Settings) -> Any:
+    """An idempotent producer; batches are built by us, so its own batching hardly matters."""
+    from aiokafka import AIOKafkaProducer  # noqa: PLC0415  200 ms of import, on this thread
+
+    quiet("aiokafka", threading.get_ident())
+    return AIOKafkaProducer(
+        bootstrap_servers=settings.bootstrap_servers,
+        client_id=settings.client_id,
+        acks="all",
+        enable_idempotence=True,
+        compression_type=None if settings.compression == "none" else settings.compression,
+        max_batch_size=settings.batch_bytes,
+        max_request_size=max(settings.batch_bytes, settings.record_bytes_max) + 65_536,
+        request_timeout_ms=15_000,
+        metadata_max_age_ms=60_000,
+    )
+
+
+def _in_words(error: Exception, topic: str) -> str:
+    if type(error).__name__ == "UnknownTopicOrPartitionError":
+        return f"the topic {topic!r} does not exist: create it with `spanferry topics create`"
+    return f"{type(error).__name__}: {error}"
+
+
+def _close(loop: _Loop) -> None:
+    """Cancel what is left and close, whatever state the tasks are in."""
+    with contextlib.suppress(Exception):
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=0.5))
+    with contextlib.suppress(Exception):
+        loop.close()
