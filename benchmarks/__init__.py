@@ -1,0 +1,1 @@
+"""Benchmarks are programs: `python -m benchmarks.overhead`. Nothing here is imported by the product."""

@@ -1,0 +1,72 @@
+"""Where and what was measured: every published figure carries it."""
+
+import datetime as dt
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import msgspec
+
+__all__ = ["Conditions", "conditions"]
+
+_PACKAGES = (
+    "spanferry",
+    "msgspec",
+    "aiokafka",
+    "mlflow",
+    "opentelemetry-sdk",
+    "opentelemetry-exporter-otlp-proto-http",
+)
+
+
+class Conditions(msgspec.Struct, frozen=True):
+    """Machine, versions, commit and how busy the machine was when the run began."""
+
+    at: str
+    commit: str
+    uncommitted_changes: bool
+    cpu: str
+    cores: int
+    memory_gb: float
+    kernel: str
+    python: str
+    versions: dict[str, str]
+    load_1m: float
+
+
+def conditions() -> Conditions:
+    """The present ones."""
+    return Conditions(
+        at=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        commit=_git("rev-parse", "--short=12", "HEAD"),
+        uncommitted_changes=bool(_git("status", "--porcelain", "--", "producer", "schemas")),
+        cpu=_cpu(),
+        cores=os.cpu_count() or 0,
+        memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        kernel=platform.release(),
+        python=platform.python_version(),
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        load_1m=round(os.getloadavg()[0], 2),
+    )
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip()
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,122 @@
+"""The processes of a run: the stub back end and one subject per SDK, driven one at a time."""
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from benchmarks.sdks import Addresses
+from benchmarks.subject import Block, BlockResult, Start, Started
+
+__all__ = ["StubServer", "Subject", "cpu_seconds"]
+
+_ROOT = Path(__file__).parent.parent
+_STOP_S = 60.0
+
+
+class StubServer:
+    """`benchmarks.stub` in a process of its own."""
+
+    def __enter__(self) -> Self:
+        self.process = _spawn("benchmarks.stub")
+        assert self.process.stdout is not None
+        self._port = int(self.process.stdout.readline())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _stop(self.process)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def complete(self, sdk: str) -> int:
+        """Traces of this SDK that arrived with all their spans, since the start."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        try:
+            connection.request("GET", "/counts")
+            counts = json.loads(connection.getresponse().read())[sdk]
+        finally:
+            connection.close()
+        return (
+            min(counts["complete"], counts["finalised"]) if sdk == "mlflow" else counts["complete"]
+        )
+
+
+class Subject:
+    """One SDK's process."""
+
+    def __init__(self, sdk: str) -> None:
+        self.sdk = sdk
+        self.process = _spawn("benchmarks.subject", sdk)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _stop(self.process)
+
+    def start(self, addresses: Addresses) -> list[str]:
+        """Set the SDK up; the styles that it has."""
+        return msgspec.json.decode(self._ask(Start(addresses)), type=Started).styles
+
+    def run(self, block: Block) -> BlockResult:
+        """Run one block to its end."""
+        return msgspec.json.decode(self._ask(block), type=BlockResult)
+
+    def _ask(self, command: Start | Block) -> bytes:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(msgspec.json.encode(command) + b"\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the {self.sdk} process ended with {self.process.wait()}")
+        return answer
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _spawn(module: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """A process with default options: none of the SDKs' environment variables reach it."""
+    prefixes = ("OTEL_", "MLFLOW_", "SPANFERRY_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=_ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
