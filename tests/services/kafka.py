@@ -1,0 +1,222 @@
+"""A real Apache Kafka: one process, broker and controller, on free ports of 127.0.0.1."""
+
+import asyncio
+import base64
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, for_code
+
+from tests.services import kafka_jars
+from tests.services.process import GuardedProcess, ServiceError, free_port, wait_until_ready
+
+__all__ = ["KafkaServer"]
+
+AdminUse = Callable[[AIOKafkaAdminClient], Awaitable[Any]]
+
+EXTERNAL = "SPANFERRY_TEST_KAFKA"
+HEAP_MB = 512
+START_TIMEOUT_S = 90.0
+REQUEST_TIMEOUT_MS = 15_000
+
+PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+controller.listener.names=CONTROLLER
+log.dirs={data}
+auto.create.topics.enable=false
+# one broker: internal topics cannot have more replicas, and few partitions load faster
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+# tests join groups one consumer at a time
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+# a broker that was killed may register again only after its old session has ended (9 s by default)
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=3000
+# 128 MB of heap by default
+log.cleaner.dedupe.buffer.size=4194304
+"""
+
+
+class KafkaServer:
+    """Starts on entering, ends and deletes its data on leaving.
+
+    stop(), kill() and start() again keep ports and data. With SPANFERRY_TEST_KAFKA=host:port set it
+    stands for that broker, which can be used but not started, paused or killed. Methods block; in
+    a coroutine call them through asyncio.to_thread.
+    """
+
+    def __init__(self, *, heap_mb: int = HEAP_MB) -> None:
+        self._heap_mb = heap_mb
+        self._external = os.environ.get(EXTERNAL, "")
+        self._folder: Path | None = None
+        self._process: GuardedProcess | None = None
+        self.bootstrap_servers = self._external
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start it, or start it again; returns when it answers. Nothing happens if it runs."""
+        if self._external:
+            self._check_external()
+            return
+        process = self._process or self._prepare()
+        if process.running:
+            return
+        process.start()
+        wait_until_ready(process, self._answers, name="Kafka", timeout_s=START_TIMEOUT_S)
+
+    def stop(self) -> None:
+        """Shut it down in order (SIGTERM)."""
+        self._own("stop").stop()
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL)."""
+        self._own("kill").send(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Freeze it (SIGSTOP): connections stay open and nothing answers."""
+        self._own("pause").send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after pause()."""
+        self._own("resume").send(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it, if it runs, and delete its data."""
+        if self._process is not None:
+            self._process.stop()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = self._process = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs; a paused or external one counts as running."""
+        return bool(self._external) or (self._process is not None and self._process.running)
+
+    def log_tail(self) -> str:
+        """The end of its log."""
+        return self._process.log_tail() if self._process else ""
+
+    def create_topic(
+        self, name: str, partitions: int = 1, config: dict[str, str] | None = None
+    ) -> str:
+        """Create a topic, wait until it can be used, and return its name."""
+
+        async def create(admin: AIOKafkaAdminClient) -> None:
+            topic = NewTopic(name, partitions, 1, topic_configs=config or {})
+            answer = await admin.create_topics([topic])
+            for _, code, *detail in answer.topic_errors:
+                if code:
+                    raise ServiceError(f"topic {name}: {for_code(code).__name__} {detail}")
+            while not await _has_leaders(admin, name, partitions):
+                await asyncio.sleep(0.05)
+
+        self._admin(create)
+        return name
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic."""
+        self._admin(lambda admin: admin.delete_topics([name]))
+
+    def _admin(self, use: AdminUse) -> None:
+        async def session() -> None:
+            admin = AIOKafkaAdminClient(
+                bootstrap_servers=self.bootstrap_servers, request_timeout_ms=REQUEST_TIMEOUT_MS
+            )
+            await admin.start()
+            try:
+                async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
+                    await use(admin)
+            finally:
+                await admin.close()
+
+        # A thread of its own: the caller may be inside a running loop.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, session()).result()
+
+    def _answers(self) -> bool:
+        host, _, port = self.bootstrap_servers.split(",")[0].rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            self._admin(_await_broker)
+        except (KafkaError, OSError, TimeoutError):
+            return False
+        return True
+
+    def _check_external(self) -> None:
+        if not self._answers():
+            raise ServiceError(f"{EXTERNAL}={self._external}: no Kafka answers there")
+
+    def _own(self, action: str) -> GuardedProcess:
+        if self._external:
+            raise ServiceError(f"cannot {action} the broker that {EXTERNAL} names; unset it")
+        if self._process is None:
+            raise ServiceError(f"cannot {action} Kafka: it was not started")
+        return self._process
+
+    def _prepare(self) -> GuardedProcess:
+        """Choose ports, write the configuration, format the storage."""
+        classpath, java = kafka_jars.classpath(), kafka_jars.java()
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="spanferry-kafka-"))
+        port, controller_port = free_port(), free_port()
+        properties = folder / "server.properties"
+        properties.write_text(
+            PROPERTIES.format(port=port, controller_port=controller_port, data=folder / "data")
+        )
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        storage_tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", properties]
+        formatted = subprocess.run(
+            [java, "-cp", classpath, *storage_tool], capture_output=True, text=True, check=False
+        )
+        if formatted.returncode:
+            raise ServiceError(f"cannot format Kafka's storage\n{formatted.stderr}")
+        self.bootstrap_servers = f"127.0.0.1:{port}"
+        options = [f"-Xmx{self._heap_mb}m", f"-Xms{self._heap_mb // 2}m", "-XX:+UseSerialGC"]
+        self._process = GuardedProcess(
+            [java, *options, "-cp", classpath, "kafka.Kafka", properties],
+            log=folder / "kafka.log",
+        )
+        return self._process
+
+
+async def _await_broker(admin: AIOKafkaAdminClient) -> None:
+    while not (await admin.describe_cluster())["brokers"]:
+        await asyncio.sleep(0.05)
+
+
+async def _has_leaders(admin: AIOKafkaAdminClient, name: str, partitions: int) -> bool:
+    [topic] = await admin.describe_topics([name])
+    leaders = [partition["leader"] for partition in topic["partitions"]]
+    return len(leaders) == partitions and -1 not in leaders

