@@ -1,0 +1,111 @@
+"""The buffer: bounded by bytes, whatever the threads do, and every parcel accounted for."""
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spanferry.buffer import Buffer
+from spanferry.parcel import Parcel
+from spanferry.settings import DropPolicy
+from spanferry_schemas import End
+
+
+def parcel(size: int, name: int = 0) -> Parcel:
+    return Parcel(trace_id=name.to_bytes(16, "big"), size=size, end=End(1))
+
+
+def names(buffer: Buffer) -> list[int]:
+    found = []
+    while (one := buffer.take()) is not None:
+        found.append(int.from_bytes(one.trace_id, "big"))
+    return found
+
+
+def test_newest_gives_way():
+    buffer = Buffer(100, DropPolicy.NEWEST)
+    assert [buffer.put(parcel(40, name)) for name in range(3)] == [True, True, False]
+    assert names(buffer) == [0, 1]
+    assert buffer.counts.dropped_full == buffer.counts.dropped_traces == 1
+
+
+def test_oldest_gives_way():
+    buffer = Buffer(100, DropPolicy.OLDEST)
+    assert all(buffer.put(parcel(40, name)) for name in range(4))
+    assert names(buffer) == [2, 3]
+    assert buffer.counts.dropped_full == 2
+
+
+def test_what_is_in_flight_cannot_give_way():
+    buffer = Buffer(100, DropPolicy.OLDEST)
+    buffer.put(parcel(80))
+    assert buffer.take() is not None
+    assert not buffer.put(parcel(40))
+    buffer.release(80)
+    assert buffer.put(parcel(40))
+
+
+def test_a_parcel_larger_than_the_buffer_costs_nobody_else():
+    buffer = Buffer(100, DropPolicy.OLDEST)
+    buffer.put(parcel(90, 1))
+    assert not buffer.put(parcel(101, 2))
+    assert names(buffer) == [1]
+    assert buffer.counts.dropped_oversize == 1
+
+
+@given(
+    st.sampled_from(DropPolicy),
+    st.lists(st.one_of(st.integers(1, 120), st.just(-1), st.just(-2)), max_size=60),
+)
+def test_parcels_in_are_parcels_out_dropped_or_held(policy, steps):
+    """Positive: put of that size. -1: take one. -2: release the oldest taken."""
+    buffer = Buffer(100, policy)
+    taken: list[int] = []
+    out = 0
+    for step in steps:
+        if step > 0:
+            buffer.put(parcel(step))
+        elif step == -1:
+            one = buffer.take()
+            if one is not None:
+                taken.append(one.size)
+                out += 1
+        elif taken:
+            buffer.release(taken.pop(0))
+        assert 0 <= buffer.used_bytes <= 100
+    counts = buffer.counts
+    assert counts.parcels == out + len(buffer) + counts.dropped_full + counts.dropped_oversize
+    while (one := buffer.take()) is not None:
+        taken.append(one.size)
+    assert buffer.used_bytes == sum(taken)
+
+
+@pytest.mark.parametrize("policy", DropPolicy)
+def test_threads_do_not_lose_count(policy):
+    buffer = Buffer(5_000, policy)
+    out: list[int] = []
+    stop = threading.Event()
+
+    def drain() -> None:
+        while not stop.is_set() or len(buffer):
+            one = buffer.take()
+            if one is not None:
+                out.append(one.size)
+                buffer.release(one.size)
+
+    def fill() -> None:
+        for size in range(1, 3_000):
+            buffer.put(parcel(size % 97 + 1))
+
+    drainer = threading.Thread(target=drain)
+    fillers = [threading.Thread(target=fill) for _ in range(4)]
+    drainer.start()
+    for filler in fillers:
+        filler.start()
+    for filler in fillers:
+        filler.join()
+    stop.set()
+    drainer.join()
+    assert buffer.counts.parcels == 4 * 2_999 == len(out) + buffer.counts.dropped_full
+    assert buffer.used_bytes == 0
