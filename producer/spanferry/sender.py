@@ -26,6 +26,7 @@ __all__ = ["Sender", "SenderState"]
 _BACKOFF_FIRST_S: Final = 0.2
 _BACKOFF_MAX_S: Final = 5.0
 _REMIND_S: Final = 60.0
+_METADATA_S: Final = 3.0
 _STOP_S: Final = 1.0
 
 
@@ -143,7 +144,7 @@ class Sender:
             try:
                 await self._session()
             except Exception as error:  # noqa: BLE001  the sender outlives whatever Kafka answers
-                self.state.last_error = _in_words(error, self._settings.topic)
+                self.state.last_error = f"{type(error).__name__}: {error}"
                 if time.monotonic() - reminded_at >= _REMIND_S:
                     reminded_at = time.monotonic()
                     logger.warning("%s", self._trouble())
@@ -167,13 +168,7 @@ class Sender:
         producer = _make_producer(self._settings)
         try:
             await producer.start()
-            found: set[int] | None = await producer.partitions_for(self._settings.topic)
-            partitions = sorted(found or ())
-            if not partitions:
-                raise LookupError(
-                    f"topic {self._settings.topic!r} has no partitions: "
-                    "create it with `spanferry topics create`"
-                )
+            partitions = await self._partitions(producer)
             self.dispatcher.open(producer, partitions)
             self.state.connected = True
             self.state.connects += 1
@@ -188,6 +183,16 @@ class Sender:
             await self.dispatcher.close()
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(producer.stop(), _STOP_S)
+
+    async def _partitions(self, producer: Any) -> list[int]:
+        """The topic's partitions. aiokafka itself would ask for a missing topic for 15 s."""
+        topic = self._settings.topic
+        found: set[int] | None = None
+        with contextlib.suppress(asyncio.TimeoutError):
+            found = await asyncio.wait_for(producer.partitions_for(topic), _METADATA_S)
+        if not found:
+            raise LookupError(f"no topic {topic!r}: create it with `spanferry topics create`")
+        return sorted(found)
 
     def _answer_flushes(self) -> None:
         waiting: list[_Flush] = []
@@ -226,12 +231,6 @@ def _make_producer(settings: Settings) -> Any:
         request_timeout_ms=15_000,
         metadata_max_age_ms=60_000,
     )
-
-
-def _in_words(error: Exception, topic: str) -> str:
-    if type(error).__name__ == "UnknownTopicOrPartitionError":
-        return f"the topic {topic!r} does not exist: create it with `spanferry topics create`"
-    return f"{type(error).__name__}: {error}"
 
 
 def _close(loop: _Loop) -> None:
