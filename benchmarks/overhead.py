@@ -15,11 +15,15 @@ flushes. spanferry sends to a real Apache Kafka, acks=all; the peers to a stub t
 - paced: traces start at a fixed rate; late ones start at once, and the rate reached is reported.
 - loop: paced on an asyncio loop; a second task measures how late the loop gets.
 
-Lost is what never arrived: not acknowledged by Kafka, or not seen whole by the stub.
+Lost is what never arrived: not acknowledged by Kafka, or not seen whole by the stub. At the end
+the records in Kafka's topic are counted against what spanferry says it sent.
+
+SPANFERRY_TEST_KAFKA=host:port runs it against that broker instead of one of its own.
 """
 
 import argparse
 import contextlib
+import os
 import pickle
 import sys
 import tempfile
@@ -31,15 +35,15 @@ import msgspec
 
 from benchmarks.machine import conditions
 from benchmarks.payloads import make_payload
-from benchmarks.processes import StubServer, Subject, cpu_seconds
+from benchmarks.processes import StubServer, Subject, count_records, cpu_seconds
 from benchmarks.report import Report, Row, make_row, markdown
 from benchmarks.sdks import SDKS, Addresses
 from benchmarks.subject import Block, BlockResult
+from tests.services.kafka import KafkaServer
 
 __all__ = ["Case", "Options", "main", "run"]
 
 RESULTS = Path(__file__).parent / "results" / "overhead.json"
-TOPIC = "spanferry.benchmark"
 PARTITIONS = 6
 _BURST_BYTES = 40_000_000
 """Of a tight block: within spanferry's buffer of 64 MiB, so that nothing need be dropped."""
@@ -73,10 +77,10 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _sized(payload: str, shape: str, size: int, tight: int, rate: float, paced: int) -> list[Case]:
-    base = {"payload": payload, "shape": shape, "size": size}
+    first = Case(payload=payload, shape=shape, size=size, mode="tight", count=tight, seconds=0.3)
     return [
-        Case(**base, mode="tight", count=tight, seconds=0.3),
-        Case(**base, mode="paced", rate=rate, count=paced),
+        first,
+        msgspec.structs.replace(first, mode="paced", rate=rate, count=paced, seconds=0.0),
     ]
 
 
@@ -106,8 +110,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Of the traces in a block; at least two remain."""
     only: str = ""
     """A part of the names of the cases to run."""
-    kafka: str = ""
-    """Bootstrap servers of a Kafka that is already there."""
 
 
 class _Run:
@@ -123,6 +125,7 @@ class _Run:
         self.results: dict[tuple[str, str], list[BlockResult]] = defaultdict(list)
         self.lost: dict[tuple[str, str], int] = defaultdict(int)
         self.idle_cpu_share_max = 0.0
+        self.records_sent = 0
 
     def add(self, subject: Subject, addresses: Addresses) -> None:
         self._styles[subject.sdk] = subject.start(addresses)
@@ -174,11 +177,11 @@ class _Run:
         """Traces of the block that did not arrive."""
         if sdk == "untraced":
             return 0
-        arrived = (
-            int(str(result.counters["traces_sent"]))
-            if sdk == "spanferry"
-            else self._stub.complete(sdk)
-        )
+        if sdk == "spanferry":
+            arrived = int(str(result.counters["traces_sent"]))
+            self.records_sent = int(str(result.counters["records_sent"]))
+        else:
+            arrived = self._stub.complete(sdk)
         before, self._seen[sdk] = self._seen[sdk], arrived
         return result.made - (arrived - before)
 
@@ -187,36 +190,38 @@ def _cpu_of(subjects: list[Subject]) -> float:
     return sum(cpu_seconds(subject.process.pid) for subject in subjects)
 
 
-def run(options: Options, cases: list[Case], progress: bool = True) -> Report:
-    """Start what is needed, run every case block by block, stop everything."""
+def run(options: Options, cases: list[Case], kafka: KafkaServer | None = None) -> Report:
+    """Start what is needed, run every case block by block, stop everything.
+
+    Uses `kafka` where one is given, and starts one else.
+    """
     start = time.perf_counter()
     where = conditions()
+    topic = f"spanferry.benchmark.{os.getpid()}"
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spanferry-bench-")))
         stub = stack.enter_context(StubServer())
-        kafka = options.kafka
-        if not kafka and "spanferry" in options.sdks:
-            from tests.services.kafka import KafkaServer
-
-            server = stack.enter_context(KafkaServer())
-            server.create_topic(TOPIC, PARTITIONS)
-            kafka = server.bootstrap_servers
+        kafka = kafka or stack.enter_context(KafkaServer())
+        kafka.create_topic(topic, PARTITIONS)
+        stack.callback(kafka.delete_topic, topic)
         state = _Run(options, folder, stub)
         for sdk in options.sdks:
             subject = stack.enter_context(Subject(sdk))
-            state.add(subject, Addresses(kafka=kafka, topic=TOPIC, stub=stub.url))
+            state.add(subject, Addresses(kafka=kafka.bootstrap_servers, topic=topic, stub=stub.url))
         for number in range(options.blocks):
             for case in cases:
-                if progress:
-                    message = f"block {number + 1} of {options.blocks}: {case.name}"
-                    print(f"{time.perf_counter() - start:5.0f} s  {message}", file=sys.stderr)
+                message = f"block {number + 1} of {options.blocks}: {case.name}"
+                print(f"{time.perf_counter() - start:5.0f} s  {message}", file=sys.stderr)
                 state.block(case, number)
+        records = count_records(kafka.bootstrap_servers, topic)
     results = [result for blocks in state.results.values() for result in blocks]
     return Report(
         conditions=where,
-        options=msgspec.to_builtins(msgspec.structs.replace(options, kafka="")),
+        options=msgspec.to_builtins(options),
         idle_cpu_share_max=round(state.idle_cpu_share_max, 4),
         unquiet_blocks=sum(not result.quiet for result in results),
+        kafka_records=records,
+        kafka_records_expected=state.records_sent,
         duration_s=round(time.perf_counter() - start, 1),
         rows=[
             _row(state, case, sdk)
@@ -249,7 +254,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--blocks", type=int, help="blocks of each case and SDK (default 5)")
     parser.add_argument("--sdks", nargs="+", choices=list(SDKS), default=list(SDKS))
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
-    parser.add_argument("--kafka", default="", metavar="HOST:PORT", help="use this Kafka")
     parser.add_argument(
         "--out", type=Path, help=f"JSON file (default, full runs only: {RESULTS.name})"
     )
@@ -264,7 +268,6 @@ def main(arguments: list[str] | None = None) -> int:
         blocks=given.blocks or (2 if given.quick else 5),
         scale=0.2 if given.quick else 1.0,
         only=given.only,
-        kafka=given.kafka,
     )
     report = run(options, cases)
     full = not given.quick and not given.only and set(given.sdks) == set(SDKS)
@@ -273,7 +276,8 @@ def main(arguments: list[str] | None = None) -> int:
         out.parent.mkdir(exist_ok=True)
         out.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     print(markdown(report))
-    return 1 if any(row.lost for row in report.rows if row.sdk == "spanferry") else 0
+    lost = any(row.lost for row in report.rows if row.sdk == "spanferry")
+    return 1 if lost or report.kafka_records != report.kafka_records_expected else 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The processes of a run: the stub back end and one subject per SDK, driven one at a time."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -10,11 +11,12 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from benchmarks.sdks import Addresses
 from benchmarks.subject import Block, BlockResult, Start, Started
 
-__all__ = ["StubServer", "Subject", "cpu_seconds"]
+__all__ = ["StubServer", "Subject", "count_records", "cpu_seconds"]
 
 _ROOT = Path(__file__).parent.parent
 _STOP_S = 60.0
@@ -89,6 +91,24 @@ class Subject:
         if not answer:
             raise RuntimeError(f"the {self.sdk} process ended with {self.process.wait()}")
         return answer
+
+
+def count_records(bootstrap_servers: str, topic: str) -> int:
+    """Records in a topic, by the offsets of its partitions."""
+
+    async def count() -> int:
+        consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap_servers)
+        await consumer.start()
+        try:
+            found = consumer.partitions_for_topic(topic) or set()
+            partitions = [TopicPartition(topic, number) for number in found]
+            ends = await consumer.end_offsets(partitions)
+            begins = await consumer.beginning_offsets(partitions)
+        finally:
+            await consumer.stop()
+        return sum(ends[partition] - begins[partition] for partition in partitions)
+
+    return asyncio.run(count())
 
 
 def cpu_seconds(pid: int) -> float:

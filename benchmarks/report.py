@@ -67,6 +67,9 @@ class Report(msgspec.Struct):
     """The most that SDKs not being measured used of a core while another one was."""
     unquiet_blocks: int
     """Blocks after which a process had not come to rest within a few seconds of its flush."""
+    kafka_records: int
+    kafka_records_expected: int
+    """What spanferry counted as acknowledged."""
     duration_s: float
     rows: list[Row]
 
@@ -134,7 +137,7 @@ def make_row(
 
 def _rounded(block: BlockFigures) -> BlockFigures:
     values = {key: _significant(value) for key, value in msgspec.structs.asdict(block).items()}
-    return BlockFigures(**values)
+    return msgspec.convert(values, BlockFigures)
 
 
 def _significant(value: float) -> float:
