@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         start_new_session=True,
-        preexec_fn=prepare_child,
+        preexec_fn=prepare_child,  # noqa: PLW1509 - this process has one thread
         **identity,
     )
     print(child.pid, flush=True)

@@ -28,6 +28,7 @@ EXTERNAL = "SPANFERRY_TEST_KAFKA"
 HEAP_MB = 512
 START_TIMEOUT_S = 90.0
 REQUEST_TIMEOUT_MS = 15_000
+POLL_S = 0.05
 
 PROPERTIES = """\
 process.roles=broker,controller
@@ -140,8 +141,8 @@ class KafkaServer:
             for _, code, *detail in answer.topic_errors:
                 if code:
                     raise ServiceError(f"topic {name}: {for_code(code).__name__} {detail}")
-            while not await _has_leaders(admin, name, partitions):
-                await asyncio.sleep(0.05)
+            while not await _has_leaders(admin, name, partitions):  # noqa: ASYNC110 - no event
+                await asyncio.sleep(POLL_S)
 
         self._admin(create)
         return name
@@ -212,8 +213,8 @@ class KafkaServer:
 
 
 async def _await_broker(admin: AIOKafkaAdminClient) -> None:
-    while not (await admin.describe_cluster())["brokers"]:
-        await asyncio.sleep(0.05)
+    while not (await admin.describe_cluster())["brokers"]:  # noqa: ASYNC110 - no event
+        await asyncio.sleep(POLL_S)
 
 
 async def _has_leaders(admin: AIOKafkaAdminClient, name: str, partitions: int) -> bool:

