@@ -17,6 +17,14 @@ class PoisonError(WorkerError):
     """Will never work: something in this batch is refused. Bisect the batch, dead-letter the trace."""
 
 
+class TraceNotFoundError(PoisonError):
+    """What came belongs to a trace that MLflow does not have (yet): a later try may find it.
+
+    Raised for feedback and tags only, never for spans. The runtime may wait once and try again
+    before it dead-letters the record.
+    """
+
+
 class FatalError(WorkerError):
     """Cannot go on at all: stop with exit code 3. The message says what to do."""
 

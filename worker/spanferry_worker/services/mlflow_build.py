@@ -1,0 +1,307 @@
+"""The wire's structs as MLflow's entities, with the values that MLflow's own SDK derives."""
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
+
+from mlflow.entities import (
+    AssessmentError,
+    AssessmentSource,
+    Expectation,
+    Feedback,
+    Link,
+    Span,
+    Trace,
+    TraceData,
+    TraceInfo,
+    TraceLocation,
+    TraceState,
+)
+from mlflow.entities.assessment import Assessment
+from mlflow.tracing.constant import (
+    MAX_CHARS_IN_TRACE_INFO_METADATA,
+    TRACE_SCHEMA_VERSION,
+    TRACE_SCHEMA_VERSION_KEY,
+    TRUNCATION_SUFFIX,
+    AssessmentMetadataKey,
+    SpanAttributeKey,
+    TraceMetadataKey,
+    TraceTagKey,
+)
+from mlflow.tracing.utils import add_size_stats_to_trace_metadata, aggregate_usage_from_spans
+from mlflow.tracing.utils.default_log_level import default_log_level_for_span_type
+from mlflow.tracing.utils.truncation import set_request_response_preview
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.trace import SpanContext, Status, StatusCode
+
+import spanferry_schemas as wire
+from spanferry_worker.services.mlflow_text import Texts
+
+__all__ = ["EntityBuilder", "is_root", "root_of"]
+
+_logger = logging.getLogger(__name__)
+
+_STATUS: Final = {
+    wire.StatusCode.UNSET: StatusCode.UNSET,
+    wire.StatusCode.OK: StatusCode.OK,
+    wire.StatusCode.ERROR: StatusCode.ERROR,
+}
+_OWN_ATTRIBUTES: Final = frozenset({SpanAttributeKey.REQUEST_ID, SpanAttributeKey.SPAN_TYPE})
+_SESSION_ATTRIBUTES: Final = frozenset({"session.id", "gen_ai.conversation.id", "user.id"})
+_SOURCE_TYPES: Final = frozenset({"HUMAN", "LLM_JUDGE", "CODE", "SOURCE_TYPE_UNSPECIFIED"})
+_ERROR_LEVEL: Final = 40
+_NO_RESOURCE: Final = Resource.get_empty()
+
+
+def is_root(span: Span) -> bool:
+    """Whether the span has no parent."""
+    return span.parent_id is None
+
+
+def root_of(spans: Sequence[Span]) -> Span | None:
+    """The trace's root as MLflow picks it: the first span without a parent."""
+    return next((span for span in spans if is_root(span)), None)
+
+
+class EntityBuilder:
+    """Builds MLflow entities that keep to one store's limits."""
+
+    def __init__(self, texts: Texts) -> None:
+        self._texts = texts
+
+    def span(self, trace_id: bytes, span: wire.Span) -> Span:
+        """One span. An ended span that is not an error is OK, as MLflow's SDK ends its spans."""
+        number = int.from_bytes(trace_id, "big")
+        parent = span.parent_id
+        status = _STATUS[span.status]
+        if status is StatusCode.UNSET and span.end_ns:
+            status = StatusCode.OK
+        entity = Span(
+            ReadableSpan(
+                name=self._texts.clean(span.name),
+                context=_context(number, span.span_id),
+                parent=_context(number, parent) if parent else None,
+                start_time=span.start_ns,
+                end_time=span.end_ns or None,
+                attributes=self._attributes(wire.trace_id_text(trace_id), span),
+                status=Status(
+                    status,
+                    self._texts.clean(span.status_message) if status is StatusCode.ERROR else None,
+                ),
+                resource=_NO_RESOURCE,
+                events=[self._event(event) for event in span.events],
+            )
+        )
+        entity._links = [self._link(link) for link in span.links]  # noqa: SLF001 - as from_dict does
+        return entity
+
+    def new_info(
+        self,
+        trace_id: str,
+        part: wire.TracePart,
+        spans: Sequence[Span],
+        *,
+        experiment_id: str,
+        model_id: str | None,
+    ) -> TraceInfo:
+        """The trace's own record where MLflow holds nothing of it yet."""
+        info = TraceInfo(
+            trace_id=trace_id,
+            trace_location=TraceLocation.from_experiment_id(experiment_id),
+            request_time=0,
+            state=TraceState.IN_PROGRESS,
+            trace_metadata={TRACE_SCHEMA_VERSION_KEY: str(TRACE_SCHEMA_VERSION)},
+        )
+        if model_id is not None:
+            info.trace_metadata[TraceMetadataKey.MODEL_ID] = model_id
+        self.lay_over(info, part)
+        derive(info, spans)
+        if usage := _usage(info, spans):
+            info.trace_metadata[TraceMetadataKey.TOKEN_USAGE] = json.dumps(usage)
+        self.finish(info, spans)
+        return info
+
+    def lay_over(self, info: TraceInfo, part: wire.TracePart) -> None:
+        """Put what the app itself has set over what `info` has."""
+        limits, texts = self._texts.limits, self._texts
+        for key, value in part.tags.items():
+            chars = limits.tag_value_chars
+            if key == TraceTagKey.TRACE_NAME:
+                chars = limits.trace_name_chars
+            info.tags[texts.cut("tag key", key, limits.key_chars)] = texts.cut(
+                f"value of tag {key[:50]}", value, chars
+            )
+        for key, value in part.metadata.items():
+            chars = limits.metadata_value_chars
+            if key == TraceMetadataKey.TRACE_SESSION:
+                chars = limits.session_chars
+            info.trace_metadata[texts.cut("metadata key", key, limits.key_chars)] = texts.cut(
+                f"value of metadata {key[:50]}", value, chars
+            )
+        if part.client_request_id:
+            info.client_request_id = self.client_request_id(part.client_request_id)
+        if part.request_preview:
+            info.request_preview = texts.preview(part.request_preview)
+        if part.response_preview:
+            info.response_preview = texts.preview(part.response_preview)
+        if part.state in {wire.TraceState.OK, wire.TraceState.ERROR}:
+            info.state = TraceState(part.state)
+
+    def finish(self, info: TraceInfo, spans: Sequence[Span]) -> None:
+        """Add previews and size statistics: what MLflow's exporter does last."""
+        data = TraceData(spans=list(spans))
+        set_request_response_preview(info, data)
+        if info.request_preview is not None:
+            info.request_preview = self._texts.clean(info.request_preview)
+        if info.response_preview is not None:
+            info.response_preview = self._texts.clean(info.response_preview)
+        if name := info.tags.get(TraceTagKey.TRACE_NAME):
+            chars = self._texts.limits.trace_name_chars
+            info.tags[TraceTagKey.TRACE_NAME] = self._texts.cut("trace name", name, chars)
+        add_size_stats_to_trace_metadata(Trace(info, data))
+
+    def client_request_id(self, text: str) -> str:
+        """As it is stored, and therefore as it must be searched for."""
+        return self._texts.cut("client request id", text, self._texts.limits.id_chars)
+
+    def assessment(self, trace_id: str, event: wire.Assessment) -> Assessment:
+        """Feedback or an expectation, with the producer's own id so that a repeat is recognised."""
+        limits, texts = self._texts.limits, self._texts
+        source_type = event.source_type.upper()
+        if source_type == "AI_JUDGE":
+            source_type = "LLM_JUDGE"
+        metadata = {texts.clean(k): texts.clean(v) for k, v in event.metadata.items()}
+        common: dict[str, Any] = {
+            "name": texts.cut("assessment name", event.name, limits.name_chars),
+            "source": AssessmentSource(
+                source_type if source_type in _SOURCE_TYPES else "SOURCE_TYPE_UNSPECIFIED",
+                texts.cut("assessment source id", event.source_id, limits.name_chars),
+            ),
+            "trace_id": trace_id,
+            "metadata": metadata or None,
+            "span_id": event.span_id.hex() if event.span_id else None,
+            "create_time_ms": event.created_ns // 1_000_000,
+            "last_update_time_ms": event.created_ns // 1_000_000,
+        }
+        value = texts.json_value(event.value)
+        entity: Assessment
+        if event.kind is wire.AssessmentKind.EXPECTATION:
+            # MLflow knows no expectation without a value; the text keeps what was sent.
+            entity = Expectation(value="null" if value is None else value, **common)
+        else:
+            rationale = texts.clean(event.rationale) if event.rationale is not None else None
+            entity = Feedback(
+                value=value,  # type: ignore[arg-type]  # any JSON value; the store dumps it
+                error=self._error(event),
+                rationale=rationale,
+                **common,
+            )
+        if run_id := metadata.get(AssessmentMetadataKey.SOURCE_RUN_ID):
+            entity.run_id = texts.cut("assessment run id", run_id, limits.run_id_chars)
+        if event.overrides:
+            entity.overrides = texts.cut(
+                "overridden assessment id", event.overrides, limits.id_chars
+            )
+        entity.assessment_id = texts.cut("assessment id", event.assessment_id, limits.id_chars)
+        return entity
+
+    def _error(self, event: wire.Assessment) -> AssessmentError | None:
+        if event.error is None:
+            return None
+        code, message, stack_trace = event.error
+        clean = self._texts.clean
+        return AssessmentError(
+            error_code=clean(code),
+            error_message=clean(message) if message is not None else None,
+            stack_trace=clean(stack_trace) if stack_trace is not None else None,
+        )
+
+    def _attributes(self, trace_id: str, span: wire.Span) -> dict[str, str]:
+        texts = self._texts
+        span_type = texts.cut("span type", span.span_type, texts.limits.span_type_chars)
+        attributes = {
+            SpanAttributeKey.REQUEST_ID: f'"{trace_id}"',
+            SpanAttributeKey.SPAN_TYPE: json.dumps(span_type, ensure_ascii=False),
+        }
+        for key, raw in span.attributes.items():
+            if key in _OWN_ATTRIBUTES:
+                continue
+            text = texts.json(raw)
+            if key in _SESSION_ATTRIBUTES and len(text) > texts.limits.session_chars:
+                text = self._short_text(key, text)
+            attributes[texts.clean(key)] = text
+        if SpanAttributeKey.LOG_LEVEL not in attributes:
+            raised = any(event.name == "exception" for event in span.events)
+            level = _ERROR_LEVEL if raised else int(default_log_level_for_span_type(span_type))
+            attributes[SpanAttributeKey.LOG_LEVEL] = str(level)
+        return attributes
+
+    def _short_text(self, key: str, text: str) -> str:
+        """An attribute that MLflow copies into a column: cut to the column's width."""
+        value = json.loads(text)
+        if not isinstance(value, str):
+            return text
+        cut = self._texts.cut(f"span attribute {key}", value, self._texts.limits.session_chars)
+        return json.dumps(cut, ensure_ascii=False)
+
+    def _event(self, event: wire.SpanEvent) -> Event:
+        attributes: Any = self._texts.json_object(event.attributes)
+        return Event(self._texts.clean(event.name), attributes, event.time_ns)
+
+    def _link(self, link: wire.SpanLink) -> Link:
+        attributes = self._texts.json_object(link.attributes)
+        make: Any = Link  # its base declares an abstract method that it never uses
+        made: Link = make(
+            wire.trace_id_text(link.trace_id), link.span_id.hex(), attributes or None
+        )
+        return made
+
+
+def derive(info: TraceInfo, spans: Sequence[Span]) -> None:
+    """Set name, times, state and the shortened inputs and outputs from the spans.
+
+    With a root they are the root's, as MLflow's span processor sets them when it ends. Without one
+    they span what is there, as MLflow's store does for spans whose trace is still in progress.
+    """
+    root = root_of(spans)
+    if root is not None:
+        # What the app set itself stands: name and state may differ from the root span's.
+        info.tags.setdefault(TraceTagKey.TRACE_NAME, root.name)
+    if root is None or root.end_time_ns is None:
+        starts = [span.start_time_ns for span in spans]
+        ends = [span.end_time_ns for span in spans if span.end_time_ns is not None]
+        info.request_time = min(starts) // 1_000_000
+        info.execution_duration = max(ends) // 1_000_000 - info.request_time if ends else None
+        return
+    info.request_time = root.start_time_ns // 1_000_000
+    info.execution_duration = (root.end_time_ns - root.start_time_ns) // 1_000_000
+    if info.state is TraceState.IN_PROGRESS:
+        failed = root.status.status_code.value == TraceState.ERROR.value
+        info.state = TraceState.ERROR if failed else TraceState.OK
+    attributes = root._span.attributes or {}  # noqa: SLF001 - the JSON texts themselves
+    for key, attribute in (
+        (TraceMetadataKey.INPUTS, SpanAttributeKey.INPUTS),
+        (TraceMetadataKey.OUTPUTS, SpanAttributeKey.OUTPUTS),
+    ):
+        info.trace_metadata[key] = _shortened(str(attributes.get(attribute) or ""))
+
+
+def _usage(info: TraceInfo, spans: Sequence[Span]) -> dict[str, int] | None:
+    """Token counts as MLflow adds them up; None where somebody's counts are no numbers."""
+    try:
+        return aggregate_usage_from_spans(list(spans))  # type: ignore[arg-type]  # reads attributes only
+    except (TypeError, AttributeError, ValueError) as error:
+        _logger.warning("the token usage of trace %s does not add up: %s", info.trace_id, error)
+        return None
+
+
+def _shortened(value: str) -> str:
+    if len(value) <= MAX_CHARS_IN_TRACE_INFO_METADATA:
+        return value
+    return value[: MAX_CHARS_IN_TRACE_INFO_METADATA - len(TRUNCATION_SUFFIX)] + TRUNCATION_SUFFIX
+
+
+def _context(trace_id: int, span_id: bytes) -> SpanContext:
+    return SpanContext(trace_id, int.from_bytes(span_id, "big"), is_remote=False)

@@ -1,0 +1,36 @@
+"""What must be set before mlflow is imported into a worker, so that it stays quiet and passive."""
+
+import logging
+import os
+
+__all__ = ["prepare_environment"]
+
+_DEFAULTS = {
+    # The worker is a pipe: it reports nothing about itself to anybody.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    # The runtime retries, with its own backoff; MLflow's seven retries would hold a thread for minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_DISABLE_AGENT_HINT": "true",
+}
+
+_QUIET_LOGGERS = {
+    "alembic": logging.WARNING,
+    "mlflow": logging.WARNING,
+    # Logs every database error with its traceback; the sink maps and reports each of them itself.
+    "mlflow.store.db.utils": logging.CRITICAL,
+}
+
+
+def prepare_environment() -> None:
+    """Set what is unset. Called before every first import of mlflow; calling it again is harmless.
+
+    MLflow starts a trace exporter only when its tracing API is used, and no part of the worker does.
+    """
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    for name, level in _QUIET_LOGGERS.items():
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(level)

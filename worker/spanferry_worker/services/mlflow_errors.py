@@ -1,0 +1,106 @@
+"""Errors of MLflow, SQLAlchemy and HTTP, sorted by what to do next."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import requests
+import sqlalchemy.exc
+from mlflow.exceptions import MlflowException, RestException
+
+from spanferry_worker.errors import PoisonError, TransientError, WorkerError
+
+__all__ = ["error_code", "is_missing", "mapped", "to_worker_error"]
+
+_TRANSIENT_CODES: Final = frozenset(
+    {"TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED", "CANCELLED", "ABORTED",
+     "DEADLINE_EXCEEDED", "RESOURCE_CONFLICT"}
+)  # fmt: skip
+_ACCESS_CODES: Final = frozenset(
+    {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "UNAUTHORIZED"}
+)
+_TRANSIENT_STATUS: Final = frozenset({401, 403, 407, 408, 425, 429, 500, 502, 503, 504})
+# The database refuses us, not the data: an operator can mend that, and nothing may be lost meanwhile.
+_ACCESS_SQLSTATES: Final = frozenset(
+    {"42501", "42P01", "42703", "25006", "3F000", "28000", "28P01"}
+)
+_TRANSIENT_SQLSTATE_CLASSES: Final = frozenset({"08", "40", "53", "55", "57", "58"})
+_TRANSIENT_SQL: Final = (
+    sqlalchemy.exc.OperationalError,
+    sqlalchemy.exc.InterfaceError,
+    sqlalchemy.exc.TimeoutError,
+    sqlalchemy.exc.IntegrityError,  # two writers met: the loser repeats and finds the trace there
+    sqlalchemy.exc.PendingRollbackError,
+)
+
+
+def error_code(error: BaseException) -> str:
+    """MLflow's error code as text, or an empty one."""
+    code = getattr(error, "error_code", "")
+    return code if isinstance(code, str) else ""
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether MLflow says that what was asked for is not there."""
+    return error_code(error) in {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
+
+
+def to_worker_error(error: Exception, doing: str) -> WorkerError:
+    """`error` as one of ours. `doing` begins the message: what was being done."""
+    if isinstance(error, WorkerError):
+        return error
+    message = f"{doing}: {_first_lines(error)}"
+    return TransientError(message) if _is_transient(error) else PoisonError(message)
+
+
+@contextmanager
+def mapped(doing: str) -> Iterator[None]:
+    """Raise whatever goes wrong inside as TransientError or PoisonError."""
+    try:
+        yield
+    except WorkerError:
+        raise
+    except Exception as error:
+        raise to_worker_error(error, doing) from error
+
+
+def _is_transient(error: Exception) -> bool:
+    for cause in _chain(error):
+        if isinstance(cause, sqlalchemy.exc.SQLAlchemyError):
+            return _is_transient_sql(cause)
+        if isinstance(cause, (requests.exceptions.RequestException, OSError)):
+            return True
+    if isinstance(error, RestException):
+        code = error_code(error)
+        # A refusal by the server's own code is told apart from its illness by the HTTP sink.
+        return code in _TRANSIENT_CODES | _ACCESS_CODES | {"INTERNAL_ERROR"} or (
+            not code and error.get_http_status_code() in _TRANSIENT_STATUS
+        )
+    if isinstance(error, MlflowException):
+        return error_code(error) in _TRANSIENT_CODES | _ACCESS_CODES
+    return False
+
+
+def _is_transient_sql(error: sqlalchemy.exc.SQLAlchemyError) -> bool:
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        sqlstate = getattr(error.orig, "sqlstate", None) or ""
+        if error.connection_invalidated or sqlstate in _ACCESS_SQLSTATES:
+            return True
+        if sqlstate[:2] in _TRANSIENT_SQLSTATE_CLASSES:
+            return True
+    return isinstance(error, _TRANSIENT_SQL)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _first_lines(error: BaseException) -> str:
+    """The message without the statement and parameters that SQLAlchemy appends."""
+    text = str(error).split("\n[SQL:", maxsplit=1)[0].strip()
+    return f"{type(error).__name__}: {text[:1000]}"

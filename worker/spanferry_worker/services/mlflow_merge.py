@@ -1,0 +1,159 @@
+"""What a trace that is already stored becomes when more of it comes."""
+
+import copy
+import json
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from mlflow.entities import Span, TraceInfo, TraceState
+from mlflow.tracing.constant import (
+    SpanAttributeKey,
+    TraceMetadataKey,
+    TraceSizeStatsKey,
+    TraceTagKey,
+)
+from mlflow.tracing.utils import (
+    SpanAggregationNode,
+    aggregate_cost_from_span_nodes,
+    aggregate_usage_from_span_nodes,
+)
+
+import spanferry_schemas as wire
+from spanferry_schemas import mlflow_keys
+from spanferry_worker.services.mlflow_build import EntityBuilder, derive, is_root, root_of
+
+__all__ = ["is_stale", "merged_info", "same_info", "unstored_spans"]
+
+_SYSTEM_TAGS: Final = frozenset(
+    {
+        TraceTagKey.SPANS_LOCATION,
+        TraceTagKey.ARCHIVE_LOCATION,
+        TraceTagKey.ARCHIVAL_FAILURE,
+        "mlflow.artifactLocation",
+    }
+)
+_DERIVED_METADATA: Final = frozenset(
+    {
+        TraceMetadataKey.INPUTS,
+        TraceMetadataKey.OUTPUTS,
+        TraceMetadataKey.SIZE_STATS,
+        TraceMetadataKey.SIZE_BYTES,
+        TraceMetadataKey.TOKEN_USAGE,
+        TraceMetadataKey.COST,
+    }
+)
+_OF_THE_PROCESS: Final = frozenset(
+    {
+        mlflow_keys.METADATA_SOURCE_NAME,
+        mlflow_keys.METADATA_SOURCE_TYPE,
+        mlflow_keys.METADATA_GIT_COMMIT,
+        mlflow_keys.METADATA_GIT_BRANCH,
+        mlflow_keys.METADATA_GIT_REPO_URL,
+        mlflow_keys.METADATA_PROCESS_USER,
+    }
+)
+"""Metadata that each process attaches by itself: those of the root's process stand."""
+
+
+def unstored_spans(spans: Sequence[Span], stored: Sequence[Span]) -> list[Span]:
+    """The spans that are not stored yet, or only as not ended: a span never changes after its end."""
+    ends = {span.span_id: span.end_time_ns for span in stored}
+    return [
+        span
+        for span in spans
+        if span.span_id not in ends or (not ends[span.span_id] and span.end_time_ns)
+    ]
+
+
+def is_stale(info: TraceInfo, stored: Sequence[Span]) -> bool:
+    """Whether the trace's own record does not speak of the spans that are stored.
+
+    So it is after a worker died between the two writes, or after two wrote parts of it at once.
+    """
+    root = root_of(stored)
+    if root is not None and root.end_time_ns and info.state is TraceState.IN_PROGRESS:
+        return True
+    try:
+        stats = json.loads(info.trace_metadata.get(TraceMetadataKey.SIZE_STATS, "{}"))
+        counted = stats.get(TraceSizeStatsKey.NUM_SPANS)
+    except (ValueError, AttributeError):
+        counted = None
+    return bool(stored) and counted != len(stored)
+
+
+def merged_info(
+    builder: EntityBuilder,
+    stored_info: TraceInfo,
+    part: wire.TracePart,
+    came: Sequence[Span],
+    union: Sequence[Span] | None,
+) -> TraceInfo:
+    """The trace's record after `part` and the spans `came` were added.
+
+    `union` is every span of the trace as it is stored now; None where the spans have not changed,
+    which leaves everything that is derived from them alone.
+    """
+    info = copy.copy(stored_info)
+    info.assessments = []
+    info.trace_location = copy.deepcopy(stored_info.trace_location)
+    info.tags = {k: v for k, v in stored_info.tags.items() if k not in _SYSTEM_TAGS}
+    info.trace_metadata = {
+        k: v
+        for k, v in stored_info.trace_metadata.items()
+        if k != TraceMetadataKey.TRACE_INFO_FINALIZED
+    }
+    builder.lay_over(info, _without_root(stored_info, part, came))
+    if union is None:
+        return info
+    mine = {span.span_id: span for span in came}
+    spans = [mine.get(span.span_id, span) for span in union]
+    for key in _DERIVED_METADATA:
+        info.trace_metadata.pop(key, None)
+    derive(info, spans)
+    if usage := aggregate_usage_from_span_nodes(_nodes(union, SpanAttributeKey.CHAT_USAGE)):
+        info.trace_metadata[TraceMetadataKey.TOKEN_USAGE] = json.dumps(usage)
+    # Once a cost is stored only the record's own writer can change it.
+    if cost := aggregate_cost_from_span_nodes(_nodes(union, SpanAttributeKey.LLM_COST)):
+        info.trace_metadata[TraceMetadataKey.COST] = json.dumps(cost)
+    builder.finish(info, spans)
+    return info
+
+
+def same_info(new: TraceInfo, stored: TraceInfo) -> bool:
+    """Whether writing `new` would change nothing: then it is not written."""
+    fields = (
+        "request_time",
+        "execution_duration",
+        "state",
+        "client_request_id",
+        "request_preview",
+        "response_preview",
+        "experiment_id",
+    )
+    return (
+        all(getattr(new, field) == getattr(stored, field) for field in fields)
+        and all(stored.tags.get(key) == value for key, value in new.tags.items())
+        and all(stored.trace_metadata.get(k) == v for k, v in new.trace_metadata.items())
+    )
+
+
+def _without_root(stored: TraceInfo, part: wire.TracePart, came: Sequence[Span]) -> wire.TracePart:
+    """`part` less what its process attached by itself, where another process has the root."""
+    if any(is_root(span) for span in came):
+        return part
+    metadata = {
+        key: value
+        for key, value in part.metadata.items()
+        if key not in _OF_THE_PROCESS or key not in stored.trace_metadata
+    }
+    return msgspec.structs.replace(part, metadata=metadata)
+
+
+def _nodes(spans: Sequence[Span], key: str) -> list[SpanAggregationNode]:
+    nodes: list[SpanAggregationNode] = []
+    for span in spans:
+        value = span.get_attribute(key)
+        data = value if isinstance(value, dict) else None
+        nodes.append(SpanAggregationNode(span.span_id, span.parent_id, data))
+    return nodes

@@ -1,0 +1,189 @@
+"""Names of experiments and models as MLflow's ids, created where they are missing, kept for a while."""
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from mlflow.entities import Experiment, LifecycleStage, LoggedModelStatus, LoggedModelTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
+from mlflow.utils import validation
+
+import spanferry_schemas as wire
+from spanferry_worker.errors import FatalError, PoisonError
+from spanferry_worker.services.mlflow_errors import error_code, is_missing, mapped
+
+__all__ = ["Resolver"]
+
+_validation: Any = validation
+
+_logger = logging.getLogger(__name__)
+
+KEEP_S: Final = 30.0
+"""How long an answer is believed: a deleted or restored experiment is noticed within this time."""
+ENTRIES_MAX: Final = 10_000
+"""Names kept; above it all are forgotten and asked for again."""
+
+
+class Resolver:
+    """Looks up experiments and models in one store. Used by several threads at once."""
+
+    def __init__(
+        self,
+        store: Any,
+        *,
+        default_experiment: str,
+        tracking_uri: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._default_experiment = default_experiment
+        self._tracking_uri = tracking_uri
+        self._clock = clock
+        self._kept: dict[tuple[str, str, str], tuple[float, str]] = {}
+        self._lock = threading.Lock()
+        self._refused_models: set[str] = set()
+
+    def check_default(self) -> None:
+        """Raises FatalError where the default experiment is deleted. Does not create it."""
+        with mapped(f"looking up experiment {self._default_experiment!r}"):
+            experiment = self._store.get_experiment_by_name(self._default_experiment)
+        if experiment is not None:
+            try:
+                _active(experiment)
+            except PoisonError as error:
+                raise FatalError(f"the worker's default {error}") from error
+
+    def experiment_id(self, part: wire.TracePart) -> str:
+        """The experiment of a trace: by id, else by name, else the worker's default.
+
+        Raises PoisonError where it is deleted, or was named by an id that does not exist: nothing
+        is moved to another experiment silently, and the dead letter can be replayed.
+        """
+        if part.experiment_id:
+            return self._kept_or("experiment-id", part.experiment_id, "", self._by_id)
+        name = part.experiment or self._default_experiment
+        return self._kept_or("experiment", name, "", self._by_name)
+
+    def model_id(self, name: str, experiment_id: str) -> str | None:
+        """The newest LoggedModel of that name in the experiment, made EXTERNAL where missing.
+
+        None, and a log line, for a name that MLflow refuses: the trace matters more than its link.
+        """
+        try:
+            _validation._validate_logged_model_name(name)  # noqa: SLF001 - MLflow's own rule
+        except MlflowException as error:
+            if name not in self._refused_models and len(self._refused_models) < ENTRIES_MAX:
+                self._refused_models.add(name)
+                _logger.warning("traces are stored without their model: %s", error)
+            return None
+        return self._kept_or("model", name, experiment_id, self._model)
+
+    def known_experiments(self) -> list[str]:
+        """The ids that were looked up lately."""
+        return list({v for (kind, _, _), (_, v) in self._kept.items() if kind != "model"})
+
+    def forget(self) -> None:
+        """Ask again for everything: an answer has proved wrong."""
+        self._kept = {}
+
+    def _kept_or(self, kind: str, name: str, scope: str, look_up: Callable[[str, str], str]) -> str:
+        key = (kind, name, scope)
+        now = self._clock()
+        if (kept := self._kept.get(key)) is not None and now - kept[0] < KEEP_S:
+            return kept[1]
+        with self._lock:  # so that one process creates a missing one only once
+            if (kept := self._kept.get(key)) is not None and now - kept[0] < KEEP_S:
+                return kept[1]
+            found = look_up(name, scope)
+            if len(self._kept) >= ENTRIES_MAX:
+                self._kept = {}
+            self._kept[key] = (now, found)
+        return found
+
+    def _by_id(self, experiment_id: str, _scope: str) -> str:
+        with mapped(f"looking up experiment {experiment_id}"):
+            try:
+                experiment = self._store.get_experiment(experiment_id)
+            except MlflowException as error:
+                if is_missing(error) or error_code(error) == "INVALID_PARAMETER_VALUE":
+                    raise PoisonError(
+                        f"there is no experiment with the id {experiment_id!r}: set the app's "
+                        "experiment to one that exists and replay the dead letters"
+                    ) from error
+                raise
+        return _active(experiment)
+
+    def _by_name(self, name: str, _scope: str) -> str:
+        with mapped(f"looking up experiment {name!r}"):
+            experiment = self._store.get_experiment_by_name(name)
+            if experiment is None:
+                experiment = self._create_experiment(name)
+        return _active(experiment)
+
+    def _create_experiment(self, name: str) -> Experiment:
+        created: Experiment
+        try:
+            created = self._store.get_experiment(self._store.create_experiment(name))
+            _logger.info("created experiment %r", name)
+        except MlflowException as error:
+            if error_code(error) != "RESOURCE_ALREADY_EXISTS":
+                raise
+            created = self._store.get_experiment_by_name(name)  # another worker was faster
+        return created
+
+    def _model(self, name: str, experiment_id: str) -> str:
+        with mapped(f"looking up model {name!r}"):
+            found = self._store.search_logged_models(
+                experiment_ids=[experiment_id], filter_string=f"name='{name}'", max_results=1
+            )
+            if not found:
+                return self._create_model(name, experiment_id)
+            model_id: str = found[0].model_id
+            return model_id
+
+    def _create_model(self, name: str, experiment_id: str) -> str:
+        """What mlflow.create_external_model does, without its global state."""
+        model = self._store.create_logged_model(
+            experiment_id=experiment_id,
+            name=name,
+            tags=[LoggedModelTag(MLFLOW_MODEL_IS_EXTERNAL, "true")],
+        )
+        try:
+            self._upload_model_file(model)
+        except Exception as error:  # noqa: BLE001 - any artifact store, any error: only registering needs it
+            _logger.warning(
+                "model %r has no MLmodel file, so it cannot be registered (%s)", name, error
+            )
+        self._store.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        _logger.info("created external model %r in experiment %s", name, experiment_id)
+        model_id: str = model.model_id
+        return model_id
+
+    def _upload_model_file(self, model: Any) -> None:
+        from mlflow.models.model import MLMODEL_FILE_NAME  # noqa: PLC0415 - slow, and rare
+        from mlflow.models.utils import get_external_mlflow_model_spec  # noqa: PLC0415
+        from mlflow.store.artifact.artifact_repository_registry import (  # noqa: PLC0415
+            get_artifact_repository,
+        )
+
+        repository = get_artifact_repository(
+            model.artifact_location, tracking_uri=self._tracking_uri
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / MLMODEL_FILE_NAME
+            get_external_mlflow_model_spec(model).save(str(path))
+            repository.log_artifact(str(path))
+
+
+def _active(experiment: Experiment) -> str:
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        raise PoisonError(
+            f"experiment {experiment.name!r} is deleted: restore it with `mlflow experiments "
+            f"restore --experiment-id {experiment.experiment_id}` and replay the dead letters"
+        )
+    return str(experiment.experiment_id)

@@ -1,0 +1,156 @@
+"""The way into MLflow, chosen by the tracking URI. Imports mlflow only when it is opened."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from spanferry_worker.errors import FatalError, WorkerError
+from spanferry_worker.services.mlflow_environment import prepare_environment
+from spanferry_worker.stages.trace import AssembledTrace
+
+if TYPE_CHECKING:
+    from spanferry_worker.services.mlflow_backend import Backend
+    from spanferry_worker.services.mlflow_write import Writer
+
+__all__ = ["MlflowSink", "open_sink"]
+
+_logger = logging.getLogger(__name__)
+
+CONCURRENCY: Final = 4
+"""Default number of writes at once; SQLite takes one writer and no more."""
+CLOSE_S: Final = 10.0
+"""How long close() waits for writes that are still running."""
+
+_SQL_SCHEMES: Final = frozenset({"postgresql", "mysql", "sqlite"})
+_HTTP_SCHEMES: Final = frozenset({"http", "https"})
+_ADVICE: Final = (
+    "use MLflow's database (postgresql://…, mysql://…, sqlite:///…) or its server (http://…)"
+)
+
+
+def open_sink(
+    tracking_uri: str,
+    *,
+    default_experiment: str,
+    concurrency: int = CONCURRENCY,
+    artifact_root: str | None = None,
+) -> "MlflowSink":
+    """A sink for the tracking URI, not connected yet: that is what its open() does.
+
+    `default_experiment` is the name that a trace without one of its own gets. `artifact_root` is
+    where experiments made by the worker keep artifacts; None means where the default experiment
+    of the database has its own. Raises FatalError for a URI that no sink can serve.
+    """
+    scheme = urlsplit(tracking_uri).scheme.partition("+")[0].lower()
+    if scheme in _SQL_SCHEMES:
+
+        def open_sql() -> "Backend":
+            from spanferry_worker.services.mlflow_sql import SqlBackend  # noqa: PLC0415
+
+            return SqlBackend(tracking_uri, artifact_root=artifact_root)
+
+        at_once = 1 if scheme == "sqlite" else concurrency
+        return MlflowSink(open_sql, tracking_uri, default_experiment, at_once)
+    if scheme in _HTTP_SCHEMES:
+
+        def open_http() -> "Backend":
+            from spanferry_worker.services.mlflow_http import HttpBackend  # noqa: PLC0415
+
+            return HttpBackend(tracking_uri)
+
+        return MlflowSink(open_http, tracking_uri, default_experiment, concurrency)
+    if scheme.startswith("databricks") or tracking_uri == "databricks":
+        raise FatalError(
+            f"the tracking URI {tracking_uri!r}: Databricks is not supported yet; {_ADVICE}"
+        )
+    raise FatalError(
+        f"the tracking URI {tracking_uri!r} cannot hold traces written by workers: {_ADVICE}"
+    )
+
+
+class MlflowSink:
+    """The Sink over one backend. MLflow's code blocks, so it runs in threads of this sink's own."""
+
+    def __init__(
+        self,
+        open_backend: "Callable[[], Backend]",
+        tracking_uri: str,
+        default_experiment: str,
+        concurrency: int,
+    ) -> None:
+        self._open_backend = open_backend
+        self._tracking_uri = tracking_uri
+        self._default_experiment = default_experiment
+        self._concurrency = concurrency
+        self._threads: ThreadPoolExecutor | None = None
+        self._backend: Backend | None = None
+        self._writer: Writer | None = None
+
+    @property
+    def concurrency(self) -> int:
+        """How many `write` calls may run at once (1 for SQLite)."""
+        return self._concurrency
+
+    async def open(self) -> None:
+        """Connect and check versions. Raises TransientError or FatalError; may be called again."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="mlflow-sink")
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._threads, self._open)
+
+    async def write(self, batch: Sequence[AssembledTrace]) -> None:
+        """As ports.Sink.write."""
+        if self._threads is None or self._writer is None:
+            raise FatalError("the sink is written to before it is open")
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._threads, self._write, self._writer, batch)
+
+    async def close(self) -> None:
+        """Release connections. Never raises. Waits a while for writes that are still running."""
+        threads, self._threads, self._writer = self._threads, None, None
+        if threads is not None:
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
+            except TimeoutError:
+                _logger.warning("MLflow is still writing; leaving it behind")
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            await asyncio.to_thread(backend.close)
+
+    def _open(self) -> None:
+        prepare_environment()
+        from spanferry_worker.services.mlflow_build import EntityBuilder  # noqa: PLC0415 - slow
+        from spanferry_worker.services.mlflow_resolve import Resolver  # noqa: PLC0415
+        from spanferry_worker.services.mlflow_text import Texts  # noqa: PLC0415
+        from spanferry_worker.services.mlflow_write import Writer  # noqa: PLC0415
+
+        if self._backend is not None:
+            return
+        backend = self._open_backend()
+        resolver = Resolver(
+            backend.store,
+            default_experiment=self._default_experiment,
+            tracking_uri=self._tracking_uri,
+        )
+        try:
+            resolver.check_default()
+        except BaseException:
+            backend.close()
+            raise
+        self._backend = backend
+        self._writer = Writer(backend, EntityBuilder(Texts(backend.limits)), resolver)
+
+    @staticmethod
+    def _write(writer: "Writer", batch: Sequence[AssembledTrace]) -> None:
+        from spanferry_worker.services.mlflow_errors import to_worker_error  # noqa: PLC0415
+
+        try:
+            writer.write(batch)
+        except WorkerError:
+            raise
+        except Exception as error:
+            raise to_worker_error(error, "storing a batch") from error

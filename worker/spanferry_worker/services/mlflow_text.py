@@ -1,0 +1,121 @@
+"""Text as MLflow's columns take it: JSON in Python's own layout, nothing a database refuses."""
+
+import json
+import logging
+import re
+from typing import Final, NamedTuple
+
+import msgspec
+
+__all__ = ["Limits", "Texts"]
+
+_logger = logging.getLogger(__name__)
+
+REPLACEMENT: Final = "\ufffd"
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_NUL_ESCAPE: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+_NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+class Limits(NamedTuple):
+    """What a way into MLflow takes. Lengths are in characters, the depth in nested JSON values."""
+
+    tag_value_chars: int
+    metadata_value_chars: int
+    json_depth: int
+    key_chars: int = 250
+    name_chars: int = 250
+    id_chars: int = 50
+    run_id_chars: int = 32
+    span_type_chars: int = 500
+    preview_chars: int = 1000
+    trace_name_chars: int = 4096
+    session_chars: int = 250
+
+
+class Texts:
+    """Cuts, cleans and formats text for one sink. Says once for each kind that it cuts something."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._said: set[str] = set()
+
+    def clean(self, text: str) -> str:
+        """`text` without what PostgreSQL or UTF-8 refuse: NUL and lone surrogates become U+FFFD."""
+        if "\0" in text:
+            text = text.replace("\0", REPLACEMENT)
+        return text if text.isascii() else _SURROGATE.sub(REPLACEMENT, text)
+
+    def cut(self, kind: str, text: str, chars: int) -> str:
+        """`text` cleaned, and cut to `chars` characters with a log line for the first of its kind."""
+        text = self.clean(text)
+        if len(text) <= chars:
+            return text
+        if kind not in self._said:
+            self._said.add(kind)
+            _logger.warning(
+                "a %s of %d characters is cut to %d, which is what MLflow holds; "
+                "further ones are cut without a word",
+                kind,
+                len(text),
+                chars,
+            )
+        return text[:chars]
+
+    def preview(self, text: str) -> str:
+        """A preview of the user's own, shortened as MLflow shortens those it makes."""
+        text = self.clean(text)
+        chars = self.limits.preview_chars
+        return text if len(text) <= chars else text[: chars - 3] + "..."
+
+    def json(self, raw: bytes) -> str:
+        """One JSON text as MLflow's SDK would have written the same value.
+
+        That is Python's separators and unescaped non-ASCII, because searches match on both. What
+        is not JSON, or nested deeper than MLflow can read, becomes a JSON string of its text.
+        """
+        if b"\\u" not in raw:
+            try:
+                text = msgspec.json.format(raw, indent=0).decode()
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                text = self._json_slowly(raw)
+        else:
+            text = self._json_slowly(raw)
+        if len(raw) > self.limits.json_depth and self._too_deep(raw):
+            return self._json_string(raw)
+        return text
+
+    def json_value(self, raw: bytes) -> object:
+        """The value of a JSON text; its text where it is none."""
+        value: object = json.loads(self.json(raw))
+        return value
+
+    def json_object(self, raw: bytes) -> dict[str, object]:
+        """The value of a JSON object, or `{"value": …}` around anything else."""
+        value = self.json_value(raw)
+        return value if isinstance(value, dict) else {"value": value}
+
+    def _json_slowly(self, raw: bytes) -> str:
+        """Through Python's own codec: resolves escapes, and takes NaN and Infinity as MLflow does."""
+        try:
+            value = json.loads(raw)
+            text = json.dumps(value, ensure_ascii=False)
+        except (ValueError, RecursionError):
+            return self._json_string(raw)
+        return _NUL_ESCAPE.sub(rf"\1{REPLACEMENT}", self.clean(text))
+
+    def _json_string(self, raw: bytes) -> str:
+        return json.dumps(self.clean(raw.decode("utf-8", "replace")), ensure_ascii=False)
+
+    def _too_deep(self, raw: bytes) -> bool:
+        """Whether brackets nest deeper than the limit, found by peeling off the innermost pairs.
+
+        Brackets within strings count too, so it may err towards "too deep" for very odd text.
+        """
+        brackets = raw.translate(None, _NOT_BRACKETS)
+        for _ in range(self.limits.json_depth):
+            peeled = brackets.replace(b"[]", b"").replace(b"{}", b"")
+            if len(peeled) == len(brackets):
+                return False
+            brackets = peeled
+        return bool(brackets)

@@ -1,0 +1,176 @@
+"""Storing a batch: new traces the cheap way, known ones merged, feedback where its trace is."""
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from mlflow.entities import Span, TraceInfo
+from mlflow.tracing.constant import TraceMetadataKey
+
+import spanferry_schemas as wire
+from spanferry_schemas import trace_id_text
+from spanferry_worker.errors import PoisonError, TraceNotFoundError
+from spanferry_worker.services.mlflow_backend import Backend
+from spanferry_worker.services.mlflow_build import EntityBuilder
+from spanferry_worker.services.mlflow_merge import (
+    is_stale,
+    merged_info,
+    same_info,
+    unstored_spans,
+)
+from spanferry_worker.services.mlflow_resolve import Resolver
+from spanferry_worker.stages.trace import AssembledTrace
+
+__all__ = ["Writer"]
+
+_logger = logging.getLogger(__name__)
+
+CANDIDATES_MAX: Final = 5
+"""Traces of one client request id that are asked whether they have an assessment already."""
+
+
+class Writer:
+    """Writes batches through one backend. Blocking; several threads may call it at once."""
+
+    def __init__(self, backend: Backend, builder: EntityBuilder, resolver: Resolver) -> None:
+        self._backend = backend
+        self._builder = builder
+        self._resolver = resolver
+
+    def write(self, batch: Sequence[AssembledTrace]) -> None:
+        """As Sink.write. Repeating a batch changes nothing: what is stored is looked up first."""
+        stored = self._backend.infos(
+            list({trace_id_text(t.trace_id) for t in batch if t.trace_id is not None})
+        )
+        new: dict[str, AssembledTrace] = {}
+        rest: list[AssembledTrace] = []
+        for trace in batch:
+            if trace.trace_id is None:
+                rest.append(trace)
+                continue
+            trace_id = trace_id_text(trace.trace_id)
+            if trace.spans and trace_id not in stored and trace_id not in new:
+                new[trace_id] = trace
+            else:
+                rest.append(trace)
+        if new:
+            self._write_new(new)
+        for trace in rest:
+            if trace.trace_id is None:
+                self._assess_by_request(trace)
+            else:
+                self._merge(trace, stored.get(trace_id_text(trace.trace_id)))
+
+    def _write_new(self, traces: dict[str, AssembledTrace]) -> None:
+        infos: list[TraceInfo] = []
+        spans: dict[str, list[Span]] = {}
+        for trace_id, trace in traces.items():
+            entities = [self._builder.span(trace.trace_id or b"", span) for span in trace.spans]
+            experiment_id = self._resolver.experiment_id(trace.trace)
+            info = self._builder.new_info(
+                trace_id,
+                trace.trace,
+                entities,
+                experiment_id=experiment_id,
+                model_id=self._model_id(trace.trace, experiment_id),
+            )
+            info.assessments = [
+                self._builder.assessment(trace_id, assessment)
+                for assessment in _unique(trace.assessments)
+                if not assessment.overrides
+            ]
+            infos.append(info)
+            spans[trace_id] = entities
+        self._backend.write_new(infos, spans)
+        for trace_id, trace in traces.items():
+            overriding = any(assessment.overrides for assessment in trace.assessments)
+            # Another worker may have written other parts of an unfinished trace at the same time.
+            if overriding or not trace.complete:
+                for info in self._backend.infos([trace_id]).values():
+                    self._merge(trace, info)
+
+    def _merge(self, trace: AssembledTrace, info: TraceInfo | None) -> None:
+        """Add to a stored trace what it does not have yet; write nothing where it has it all."""
+        trace_id = trace_id_text(trace.trace_id or b"")
+        info = info or self._backend.infos([trace_id]).get(trace_id)
+        if info is None:
+            if trace.spans:  # deleted meanwhile, or never finished: it is new
+                self._write_new({trace_id: trace})
+                return
+            raise TraceNotFoundError(
+                f"MLflow has no trace {trace_id}: what belongs to it (feedback, tags) waits in the "
+                "dead letters and can be replayed when the trace is stored"
+            )
+        info = self._merge_spans(trace, info)
+        known = {assessment.assessment_id for assessment in info.assessments}
+        for assessment in _unique(trace.assessments):
+            if assessment.assessment_id not in known:
+                self._backend.add_assessment(self._builder.assessment(trace_id, assessment))
+
+    def _merge_spans(self, trace: AssembledTrace, info: TraceInfo) -> TraceInfo:
+        part = trace.trace
+        came = [self._builder.span(trace.trace_id or b"", span) for span in trace.spans]
+        union: list[Span] | None = None
+        if came:
+            stored = self._backend.spans(info)
+            missing = unstored_spans(came, stored)
+            if missing:
+                self._backend.add_spans(str(info.experiment_id), missing)
+                info = self._backend.infos([info.trace_id]).get(info.trace_id, info)
+                stored = self._backend.spans(info)
+            if missing or is_stale(info, stored):
+                union = stored
+        if not came and part == wire.TracePart():
+            return info
+        merged = merged_info(self._builder, info, part, came, union)
+        self._move(merged, part, came)
+        if not same_info(merged, info):
+            self._backend.put_info(merged)
+        return info
+
+    def _move(self, info: TraceInfo, part: wire.TracePart, came: Sequence[Span]) -> None:
+        """Let the service that has the root decide on the experiment; link the model if none is."""
+        named = part.experiment_id or part.experiment
+        if named and any(span.parent_id is None for span in came):
+            info.experiment_id = self._resolver.experiment_id(part)
+        if TraceMetadataKey.MODEL_ID not in info.trace_metadata:
+            model_id = self._model_id(part, str(info.experiment_id))
+            if model_id is not None:
+                info.trace_metadata[TraceMetadataKey.MODEL_ID] = model_id
+
+    def _model_id(self, part: wire.TracePart, experiment_id: str) -> str | None:
+        if part.active_model is None or TraceMetadataKey.MODEL_ID in part.metadata:
+            return None
+        return self._resolver.model_id(part.active_model, experiment_id)
+
+    def _assess_by_request(self, trace: AssembledTrace) -> None:
+        """Attach assessments to the newest trace of their client request id."""
+        owners = self._backend.owners([a.assessment_id for a in trace.assessments])
+        for assessment in _unique(trace.assessments):
+            if owners is not None and assessment.assessment_id in owners:
+                continue
+            request_id = self._builder.client_request_id(assessment.client_request_id or "")
+            found = self._backend.newest_traces(
+                request_id, self._experiments(trace.trace), assessment.created_ns // 1_000_000
+            )[:CANDIDATES_MAX]
+            if not found:
+                raise TraceNotFoundError(
+                    f"MLflow has no trace with the client request id {request_id!r}: the assessment "
+                    f"{assessment.name!r} waits in the dead letters and can be replayed"
+                )
+            known = {a.assessment_id for info in found for a in info.assessments}
+            if assessment.assessment_id not in known:
+                entity = self._builder.assessment(found[0].trace_id, assessment)
+                self._backend.add_assessment(entity)
+
+    def _experiments(self, part: wire.TracePart) -> list[str]:
+        ids = self._resolver.known_experiments()
+        try:
+            ids.append(self._resolver.experiment_id(part))
+        except PoisonError as error:
+            _logger.debug("searching without it: %s", error)
+        return list(dict.fromkeys(ids))
+
+
+def _unique(assessments: Sequence[wire.Assessment]) -> list[wire.Assessment]:
+    return list({assessment.assessment_id: assessment for assessment in assessments}.values())
