@@ -1,0 +1,101 @@
+"""A real `spanferry worker`, as its users start it."""
+
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from tests.services.process import GuardedProcess, free_port, wait_until_ready
+
+__all__ = ["SpanferryWorker"]
+
+START_TIMEOUT_S = 60.0
+
+
+class SpanferryWorker:
+    """Starts on entering, drains and ends on leaving. `options` are `spanferry worker`'s own."""
+
+    def __init__(
+        self,
+        *,
+        bootstrap_servers: str,
+        topic: str,
+        tracking_uri: str,
+        group: str = "spanferry",
+        options: tuple[str, ...] = (),
+    ) -> None:
+        self.health_port = free_port()
+        self._folder = Path(tempfile.mkdtemp(prefix="spanferry-worker-"))
+        arguments = [
+            f"--bootstrap-servers={bootstrap_servers}",
+            f"--topic={topic}",
+            f"--tracking-uri={tracking_uri}",
+            f"--group={group}",
+            f"--health-port={self.health_port}",
+            *options,
+        ]
+        self._process = GuardedProcess(
+            [sys.executable, "-m", "spanferry_worker", "worker", *arguments],
+            log=self._folder / "worker.log",
+            env={"MLFLOW_DISABLE_TELEMETRY": "true"},
+        )
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self, *, ready: bool = True) -> None:
+        """Start it; with `ready` return when it owns partitions and reaches MLflow."""
+        self._process.start()
+        path = "readyz" if ready else "healthz"
+        wait_until_ready(
+            self._process, lambda: self._answers(path), name="worker", timeout_s=START_TIMEOUT_S
+        )
+
+    @property
+    def running(self) -> bool:
+        """Whether the process runs."""
+        return self._process.running
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL)."""
+        self._process.send(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Drain and end (SIGTERM)."""
+        self._process.stop()
+
+    def close(self) -> None:
+        """End it, if it runs, and delete its log."""
+        self._process.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of /metrics, by its text up to the value."""
+        text = httpx.get(self._url("metrics"), timeout=5, trust_env=False).text
+        lines = (line for line in text.splitlines() if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+    def log_tail(self, lines: int = 60) -> str:
+        """The end of its log."""
+        return self._process.log_tail(lines)
+
+    def _url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.health_port}/{path}"
+
+    def _answers(self, path: str) -> bool:
+        try:
+            return httpx.get(self._url(path), timeout=5, trust_env=False).is_success
+        except httpx.TransportError:
+            return False
