@@ -138,7 +138,7 @@ class _Run:
             for sdk in self._subjects
             if case.style in self._styles[sdk] and (case.untraced or sdk != "untraced")
         ]
-        turn = number % len(names)
+        turn = number % max(1, len(names))
         for sdk in names[turn:] + names[:turn]:
             others = [subject for subject in self._subjects.values() if subject.sdk != sdk]
             cpu, start = _cpu_of(others), time.perf_counter()

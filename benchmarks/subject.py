@@ -9,6 +9,7 @@ import gc
 import os
 import pickle
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,8 @@ class BlockResult(msgspec.Struct):
 
     wall_ns: list[int]
     cpu_ns: list[int]
+    queued_ns: list[int]
+    """Of `wall_ns`: ready to run, while the kernel had no core for the thread. 0 where unknown."""
     lag_ns: list[int]
     made: int
     """Traces, warm-up included."""
@@ -80,22 +83,36 @@ class BlockResult(msgspec.Struct):
 
 
 class _Clocks:
-    """Times one recorder call after the other."""
+    """Times one recorder call after the other, of the thread that makes it."""
 
     def __init__(self, record: Recorder) -> None:
         self._record = record
+        path = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+        self._schedstat = os.open(path, os.O_RDONLY) if path.exists() else -1
         self.wall_ns: list[int] = []
         self.cpu_ns: list[int] = []
+        self.queued_ns: list[int] = []
 
     def call(self, payload: TracePayload) -> None:
         record = self._record
-        cpu = time.thread_time_ns()
+        cpu, queued = time.thread_time_ns(), self._queued()
         wall = time.perf_counter_ns()
         record(payload)
         wall = time.perf_counter_ns() - wall
-        cpu = time.thread_time_ns() - cpu
+        queued, cpu = self._queued() - queued, time.thread_time_ns() - cpu
         self.wall_ns.append(wall)
         self.cpu_ns.append(cpu)
+        self.queued_ns.append(max(0, min(queued, wall - cpu)))
+
+    def close(self) -> None:
+        if self._schedstat >= 0:
+            os.close(self._schedstat)
+
+    def _queued(self) -> int:
+        """Time on the run queue since the thread began; Linux keeps it."""
+        if self._schedstat < 0:
+            return 0
+        return int(os.pread(self._schedstat, 80, 0).split()[1])
 
 
 def run_block(sdk: Sdk, recorders: dict[str, Recorder], block: Block) -> BlockResult:
@@ -114,10 +131,12 @@ def run_block(sdk: Sdk, recorders: dict[str, Recorder], block: Block) -> BlockRe
         _thread(block, payloads, clocks.call)
     elapsed_s, start = time.perf_counter() - start, time.perf_counter()
     flushed = sdk.flush(block.flush_s) and flushed
+    clocks.close()
     flush_s, cpu = time.perf_counter() - start, time.process_time_ns() - cpu
     return BlockResult(
         wall_ns=clocks.wall_ns,
         cpu_ns=clocks.cpu_ns,
+        queued_ns=clocks.queued_ns,
         lag_ns=lag_ns,
         made=block.warm_up + len(clocks.wall_ns),
         elapsed_s=elapsed_s,
