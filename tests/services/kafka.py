@@ -4,7 +4,6 @@ import asyncio
 import base64
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -89,13 +88,19 @@ class KafkaServer:
     def start(self) -> None:
         """Start it, or start it again; returns when it answers. Nothing happens if it runs."""
         if self._external:
-            self._check_external()
+            if not _answers(self._external):
+                raise ServiceError(f"{EXTERNAL}={self._external}: no Kafka answers there")
             return
         process = self._process or self._prepare()
         if process.running:
             return
         process.start()
-        wait_until_ready(process, self._answers, name="Kafka", timeout_s=START_TIMEOUT_S)
+        wait_until_ready(
+            process,
+            lambda: _answers(self.bootstrap_servers),
+            name="Kafka",
+            timeout_s=START_TIMEOUT_S,
+        )
 
     def stop(self) -> None:
         """Shut it down in order (SIGTERM)."""
@@ -103,15 +108,15 @@ class KafkaServer:
 
     def kill(self) -> None:
         """End it as a crash would (SIGKILL)."""
-        self._own("kill").send(signal.SIGKILL)
+        self._own("kill").kill()
 
     def pause(self) -> None:
         """Freeze it (SIGSTOP): connections stay open and nothing answers."""
-        self._own("pause").send(signal.SIGSTOP)
+        self._own("pause").pause()
 
     def resume(self) -> None:
         """Let it go on after pause()."""
-        self._own("resume").send(signal.SIGCONT)
+        self._own("resume").resume()
 
     def close(self) -> None:
         """End it, if it runs, and delete its data."""
@@ -144,41 +149,12 @@ class KafkaServer:
             while not await _has_leaders(admin, name, partitions):  # noqa: ASYNC110 - no event
                 await asyncio.sleep(POLL_S)
 
-        self._admin(create)
+        _administer(self.bootstrap_servers, create)
         return name
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic."""
-        self._admin(lambda admin: admin.delete_topics([name]))
-
-    def _admin(self, use: AdminUse) -> None:
-        async def session() -> None:
-            admin = AIOKafkaAdminClient(
-                bootstrap_servers=self.bootstrap_servers, request_timeout_ms=REQUEST_TIMEOUT_MS
-            )
-            await admin.start()
-            try:
-                async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
-                    await use(admin)
-            finally:
-                await admin.close()
-
-        # A thread of its own: the caller may be inside a running loop.
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, session()).result()
-
-    def _answers(self) -> bool:
-        host, _, port = self.bootstrap_servers.split(",")[0].rpartition(":")
-        try:
-            socket.create_connection((host, int(port)), timeout=5).close()
-            self._admin(_await_broker)
-        except (KafkaError, OSError, TimeoutError):
-            return False
-        return True
-
-    def _check_external(self) -> None:
-        if not self._answers():
-            raise ServiceError(f"{EXTERNAL}={self._external}: no Kafka answers there")
+        _administer(self.bootstrap_servers, lambda admin: admin.delete_topics([name]))
 
     def _own(self, action: str) -> GuardedProcess:
         if self._external:
@@ -210,6 +186,34 @@ class KafkaServer:
             log=folder / "kafka.log",
         )
         return self._process
+
+
+def _administer(bootstrap_servers: str, use: AdminUse) -> None:
+    """Use an admin client, in a thread of its own: the caller may be inside a running loop."""
+
+    async def session() -> None:
+        admin = AIOKafkaAdminClient(
+            bootstrap_servers=bootstrap_servers, request_timeout_ms=REQUEST_TIMEOUT_MS
+        )
+        await admin.start()
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
+                await use(admin)
+        finally:
+            await admin.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, session()).result()
+
+
+def _answers(bootstrap_servers: str) -> bool:
+    host, _, port = bootstrap_servers.split(",", maxsplit=1)[0].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+        _administer(bootstrap_servers, _await_broker)
+    except (KafkaError, OSError, TimeoutError):
+        return False
+    return True
 
 
 async def _await_broker(admin: AIOKafkaAdminClient) -> None:

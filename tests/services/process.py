@@ -15,6 +15,7 @@ __all__ = ["GuardedProcess", "ServiceError", "free_port", "wait_until_ready"]
 GUARD = Path(__file__).with_name("guard.py")
 LOG_TAIL_LINES = 60
 POLL_S = 0.1
+STOP_POLL_S = 0.002
 # Below the range that the kernel hands out for outgoing connections (32768 and up on Linux): such
 # a port stays free while a service is stopped, so it can come back on it.
 PORTS = range(12_000, 30_000)
@@ -97,13 +98,30 @@ class GuardedProcess:
         self._guard.send_signal(signal.SIGTERM)  # nothing if it has ended already
         self._guard.wait()
 
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to the command itself (SIGSTOP, SIGCONT, SIGKILL)."""
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL). Returns when it is gone."""
+        self._send(signal.SIGKILL)
+        if self._guard is not None:
+            self._guard.wait()
+
+    def pause(self) -> None:
+        """Freeze it (SIGSTOP). Returns when none of its threads runs."""
+        self._send(signal.SIGSTOP)
+        while not all(state == "T" for state in self._thread_states()):
+            time.sleep(STOP_POLL_S)
+
+    def resume(self) -> None:
+        """Let it go on after pause()."""
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: signal.Signals) -> None:
         if not self.running:
             raise ServiceError(f"{self._command[0]} does not run\n{self.log_tail()}")
         os.kill(self.pid, number)
-        if number is signal.SIGKILL and self._guard is not None:
-            self._guard.wait()
+
+    def _thread_states(self) -> list[str]:
+        stats = Path(f"/proc/{self.pid}/task").glob("*/stat")
+        return [stat.read_text().rpartition(")")[2].split()[0] for stat in stats]
 
     def log_tail(self, lines: int = LOG_TAIL_LINES) -> str:
         """The end of what it printed."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -169,7 +168,7 @@ def test_stop_ends_even_a_paused_process_and_its_children(tmp_path: Path) -> Non
     process.start()
     wait_until_ready(process, lambda: log.read_text().strip().isdigit(), name="parent")
     grandchild = int(log.read_text())
-    process.send(signal.SIGSTOP)
+    process.pause()
     process.stop()
     assert not is_alive(process.pid)
     assert wait_until_gone(grandchild)
