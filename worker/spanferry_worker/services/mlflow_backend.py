@@ -1,14 +1,15 @@
 """What the writer needs of a way into MLflow: straight into its database, or through its server."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from mlflow.entities import Span, TraceInfo
 from mlflow.entities.assessment import Assessment
 
+from spanferry_worker.services.mlflow_private import attribute_texts
 from spanferry_worker.services.mlflow_text import Limits
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "calls", "stretched_ms"]
 
 
 class Backend(Protocol):
@@ -63,3 +64,45 @@ class Backend(Protocol):
     def close(self) -> None:
         """Release connections. Never raises."""
         ...
+
+
+def calls(
+    infos: Iterable[TraceInfo],
+    spans: Mapping[str, Sequence[Span]],
+    *,
+    bytes_max: int,
+    traces_max: int,
+) -> list[tuple[str, list[Span]]]:
+    """Experiment ids and the spans of whole traces, put together up to the size of one call."""
+    result: list[tuple[str, list[Span]]] = []
+    current: dict[str, tuple[list[Span], int, int]] = {}
+    for info in infos:
+        experiment_id = str(info.experiment_id)
+        mine = spans[info.trace_id]
+        size = sum(_size(span) for span in mine)
+        some, size_so_far, traces = current.get(experiment_id, ([], 0, 0))
+        if not some or size_so_far + size > bytes_max or traces >= traces_max:
+            some, size_so_far, traces = [], 0, 0
+            result.append((experiment_id, some))
+        some.extend(mine)
+        current[experiment_id] = (some, size_so_far + size, traces + 1)
+    return result
+
+
+def stretched_ms(info: TraceInfo, spans: Sequence[Span]) -> int:
+    """By how much MLflow's log_spans changes the times of a trace that start_trace has stored.
+
+    It stretches the trace over all of its spans, where MLflow's SDK writes the root's own times last.
+    It also rounds start and end one by one, so the answer is often 1 with nothing outside the root.
+    """
+    starts = min(span.start_time_ns for span in spans) // 1_000_000
+    ends = [span.end_time_ns for span in spans if span.end_time_ns is not None]
+    earlier = max(0, info.request_time - starts)
+    if info.execution_duration is None:
+        return earlier + (1000 if ends else 0)
+    end = max(ends, default=0) // 1_000_000
+    return earlier + max(0, end - info.request_time - info.execution_duration)
+
+
+def _size(span: Span) -> int:
+    return sum(len(text) for text in attribute_texts(span).values())

@@ -37,7 +37,9 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import SpanContext, Status, StatusCode
 
 import spanferry_schemas as wire
+from spanferry_worker.services.mlflow_private import attribute_texts, set_links
 from spanferry_worker.services.mlflow_text import Texts
+from spanferry_worker.stages.trace import AssembledTrace
 
 __all__ = ["EntityBuilder", "is_root", "root_of"]
 
@@ -94,29 +96,37 @@ class EntityBuilder:
                 events=[self._event(event) for event in span.events],
             )
         )
-        entity._links = [self._link(link) for link in span.links]  # noqa: SLF001 - as from_dict does
+        set_links(entity, [self._link(link) for link in span.links])
         return entity
 
     def new_info(
         self,
         trace_id: str,
-        part: wire.TracePart,
+        trace: AssembledTrace,
         spans: Sequence[Span],
         *,
         experiment_id: str,
         model_id: str | None,
     ) -> TraceInfo:
-        """The trace's own record where MLflow holds nothing of it yet."""
+        """The trace's own record where MLflow holds nothing of it yet.
+
+        With the assessments that override no other: the store's upsert does not know overriding.
+        """
         info = TraceInfo(
             trace_id=trace_id,
             trace_location=TraceLocation.from_experiment_id(experiment_id),
             request_time=0,
             state=TraceState.IN_PROGRESS,
             trace_metadata={TRACE_SCHEMA_VERSION_KEY: str(TRACE_SCHEMA_VERSION)},
+            assessments=[
+                self.assessment(trace_id, assessment)
+                for assessment in {a.assessment_id: a for a in trace.assessments}.values()
+                if not assessment.overrides
+            ],
         )
         if model_id is not None:
             info.trace_metadata[TraceMetadataKey.MODEL_ID] = model_id
-        self.lay_over(info, part)
+        self.lay_over(info, trace.trace)
         derive(info, spans)
         if usage := _usage(info, spans):
             info.trace_metadata[TraceMetadataKey.TOKEN_USAGE] = json.dumps(usage)
@@ -253,9 +263,7 @@ class EntityBuilder:
     def _link(self, link: wire.SpanLink) -> Link:
         attributes = self._texts.json_object(link.attributes)
         make: Any = Link  # its base declares an abstract method that it never uses
-        made: Link = make(
-            wire.trace_id_text(link.trace_id), link.span_id.hex(), attributes or None
-        )
+        made: Link = make(wire.trace_id_text(link.trace_id), link.span_id.hex(), attributes or None)
         return made
 
 
@@ -280,12 +288,12 @@ def derive(info: TraceInfo, spans: Sequence[Span]) -> None:
     if info.state is TraceState.IN_PROGRESS:
         failed = root.status.status_code.value == TraceState.ERROR.value
         info.state = TraceState.ERROR if failed else TraceState.OK
-    attributes = root._span.attributes or {}  # noqa: SLF001 - the JSON texts themselves
+    attributes = attribute_texts(root)
     for key, attribute in (
         (TraceMetadataKey.INPUTS, SpanAttributeKey.INPUTS),
         (TraceMetadataKey.OUTPUTS, SpanAttributeKey.OUTPUTS),
     ):
-        info.trace_metadata[key] = _shortened(str(attributes.get(attribute) or ""))
+        info.trace_metadata[key] = _shortened(attributes.get(attribute, ""))
 
 
 def _usage(info: TraceInfo, spans: Sequence[Span]) -> dict[str, int] | None:

@@ -1,6 +1,6 @@
 """Errors of MLflow, SQLAlchemy and HTTP, sorted by what to do next."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -54,7 +54,7 @@ def to_worker_error(error: Exception, doing: str) -> WorkerError:
 
 
 @contextmanager
-def mapped(doing: str) -> Iterator[None]:
+def mapped(doing: str) -> Generator[None]:
     """Raise whatever goes wrong inside as TransientError or PoisonError."""
     try:
         yield

@@ -11,15 +11,14 @@ from typing import Any, Final
 from mlflow.entities import Experiment, LifecycleStage, LoggedModelStatus, LoggedModelTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
-from mlflow.utils import validation
 
 import spanferry_schemas as wire
 from spanferry_worker.errors import FatalError, PoisonError
 from spanferry_worker.services.mlflow_errors import error_code, is_missing, mapped
+from spanferry_worker.services.mlflow_private import validate_model_name
 
 __all__ = ["Resolver"]
 
-_validation: Any = validation
 
 _logger = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ class Resolver:
         None, and a log line, for a name that MLflow refuses: the trace matters more than its link.
         """
         try:
-            _validation._validate_logged_model_name(name)  # noqa: SLF001 - MLflow's own rule
+            validate_model_name(name)
         except MlflowException as error:
             if name not in self._refused_models and len(self._refused_models) < ENTRIES_MAX:
                 self._refused_models.add(name)

@@ -7,12 +7,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 import sqlalchemy.exc
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from mlflow.entities import Span, TraceInfo
 from mlflow.entities.assessment import Assessment
 from mlflow.exceptions import MlflowException
-from mlflow.store.db import utils
 from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
 from mlflow.store.tracking.dbmodels.models import (
     SqlAssessments,
@@ -24,11 +21,11 @@ from mlflow.tracing.constant import TraceTagKey
 from mlflow.version import VERSION
 
 from spanferry_worker.errors import FatalError, TransientError
+from spanferry_worker.services import mlflow_private as private
+from spanferry_worker.services.mlflow_backend import calls, stretched_ms
 from spanferry_worker.services.mlflow_errors import mapped
 from spanferry_worker.services.mlflow_text import Limits
 
-# What MLflow itself opens its databases with; it has no public names for it.
-_db: Any = utils
 __all__ = ["SQL_LIMITS", "SqlBackend", "check_schema", "connect"]
 
 _logger = logging.getLogger(__name__)
@@ -36,6 +33,7 @@ _logger = logging.getLogger(__name__)
 SQL_LIMITS: Final = Limits(tag_value_chars=8000, metadata_value_chars=8000, json_depth=500)
 CALL_BYTES_MAX: Final = 16_000_000
 """Span text in one log_spans call: MLflow builds all rows before it writes the first."""
+CALL_TRACES_MAX: Final = 200
 IDS_MAX: Final = 400
 """Ids in one IN (…): below SQLite's oldest limit of bound parameters."""
 SCHEMA_SETTLE_S: Final = 3.0
@@ -55,7 +53,7 @@ _NO_SUCH_DATABASE: Final = (
 def connect(uri: str) -> sa.Engine:
     """An engine that has connected once. Raises TransientError, or FatalError for a wrong URI."""
     try:
-        engine: sa.Engine = _db.create_sqlalchemy_engine(uri)
+        engine: sa.Engine = private.create_engine(uri)
     except (sqlalchemy.exc.ArgumentError, ImportError, ValueError) as error:
         raise FatalError(f"the tracking URI cannot be used: {error}") from error
     try:
@@ -78,10 +76,10 @@ def check_schema(engine: sa.Engine, *, initialise: bool) -> None:
     Raises FatalError with the remedy.
     """
     where = engine.url.render_as_string(hide_password=True)
-    if _db._is_empty_database(engine):
+    if private.is_empty_database(engine):
         if initialise:
             _logger.warning("%s is empty: creating MLflow's tables in it", where)
-            _db._safe_initialize_tables(engine)
+            private.initialise_database(engine)
         return
     names = set(sa.inspect(engine).get_table_names())
     if SqlExperiment.__tablename__ not in names:
@@ -89,16 +87,16 @@ def check_schema(engine: sa.Engine, *, initialise: bool) -> None:
             f"{where} holds tables, but none of MLflow's: point the tracking URI to MLflow's "
             "database or to an empty one"
         )
-    wanted, found = _db._get_latest_schema_revision(), _db._get_schema_version(engine)
-    if found == wanted and _db._all_tables_exist(engine):
+    wanted, found = private.latest_revision(), private.schema_revision(engine)
+    if found == wanted and private.has_all_tables(engine):
         return
     time.sleep(SCHEMA_SETTLE_S)
-    again = _db._get_schema_version(engine)
+    again = private.schema_revision(engine)
     if again != found or again is None:
         raise TransientError(f"{where} is being migrated (revision {again})")
     if again == wanted:
         raise TransientError(f"{where} is being initialised")
-    if _is_newer(again):
+    if not private.knows_revision(again):
         raise FatalError(
             f"{where} has schema {again}, which is newer than this worker's MLflow {VERSION}: "
             "install the MLflow version of the tracking server next to the worker"
@@ -107,15 +105,6 @@ def check_schema(engine: sa.Engine, *, initialise: bool) -> None:
         f"{where} has schema {again}, MLflow {VERSION} needs {wanted}: take a backup, then run "
         f"`mlflow db upgrade {where}`"
     )
-
-
-def _is_newer(revision: str) -> bool:
-    """Whether the installed MLflow does not know the revision at all."""
-    try:
-        ScriptDirectory.from_config(_db._get_alembic_config(db_url="")).get_revision(revision)
-    except CommandError:
-        return True
-    return False
 
 
 class SqlBackend:
@@ -157,7 +146,9 @@ class SqlBackend:
             for info in infos:
                 self._store.start_trace(info)
         with mapped("storing spans"):
-            for experiment_id, some in _calls(infos, spans):
+            for experiment_id, some in calls(
+                infos, spans, bytes_max=CALL_BYTES_MAX, traces_max=CALL_TRACES_MAX
+            ):
                 self._store.log_spans(experiment_id, some)
         with mapped("storing durations"):
             self._put_times_back(infos, spans)
@@ -226,7 +217,7 @@ class SqlBackend:
         MLflow's SDK writes the root's own times last. log_spans rounds start and end one by one, so
         even a trace with nothing outside its root may read one millisecond longer.
         """
-        changed = [info for info in infos if _stretched(info, spans[info.trace_id])]
+        changed = [info for info in infos if stretched_ms(info, spans[info.trace_id])]
         if not changed:
             return
         trace, assessment = SqlTraceInfo.__table__, SqlAssessments.__table__
@@ -258,15 +249,6 @@ class SqlBackend:
                 )
 
 
-def _stretched(info: TraceInfo, spans: Sequence[Span]) -> bool:
-    ends = [span.end_time_ns for span in spans if span.end_time_ns is not None]
-    start = min(span.start_time_ns for span in spans) // 1_000_000
-    if start < info.request_time:
-        return True
-    end = max(ends) // 1_000_000 if ends else info.request_time
-    return info.execution_duration is None or end > info.request_time + info.execution_duration
-
-
 def _artifact_root(engine: sa.Engine) -> str | None:
     """Where the tracking server of this database puts artifacts, as its default experiment says."""
     query: Any = sa.select(SqlExperiment.artifact_location).where(SqlExperiment.experiment_id == 0)
@@ -274,30 +256,6 @@ def _artifact_root(engine: sa.Engine) -> str | None:
         location = connection.execute(query).scalar()
     root, slash, last = (location or "").rpartition("/")
     return root or None if slash and last == "0" else None
-
-
-def _calls(
-    infos: Iterable[TraceInfo], spans: Mapping[str, Sequence[Span]]
-) -> list[tuple[str, list[Span]]]:
-    """Whole traces of one experiment put together, up to the size of one call."""
-    calls: list[tuple[str, list[Span]]] = []
-    open_calls: dict[str, tuple[list[Span], int]] = {}
-    for info in infos:
-        experiment_id = str(info.experiment_id)
-        mine = spans[info.trace_id]
-        size = sum(_size(span) for span in mine)
-        some, bytes_so_far = open_calls.get(experiment_id, ([], 0))
-        if not some or bytes_so_far + size > CALL_BYTES_MAX:
-            some, bytes_so_far = [], 0
-            calls.append((experiment_id, some))
-        some.extend(mine)
-        open_calls[experiment_id] = (some, bytes_so_far + size)
-    return calls
-
-
-def _size(span: Span) -> int:
-    attributes: Mapping[str, Any] = span._span.attributes or {}  # noqa: SLF001 - the JSON texts
-    return sum(len(str(text)) for text in attributes.values())
 
 
 def _portions(ids: Sequence[str]) -> Iterable[Sequence[str]]:

@@ -69,16 +69,11 @@ class Writer:
             experiment_id = self._resolver.experiment_id(trace.trace)
             info = self._builder.new_info(
                 trace_id,
-                trace.trace,
+                trace,
                 entities,
                 experiment_id=experiment_id,
                 model_id=self._model_id(trace.trace, experiment_id),
             )
-            info.assessments = [
-                self._builder.assessment(trace_id, assessment)
-                for assessment in _unique(trace.assessments)
-                if not assessment.overrides
-            ]
             infos.append(info)
             spans[trace_id] = entities
         self._backend.write_new(infos, spans)

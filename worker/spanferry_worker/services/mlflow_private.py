@@ -1,0 +1,95 @@
+"""Everything of MLflow's that has no public name, in one place: what to check for a new version."""
+# ruff: noqa: SLF001
+# pyright: reportPrivateUsage=false
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from mlflow.entities import Link, Span
+from mlflow.store.db import utils as db_utils
+from mlflow.tracking._tracking_service import utils as tracking_utils
+from mlflow.utils import validation
+
+__all__ = [
+    "attribute_texts",
+    "create_engine",
+    "credentials",
+    "has_all_tables",
+    "initialise_database",
+    "is_empty_database",
+    "knows_revision",
+    "latest_revision",
+    "schema_revision",
+    "set_links",
+    "validate_model_name",
+]
+
+_db: Any = db_utils
+_tracking: Any = tracking_utils
+_validation: Any = validation
+
+
+def attribute_texts(span: Span) -> Mapping[str, str]:
+    """A span's attributes as the JSON texts that they are stored as."""
+    texts: Any = span._span.attributes or {}
+    return dict(texts)
+
+
+def set_links(span: Span, links: Sequence[Link]) -> None:
+    """Give a span its links, as Span.from_dict does."""
+    span._links = list(links)
+
+
+def credentials(uri: str) -> Any:
+    """Host and credentials of a tracking server, from MLflow's own environment variables."""
+    return _tracking.get_default_host_creds(uri)
+
+
+def validate_model_name(name: str) -> None:
+    """Raises MlflowException for a name that no LoggedModel may have."""
+    _validation._validate_logged_model_name(name)
+
+
+def create_engine(uri: str) -> sa.Engine:
+    """An engine with MLflow's pool and TLS settings; connects to nothing yet."""
+    engine: sa.Engine = _db.create_sqlalchemy_engine(uri)
+    return engine
+
+
+def is_empty_database(engine: sa.Engine) -> bool:
+    """Whether there is no table at all, but for alembic's."""
+    return bool(_db._is_empty_database(engine))
+
+
+def has_all_tables(engine: sa.Engine) -> bool:
+    """Whether every table of the installed MLflow is there."""
+    return bool(_db._all_tables_exist(engine))
+
+
+def initialise_database(engine: sa.Engine) -> None:
+    """Create MLflow's tables, one process of this machine at a time."""
+    _db._safe_initialize_tables(engine)
+
+
+def schema_revision(engine: sa.Engine) -> str | None:
+    """The revision that the database says it has."""
+    revision: str | None = _db._get_schema_version(engine)
+    return revision
+
+
+def latest_revision() -> str:
+    """The revision that the installed MLflow needs."""
+    revision: str = _db._get_latest_schema_revision()
+    return revision
+
+
+def knows_revision(revision: str) -> bool:
+    """Whether the installed MLflow has the revision among its migrations."""
+    try:
+        ScriptDirectory.from_config(_db._get_alembic_config(db_url="")).get_revision(revision)
+    except CommandError:
+        return False
+    return True
