@@ -15,10 +15,11 @@ from tests.services.kafka import KafkaServer
 from tests.services.mlflow import MlflowServer
 from tests.services.postgres import PostgresServer
 from tests.services.process import ServiceError
+from tests.services.worker import SpanferryWorker
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
-SERVICES = (KafkaServer, MlflowServer, PostgresServer)
+SERVICES = (KafkaServer, MlflowServer, PostgresServer, SpanferryWorker)
 OUR_PACKAGES = ["spanferry", "spanferry_schemas", "spanferry_worker"]
 
 # The same examples in every run, so that a red run is red again; HYPOTHESIS_PROFILE=explore looks

@@ -1,7 +1,6 @@
 """A real `spanferry worker`, as its users start it."""
 
 import shutil
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -70,7 +69,7 @@ class SpanferryWorker:
 
     def kill(self) -> None:
         """End it as a crash would (SIGKILL)."""
-        self._process.send(signal.SIGKILL)
+        self._process.kill()
 
     def stop(self) -> None:
         """Drain and end (SIGTERM)."""
