@@ -1,11 +1,20 @@
 """What the runtime needs of the outside, as protocols with more than one implementation each."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
-from spanferry_worker.stages.trace import AssembledTrace
+from spanferry_worker.stages.consume import Record
+from spanferry_worker.stages.trace import AssembledTrace, Position
 
-__all__ = ["Sink"]
+__all__ = [
+    "Clock",
+    "DeadLetter",
+    "DeadLetterLog",
+    "Partition",
+    "PartitionOwner",
+    "RecordLog",
+    "Sink",
+]
 
 
 class Sink(Protocol):
@@ -30,7 +39,113 @@ class Sink(Protocol):
         metadata over the old ones, assessments by assessment id). After a return all of the batch
         is durable. Raises TransientError: retry the same batch. Raises PoisonError: at least one
         trace can never be stored; the caller bisects, so a batch of one names the culprit.
+
+        The trace ids of a batch are distinct, and no other batch with one of them is under way.
         """
+        ...
+
+    async def close(self) -> None:
+        """Release connections. Never raises."""
+        ...
+
+
+class Clock(Protocol):
+    """What time it is."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970; never goes back within a process."""
+        ...
+
+
+class Partition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+
+class PartitionOwner(Protocol):
+    """Who is told by a RecordLog which partitions are its own."""
+
+    def assigned(self, partitions: frozenset[Partition]) -> None:
+        """These are now ours, from their committed offset on. Called before any of their records."""
+        ...
+
+    def resumed(self, partitions: frozenset[Partition]) -> None:
+        """Those of the assigned ones that go on at an offset that was committed before."""
+        ...
+
+    async def revoked(self, partitions: frozenset[Partition]) -> None:
+        """These are about to go. What is committed before this returns still counts."""
+        ...
+
+
+class RecordLog(Protocol):
+    """The traces' topic, as one member of a consumer group reads it.
+
+    Errors are TransientError (try again; the log may need `close` and `open`) or FatalError.
+    """
+
+    async def open(self, owner: PartitionOwner) -> None:
+        """Join the group. May be called again after `close`."""
+        ...
+
+    async def poll(
+        self, *, timeout_s: float, records_max: int
+    ) -> Mapping[Partition, Sequence[Record]]:
+        """The next records in order of their offsets; none where nothing came in time.
+
+        Must be called at least every few minutes to stay in the group, also while paused.
+        """
+        ...
+
+    def pause(self) -> None:
+        """No more records until `resume`."""
+        ...
+
+    def resume(self) -> None:
+        """Records again, from where `pause` stopped them."""
+        ...
+
+    def caught_up(self, partition: Partition) -> bool:
+        """Whether everything that lies in the partition was polled, as of the last seconds."""
+        ...
+
+    async def lag(self) -> Mapping[Partition, int]:
+        """How many records of each own partition were not polled yet, asked of the broker."""
+        ...
+
+    async def commit(self, offsets: Mapping[Partition, int]) -> bool:
+        """Commit; False where the partitions are not ours any more."""
+        ...
+
+    async def read(self, positions: Sequence[Position]) -> list[Record]:
+        """These very records, apart from the group; those that Kafka has removed are missing."""
+        ...
+
+    async def close(self) -> None:
+        """Leave the group. Never raises."""
+        ...
+
+
+class DeadLetter(NamedTuple):
+    """A record that could not be stored: its original content, and why."""
+
+    record: Record
+    reason: str
+    message: str
+    failed_at_ms: int
+
+
+class DeadLetterLog(Protocol):
+    """The topic for what cannot be stored."""
+
+    async def open(self) -> None:
+        """Connect; create the topic where it is missing. Raises TransientError or FatalError."""
+        ...
+
+    async def send(self, letters: Sequence[DeadLetter]) -> None:
+        """Returns when every one is acknowledged by all replicas. Raises TransientError, FatalError."""
         ...
 
     async def close(self) -> None:

@@ -1,0 +1,52 @@
+"""Settings as command line arguments, the same for every command that needs them."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from spanferry_worker.errors import SettingsError
+from spanferry_worker.settings import FLAGS, Settings, load_settings
+
+__all__ = ["add_settings_arguments", "settings_from"]
+
+_HELP: Mapping[str, str] = {
+    "bootstrap_servers": "Kafka brokers, host:port[,host:port]",
+    "topic": "the traces' topic",
+    "group": "the consumer group",
+    "group_instance_id": "a name for static membership, kept over restarts",
+    "tracking_uri": "where MLflow is: postgresql://, mysql://, sqlite:///, http(s)://",
+    "experiment": "the experiment of traces that name none",
+    "processes": "worker processes",
+    "health_host": "address for /healthz, /readyz and /metrics",
+    "health_port": "port for these; 0 for any",
+    "log_format": "text or json",
+    "log_level": "debug, info, warning or error",
+}
+
+
+def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for every short name, `--config`, and `--set slice.key=value` for the rest."""
+    group = parser.add_argument_group("settings", "also by environment or file: docs/settings.md")
+    for name in FLAGS:
+        group.add_argument(f"--{name.replace('_', '-')}", metavar="X", help=_HELP[name])
+    group.add_argument("--config", metavar="FILE", type=Path, help="a TOML file")
+    group.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="settings",
+        help="any setting, for example assemble.idle_s=10; may be repeated",
+    )
+
+
+def settings_from(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
+    """The settings that the parsed arguments give. Raises SettingsError."""
+    given: dict[str, object] = {}
+    for text in args.settings:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {text}: give it as slice.key=value")
+        given[key] = value
+    given |= {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
+    return load_settings(given, env, args.config)

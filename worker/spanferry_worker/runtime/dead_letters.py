@@ -1,0 +1,161 @@
+"""Brings what cannot be stored to the dead letters, with its original bytes, before its offset moves."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from spanferry_schemas import Fragment, encode
+from spanferry_worker.errors import FatalError, TransientError
+from spanferry_worker.ports import DeadLetter
+from spanferry_worker.runtime.lanes import Lane, Lanes
+from spanferry_worker.runtime.parts import Parts
+from spanferry_worker.settings import Settings
+from spanferry_worker.stages.consume import Record
+from spanferry_worker.stages.decode import DeadReason, Rejected
+from spanferry_worker.stages.trace import AssembledTrace
+from spanferry_worker.stages.write import DeadLetterBreaker
+
+__all__ = ["DeadLetterOffice", "RebuiltRecord"]
+
+_log = logging.getLogger("spanferry.dead_letters")
+_BATCH_MAX = 100
+
+
+class RebuiltRecord(Struct, frozen=True):
+    """A record made again from its trace, because Kafka had removed the original."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+class _Case(Struct, frozen=True):
+    """Records to be dead-lettered, and the trace they made, if they made one."""
+
+    rejected: Rejected
+    lane_id: int
+    size: int
+    trace: AssembledTrace | None = None
+
+
+class DeadLetterOffice:
+    """Takes what is rejected, now; sends it in the background, in order, until it is acknowledged."""
+
+    def __init__(self, parts: Parts, settings: Settings, lanes: Lanes) -> None:
+        self._parts = parts
+        self._settings = settings
+        self._lanes = lanes
+        self._cases: deque[_Case] = deque()
+        self._arrived = asyncio.Event()
+        self.idle = asyncio.Event()
+        """Set while nothing waits."""
+        self.idle.set()
+        self._breakers = {stage: self._breaker() for stage in ("decode", "write")}
+        self.on_progress: Callable[[], None] = lambda: None
+        """Called whenever a case is closed."""
+        self.held_bytes = 0
+
+    def _breaker(self) -> DeadLetterBreaker:
+        settings = self._settings.dead_letters
+        return DeadLetterBreaker(
+            ratio_max=settings.ratio_max, window=settings.window, count_min=settings.count_min
+        )
+
+    def count(self, stage: str, *, good: int = 0, bad: int = 0, message: str = "") -> None:
+        """Feed the breaker of a stage. Raises FatalError where too much would be dead."""
+        breaker = self._breakers[stage]
+        if breaker.saw(good=good, bad=bad):
+            raise FatalError(
+                f"{breaker.bad} of the last {breaker.seen} would go to the dead letters ({stage}: "
+                f"{message}). Such a share is no accident: check the worker's version, the topic and "
+                "the store, or raise dead_letters.ratio_max. Nothing of it is committed."
+            )
+
+    def take(self, rejected: Rejected, lane: Lane) -> None:
+        """Records that give no event."""
+        record = rejected.record
+        size = len(record.value) if record is not None and record.value else 0
+        self._put(_Case(rejected, lane.lane_id, size))
+
+    def take_refused(self, trace: AssembledTrace, message: str, lane_id: int) -> None:
+        """A trace that the store can never take."""
+        rejected = Rejected(DeadReason.REFUSED, message, trace.positions)
+        self._put(_Case(rejected, lane_id, trace.size, trace))
+
+    def _put(self, case: _Case) -> None:
+        self._cases.append(case)
+        self.held_bytes += case.size
+        self._arrived.set()
+        self.idle.clear()
+
+    async def run(self) -> None:
+        """Send what comes, for ever."""
+        attempt = 0
+        while True:
+            await self._arrived.wait()
+            cases = [self._cases[i] for i in range(min(_BATCH_MAX, len(self._cases)))]
+            try:
+                await self._send([c for c in cases if self._lanes.owned(c.lane_id) is not None])
+            except TransientError as error:
+                attempt += 1
+                delay_s = self._settings.retry.delay_s(attempt, self._parts.chance.random())
+                _log.warning("dead letters wait, next try in %.1f s: %s", delay_s, error)
+                await asyncio.sleep(delay_s)
+                continue
+            attempt = 0
+            for case in cases:
+                self._close(case)
+            if not self._cases:
+                self._arrived.clear()
+                self.idle.set()
+            self.on_progress()
+
+    def _close(self, case: _Case) -> None:
+        self._cases.popleft()
+        self.held_bytes -= case.size
+        lane = self._lanes.owned(case.lane_id)
+        if lane is not None:
+            lane.tracker.done(position.offset for position in case.rejected.positions)
+
+    async def _send(self, cases: Sequence[_Case]) -> None:
+        now_ms = self._parts.clock.now_ms()
+        letters: list[DeadLetter] = []
+        for case in cases:
+            reason, message = case.rejected.reason.value, case.rejected.message
+            records = await self._originals(case)
+            letters += [DeadLetter(record, reason, message, now_ms) for record in records]
+        if not letters:
+            return
+        await self._parts.letters.send(letters)
+        for letter in letters:
+            self._parts.metrics.dead_letters.labels(letter.reason).inc()
+            record = letter.record
+            where = {"partition": record.partition, "offset": record.offset}
+            _log.warning("dead letter (%s): %s", letter.reason, letter.message, extra=where)
+
+    async def _originals(self, case: _Case) -> Sequence[Record]:
+        """The records as they lie in Kafka; rebuilt from the trace where Kafka has removed them."""
+        if case.rejected.record is not None:
+            return [case.rejected.record]
+        positions = case.rejected.positions
+        records = await self._parts.log.read(positions)
+        missing = len(positions) - len(records)
+        if missing:
+            self._parts.metrics.dead_letters_lost.inc(missing)
+            first = positions[0]
+            where = {"partition": first.partition, "offset": first.offset, "missing": missing}
+            _log.error("records for the dead letters are no longer in Kafka", extra=where)
+        trace = case.trace
+        if records or trace is None or trace.trace_id is None:
+            return records
+        value = encode(Fragment(trace.trace_id, trace.spans, trace.trace))
+        now_ms = self._parts.clock.now_ms()
+        topic, partition, offset = positions[0]
+        return [RebuiltRecord(topic, partition, offset, now_ms, trace.trace_id, value, [])]

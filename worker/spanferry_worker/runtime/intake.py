@@ -1,0 +1,167 @@
+"""Takes records from Kafka, runs them through decode, assemble and sample, and waits where it must."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+from spanferry_worker.errors import TransientError
+from spanferry_worker.ports import Partition
+from spanferry_worker.runtime.dead_letters import DeadLetterOffice
+from spanferry_worker.runtime.lanes import Gained, Lane, Lanes
+from spanferry_worker.runtime.parts import Parts
+from spanferry_worker.runtime.wake import wait_for_event
+from spanferry_worker.runtime.writer import Writer
+from spanferry_worker.settings import Settings
+from spanferry_worker.stages.consume import FlowGate, PollSizer, Record
+from spanferry_worker.stages.sample import Sampler
+from spanferry_worker.stages.trace import AssembledTrace
+
+__all__ = ["Intake"]
+
+_log = logging.getLogger("spanferry.consume")
+_POLL_S = 0.1
+"""Longest wait for records; also how often timers are looked at."""
+_PAUSE_AFTER_S = 5.0
+"""A shorter wait just does not poll, because pausing throws away what is fetched already."""
+_FAILURES_MAX = 5
+"""Failed polls in a row after which the client is made anew."""
+
+
+class Intake:
+    """The front half of the pipeline, on one task."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        settings: Settings,
+        lanes: Lanes,
+        writer: Writer,
+        office: DeadLetterOffice,
+    ) -> None:
+        self._parts = parts
+        self._settings = settings
+        self._lanes = lanes
+        self._writer = writer
+        self._office = office
+        self._sampler = Sampler(settings.sample)
+        self._gate = FlowGate(settings.consume)
+        self._sizer = PollSizer(settings.consume)
+        self._waiting_bytes_max = int(
+            settings.consume.held_bytes_max * settings.consume.resume_ratio
+        )
+        self._progress = asyncio.Event()
+        writer.on_progress = office.on_progress = self._progress.set
+        self._interrupted = False
+
+    @property
+    def waiting(self) -> bool:
+        """Intake stands because the worker holds as much as it may."""
+        return self._gate.closed
+
+    @property
+    def held_bytes(self) -> int:
+        """All record bytes in the process that are not stored yet."""
+        return self._lanes.held_bytes + self._writer.held_bytes + self._office.held_bytes
+
+    def interrupt(self) -> None:
+        """Make `run` return soon."""
+        self._interrupted = True
+        self._progress.set()
+
+    async def run(self) -> None:
+        """Take records until interrupted, or until the log fails again and again."""
+        attempt = 0
+        self._interrupted = False
+        while not self._interrupted and attempt < _FAILURES_MAX:
+            try:
+                if self._gate.update(self.held_bytes):
+                    await self._wait_for_room()
+                    continue
+                polled = await self._parts.log.poll(
+                    timeout_s=_POLL_S, records_max=self._sizer.records
+                )
+            except TransientError as error:
+                attempt += 1
+                self._parts.metrics.consume_errors.inc()
+                delay_s = self._settings.retry.delay_s(attempt, self._parts.chance.random())
+                _log.warning("Kafka not available, next try in %.1f s: %s", delay_s, error)
+                await asyncio.sleep(delay_s)
+                continue
+            attempt = 0
+            self._take(polled)
+            self._tick()
+
+    async def _wait_for_room(self) -> None:
+        """Stand until the store has caught up; keep the group membership alive meanwhile."""
+        self._parts.metrics.consume_paused.set(1)
+        deadline_ms = self._parts.clock.now_ms() + int(_PAUSE_AFTER_S * 1000)
+        paused = False
+        while not self._interrupted and self._gate.update(self.held_bytes):
+            if paused:
+                self._take(await self._parts.log.poll(timeout_s=_POLL_S, records_max=1))
+            elif self._parts.clock.now_ms() >= deadline_ms:
+                _log.warning("intake waits for the store", extra={"held_bytes": self.held_bytes})
+                self._parts.log.pause()
+                paused = True
+            self._progress.clear()
+            await wait_for_event(self._progress, _POLL_S)
+            self._tick()
+        if paused:
+            self._parts.log.resume()
+        self._parts.metrics.consume_paused.set(0)
+
+    def _take(self, polled: Mapping[Partition, Sequence[Record]]) -> None:
+        wall_ms = self._parts.clock.now_ms()
+        gained = Gained()
+        count = size = 0
+        for partition, records in polled.items():
+            lane = self._lanes.of(partition)
+            # Without a lane the partition was lost; it is read again from its committed offset.
+            if lane is not None:
+                size += lane.take(records, wall_ms, gained)
+                count += len(records)
+        if count:
+            self._sizer.saw(count, size)
+            self._parts.metrics.consume_records.inc(count)
+            self._parts.metrics.consume_bytes.inc(size)
+        self._pass_on(gained)
+
+    def _tick(self) -> None:
+        """Timers and limits, a few times a second."""
+        wall_ms = self._parts.clock.now_ms()
+        gained = Gained()
+        for lane in self._lanes:
+            # While intake stands, what waits in Kafka is unknown and time must not pass here.
+            if not self._gate.closed and self._parts.log.caught_up(lane.partition):
+                lane.clock.caught_up(wall_ms)
+            lane.expire(gained)
+        self._lanes.shed(gained, waiting_bytes_max=self._waiting_bytes_max)
+        self._pass_on(gained)
+
+    def _pass_on(self, gained: Gained) -> None:
+        """Decide what is finished and hand it to the writer, or to the dead letters."""
+        if gained.good > 0:
+            self._office.count("decode", good=gained.good)
+        for rejected, lane in gained.rejected:
+            self._parts.metrics.decode_rejected.labels(rejected.reason.value).inc()
+            self._office.count("decode", bad=len(rejected.positions), message=rejected.message)
+            self._office.take(rejected, lane)
+        if gained.replayed:
+            self._parts.metrics.decode_replayed.inc(gained.replayed)
+        for trace, lane in gained.traces:
+            self.decide(trace, lane)
+
+    def decide(self, trace: AssembledTrace, lane: Lane) -> None:
+        """Sample a finished trace, and queue what is left of it."""
+        metrics = self._parts.metrics
+        metrics.assemble_finished.labels(trace.reason.value).inc()
+        metrics.assemble_spans.inc(len(trace.spans))
+        decision = self._sampler.decide(trace)
+        metrics.sample_decisions.labels(
+            decision.outcome.value, decision.rule, decision.reason.value
+        ).inc()
+        kept = self._sampler.apply(trace, decision)
+        if kept is None:
+            lane.tracker.done(position.offset for position in trace.positions)
+        else:
+            self._writer.add(kept, lane)

@@ -1,0 +1,152 @@
+"""A lane: all that a worker knows of one partition for as long as it owns it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+
+from msgspec import Struct
+
+from spanferry_schemas import read_meta
+from spanferry_worker.ports import Partition
+from spanferry_worker.settings import Settings
+from spanferry_worker.stages.assemble import Assembler, shed
+from spanferry_worker.stages.commit import OffsetTracker
+from spanferry_worker.stages.consume import PartitionClock, Record, SequenceLedger
+from spanferry_worker.stages.decode import Decoded, Decoder, Outcome, Rejected
+from spanferry_worker.stages.trace import AssembledTrace
+
+__all__ = ["Gained", "Lane", "Lanes"]
+
+_ids = count(1)
+
+
+class Gained(Struct):
+    """What a step of lanes gave: traces to be decided, records for the dead letters."""
+
+    traces: list[tuple[AssembledTrace, "Lane"]] = []
+    rejected: list[tuple[Rejected, "Lane"]] = []
+    good: int = 0
+    """Records that gave an event or a piece of one."""
+    replayed: int = 0
+    """Records that belong to what was decided before."""
+
+
+class Lane:
+    """One partition during one assignment. Forgotten as a whole when the partition goes."""
+
+    def __init__(self, partition: Partition, settings: Settings) -> None:
+        self.lane_id = next(_ids)
+        self.partition = partition
+        self.clock = PartitionClock()
+        self.decoder = Decoder(settings.decode)
+        self.assembler = Assembler(settings.assemble)
+        self.tracker = OffsetTracker()
+        self.ledger = SequenceLedger()
+        self.committed: int | None = None
+        self.newest_ms = 0
+        """When the record taken last was produced."""
+
+    def take(self, records: Sequence[Record], wall_ms: int, gained: Gained) -> int:
+        """Decode and assemble records; their bytes. The hot loop."""
+        size = 0
+        clock, ledger, tracker = self.clock, self.ledger, self.tracker
+        for record in records:
+            tracker.begin(record.offset)
+            now_ms = clock.record(record.timestamp, wall_ms)
+            self.newest_ms = record.timestamp
+            meta = read_meta(record.headers)
+            if meta is not None:
+                ledger.saw(meta)
+            if record.value:
+                size += len(record.value)
+            self._accept(self.decoder.take(record, meta, now_ms), now_ms, gained)
+        gained.good += len(records)
+        return size
+
+    def expire(self, gained: Gained) -> None:
+        """Let go of what has waited long enough, by the partition's own time."""
+        now_ms = self.clock.now_ms
+        self._accept(self.decoder.expire(now_ms), now_ms, gained)
+        gained.traces += [(trace, self) for trace in self.assembler.expire(now_ms)]
+
+    def drop_oldest_chunks(self, gained: Gained) -> None:
+        """Give up the value that has waited longest for its pieces."""
+        outcomes = self.decoder.drop_oldest("before the worker held too much")
+        self._accept(outcomes, self.clock.now_ms, gained)
+
+    def _accept(self, outcomes: Iterable[Outcome], now_ms: int, gained: Gained) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, Decoded):
+                trace = self.assembler.add(outcome, now_ms)
+                if trace is not None:
+                    gained.traces.append((trace, self))
+            elif isinstance(outcome, Rejected):
+                gained.rejected.append((outcome, self))
+                gained.good -= len(outcome.positions)
+            else:
+                gained.replayed += len(outcome.positions)
+                self.tracker.done(position.offset for position in outcome.positions)
+
+    @property
+    def held_bytes(self) -> int:
+        """Record bytes that wait here."""
+        return self.assembler.held_bytes + self.decoder.held_bytes
+
+    def due(self) -> int | None:
+        """The offset to commit, if it has moved."""
+        watermark = self.tracker.watermark()
+        return None if watermark == self.committed else watermark
+
+
+class Lanes:
+    """The lanes of the partitions that are ours now."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._by_partition: dict[Partition, Lane] = {}
+        self._by_id: dict[int, Lane] = {}
+
+    def open(self, partition: Partition) -> None:
+        """A partition became ours."""
+        lane = Lane(partition, self._settings)
+        self._by_partition[partition] = lane
+        self._by_id[lane.lane_id] = lane
+
+    def close(self, partitions: Iterable[Partition]) -> frozenset[int]:
+        """Forget partitions; the ids of their lanes."""
+        gone = [self._by_partition.pop(p) for p in partitions if p in self._by_partition]
+        for lane in gone:
+            del self._by_id[lane.lane_id]
+        return frozenset(lane.lane_id for lane in gone)
+
+    def of(self, partition: Partition) -> Lane | None:
+        """The lane of a partition, if it is ours."""
+        return self._by_partition.get(partition)
+
+    def owned(self, lane_id: int) -> Lane | None:
+        """The lane with this id, if its assignment still stands."""
+        return self._by_id.get(lane_id)
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(tuple(self._by_partition.values()))
+
+    @property
+    def partitions(self) -> frozenset[Partition]:
+        """What is ours."""
+        return frozenset(self._by_partition)
+
+    @property
+    def held_bytes(self) -> int:
+        """Record bytes that wait in all lanes."""
+        return sum(lane.held_bytes for lane in self._by_partition.values())
+
+    def shed(self, gained: Gained, *, waiting_bytes_max: int) -> None:
+        """Evict until open traces stay within `assemble.bytes_max`, with chunks within the other."""
+        lanes = list(self._by_partition.values())
+        assemblers = [lane.assembler for lane in lanes]
+        chunks = sum(lane.decoder.held_bytes for lane in lanes)
+        room = min(self._settings.assemble.bytes_max, max(0, waiting_bytes_max - chunks))
+        gained.traces += [(trace, lanes[index]) for index, trace in shed(assemblers, room)]
+        while chunks > waiting_bytes_max:
+            fullest = max(lanes, key=lambda lane: lane.decoder.held_bytes)
+            fullest.drop_oldest_chunks(gained)
+            chunks = sum(lane.decoder.held_bytes for lane in lanes)

@@ -1,0 +1,110 @@
+"""A worker process from its settings to its exit code."""
+
+import asyncio
+import logging
+import random
+import signal
+import sys
+
+import uvloop
+
+from spanferry_worker.errors import FatalError
+from spanferry_worker.runtime.health import HealthServer
+from spanferry_worker.runtime.pages import worker_pages
+from spanferry_worker.runtime.parts import Parts
+from spanferry_worker.runtime.pipeline import Pipeline
+from spanferry_worker.services.clock import SystemClock
+from spanferry_worker.services.kafka import KafkaLog
+from spanferry_worker.services.kafka_dead_letters import KafkaDeadLetters
+from spanferry_worker.services.metrics import Metrics
+from spanferry_worker.settings import Settings, require_for_worker
+
+__all__ = ["FATAL_EXIT_CODE", "make_parts", "open_health", "run_worker", "serve"]
+
+FATAL_EXIT_CODE = 3
+"""Restarting does not help; the last line on stderr says what does."""
+_GRACE_S = 5.0
+"""Beyond `process.stop_s`, for closing connections, before the process ends regardless."""
+
+_log = logging.getLogger("spanferry.worker")
+
+
+def make_parts(settings: Settings) -> Parts:
+    """The real services, not yet connected. Raises FatalError for a tracking URI that cannot do."""
+    from spanferry_worker.services.mlflow_sink import open_sink  # noqa: PLC0415
+
+    return Parts(
+        log=KafkaLog(settings.kafka),
+        sink=open_sink(settings.mlflow.tracking_uri, default_experiment=settings.mlflow.experiment),
+        letters=KafkaDeadLetters(settings),
+        clock=SystemClock(),
+        metrics=Metrics(),
+        chance=random.Random(),  # noqa: S311 - spreads retries
+    )
+
+
+def run_worker(settings: Settings, *, supervised: bool = False) -> int:
+    """Run one worker in this process until it is told to stop; its exit code. Logs are set up."""
+    try:
+        require_for_worker(settings)
+        parts = make_parts(settings)
+        uvloop.run(serve(settings, parts, supervised=supervised))
+    except FatalError as error:
+        sys.stderr.write(f"spanferry worker: {error}\n")
+        return FATAL_EXIT_CODE
+    except asyncio.CancelledError:
+        _log.error("the stop took too long and was cut short; nothing uncommitted is lost")
+        return 1
+    return 0
+
+
+async def serve(settings: Settings, parts: Parts, *, supervised: bool = False) -> None:
+    """Run the pipeline with its health pages until SIGTERM, SIGINT, or the end of a supervisor."""
+    pipeline = Pipeline(parts, settings)
+    health = HealthServer(
+        worker_pages(pipeline, parts.metrics, parts.clock),
+        host=settings.health.host,
+        port=settings.health.port,
+    )
+    await open_health(health, settings)
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+
+    def stop() -> None:
+        _log.info("stopping")
+        pipeline.stop()
+        loop.call_later(settings.process.stop_s + _GRACE_S, task.cancel)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    if supervised:
+        await _watch_supervisor(pipeline)
+    try:
+        await pipeline.run()
+    finally:
+        await health.close()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def open_health(health: HealthServer, settings: Settings) -> None:
+    """Listen, and log where. Raises FatalError where the port is taken."""
+    try:
+        port = await health.open()
+    except OSError as error:
+        raise FatalError(
+            f"health.port {settings.health.port} on {settings.health.host} cannot be used "
+            f"({error.strerror or error}): give another --health-port, or 0 for any"
+        ) from error
+    _log.info("health and metrics at http://%s:%d", settings.health.host, port)
+
+
+async def _watch_supervisor(pipeline: Pipeline) -> None:
+    """Stop when the supervisor is gone, however it went: its end of our stdin closes."""
+
+    class _End(asyncio.Protocol):
+        def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+            pipeline.stop()
+
+    await asyncio.get_running_loop().connect_read_pipe(_End, sys.stdin)

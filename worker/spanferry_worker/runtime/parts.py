@@ -1,0 +1,21 @@
+"""What a pipeline is made of; the composition root or a test supplies it."""
+
+import random
+
+from msgspec import Struct
+
+from spanferry_worker.ports import Clock, DeadLetterLog, RecordLog, Sink
+from spanferry_worker.services.metrics import Metrics
+
+__all__ = ["Parts"]
+
+
+class Parts(Struct, frozen=True, kw_only=True):
+    """The outside of a pipeline: services, time and chance."""
+
+    log: RecordLog
+    sink: Sink
+    letters: DeadLetterLog
+    clock: Clock
+    metrics: Metrics
+    chance: random.Random

@@ -1,0 +1,187 @@
+"""The worker's pipeline: consume, decode, assemble, sample, write, commit, on one event loop."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from spanferry_worker.errors import FatalError, TransientError
+from spanferry_worker.ports import Partition
+from spanferry_worker.runtime.committer import Committer
+from spanferry_worker.runtime.dead_letters import DeadLetterOffice
+from spanferry_worker.runtime.intake import Intake
+from spanferry_worker.runtime.lanes import Lanes
+from spanferry_worker.runtime.parts import Parts
+from spanferry_worker.runtime.wake import wait_for_event
+from spanferry_worker.runtime.watch import Watch
+from spanferry_worker.runtime.writer import Writer
+from spanferry_worker.settings import Settings
+
+__all__ = ["Pipeline"]
+
+_log = logging.getLogger("spanferry.worker")
+
+
+class Pipeline:
+    """Runs the stages until told to stop; owns the partitions meanwhile."""
+
+    def __init__(self, parts: Parts, settings: Settings) -> None:
+        self._parts = parts
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self.state = "starting"
+        """What it does now or waits for, for /readyz: `ready` where all is well."""
+        self.lanes = Lanes(settings)
+        self.office = DeadLetterOffice(parts, settings, self.lanes)
+        self.writer = Writer(parts, settings, self.lanes, self.office)
+        self.intake = Intake(parts, settings, self.lanes, self.writer, self.office)
+        self.committer = Committer(parts, settings, self.lanes)
+        self.watch = Watch(parts, settings, self.lanes, self.intake, self.writer)
+
+    def stop(self) -> None:
+        """Ask for a graceful end: write and commit what is decided, then leave."""
+        self._stop.set()
+        self.intake.interrupt()
+
+    async def run(self) -> None:
+        """Run until `stop`. Raises FatalError where going on makes no sense."""
+        try:
+            await self._run()
+        except BaseExceptionGroup as group:
+            fatal = group.subgroup(FatalError)
+            if fatal is None:
+                raise
+            raise _first(fatal) from None
+
+    async def _run(self) -> None:
+        parts = self._parts
+        try:
+            if not (
+                await self._open("store", parts.sink.open)
+                and await self._open("dead letters", parts.letters.open)
+                and await self._open("Kafka", lambda: parts.log.open(self))
+            ):
+                return
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self.writer.run(), name="write"),
+                    group.create_task(self.office.run(), name="dead-letters"),
+                    group.create_task(self.committer.run(), name="commit"),
+                    group.create_task(self.watch.run(), name="watch"),
+                ]
+                await self._consume()
+                await self._drain()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await parts.log.close()
+            await parts.letters.close()
+            await parts.sink.close()
+
+    async def _open(self, name: str, attempt: Callable[[], Awaitable[None]]) -> bool:
+        """Try until it works; False where `stop` came first."""
+        failures = 0
+        while not self._stop.is_set():
+            self.state = f"waits for {name}"
+            try:
+                await attempt()
+            except TransientError as error:
+                failures += 1
+                delay_s = self._settings.retry.delay_s(failures, self._parts.chance.random())
+                self.state = f"waits for {name}: {error}"
+                _log.warning("%s not available, next try in %.1f s: %s", name, delay_s, error)
+                await wait_for_event(self._stop, delay_s)
+            else:
+                return True
+        return False
+
+    async def _consume(self) -> None:
+        """Take records until `stop`; join the group anew where the client is broken or stands."""
+        while not self._stop.is_set():
+            self.state = "ready"
+            await self.intake.run()
+            if not self._stop.is_set():
+                await self._parts.log.close()
+                self._forget(self.lanes.partitions)
+                await self._open("Kafka", lambda: self._parts.log.open(self))
+
+    async def _drain(self) -> None:
+        """Write what is decided, THEN commit it; what is open is the next owner's."""
+        self.state = "stopping"
+        if self._settings.assemble.write_open_at_stop:
+            for lane in self.lanes:
+                for trace in lane.assembler.drain():
+                    self.intake.decide(trace, lane)
+        stop_s = self._settings.process.stop_s
+        began_ms = self._parts.clock.now_ms()
+        # 1. write
+        if not await self._flush(stop_s * 0.8):
+            _log.warning("stopped before all was written; the next worker reads it again")
+        # 2. commit
+        left_s = stop_s - (self._parts.clock.now_ms() - began_ms) / 1000
+        await self._commit(max(1.0, left_s))
+
+    async def _flush(self, timeout_s: float) -> bool:
+        """Write what is decided, dead letters too; False where the time did not suffice."""
+        self.writer.flush(on=True)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not (self.writer.idle.is_set() and self.office.idle.is_set()):
+                    await self.writer.idle.wait()
+                    await self.office.idle.wait()
+        except TimeoutError:
+            return False
+        else:
+            return True
+        finally:
+            self.writer.flush(on=False)
+
+    async def _commit(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.committer.commit()
+        except TimeoutError:
+            _log.warning("the last commit took too long; some traces will be written again")
+
+    def _forget(self, partitions: frozenset[Partition]) -> None:
+        self.writer.drop(self.lanes.close(partitions))
+
+    def assigned(self, partitions: frozenset[Partition]) -> None:
+        """Start with empty lanes: everything from the committed offset on is read again."""
+        _log.info("partitions assigned", extra={"partitions": _numbers(partitions)})
+        self._parts.metrics.consume_rebalances.inc()
+        self._forget(partitions)
+        for partition in partitions:
+            self.lanes.open(partition)
+
+    def resumed(self, partitions: frozenset[Partition]) -> None:
+        """See PartitionOwner."""
+        for partition in partitions:
+            lane = self.lanes.of(partition)
+            if lane is not None:
+                lane.decoder.resume()
+
+    async def revoked(self, partitions: frozenset[Partition]) -> None:
+        """Write what is decided, THEN commit it, then forget the rest: the next owner reads it."""
+        ours = partitions & self.lanes.partitions
+        if not ours:
+            return
+        # 1. write
+        flushed = await self._flush(self._settings.consume.revoke_flush_s)
+        # 2. commit
+        margin_s = self._settings.kafka.rebalance_timeout_s - self._settings.consume.revoke_flush_s
+        await self._commit(margin_s / 2)
+        # 3. forget
+        self._forget(ours)
+        _log.info(
+            "partitions revoked", extra={"partitions": _numbers(ours), "all_written": flushed}
+        )
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _numbers(partitions: frozenset[Partition]) -> list[int]:
+    return sorted(partition.partition for partition in partitions)

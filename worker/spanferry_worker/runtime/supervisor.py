@@ -1,0 +1,186 @@
+"""Several worker processes under one: started, restarted with backoff, stopped together."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+import uvloop
+
+from spanferry_worker.errors import FatalError
+from spanferry_worker.runtime.exposition import merge_expositions
+from spanferry_worker.runtime.health import Answer, HealthServer, fetch, json_answer
+from spanferry_worker.runtime.lifecycle import FATAL_EXIT_CODE, open_health
+from spanferry_worker.runtime.wake import wait_for_event
+from spanferry_worker.services.metrics import Metrics
+from spanferry_worker.settings import Settings, require_for_worker
+from spanferry_worker.stages.write import RetryPolicy
+
+__all__ = ["Supervisor", "run_supervisor"]
+
+_log = logging.getLogger("spanferry.supervisor")
+_RESTART = RetryPolicy(retry_initial_s=0.5, retry_max_s=30.0)
+_STEADY_S = 60.0
+"""A child that lived this long starts anew without delay."""
+_GRACE_S = 10.0
+
+
+class _Child:
+    """One worker process's place: its port stays, the process may change."""
+
+    def __init__(self, number: int, port: int) -> None:
+        self.number = number
+        self.port = port
+        self.process: asyncio.subprocess.Process | None = None
+        self.restarts = 0
+
+
+class Supervisor:
+    """`arguments`: what a single worker is called with; ours are added behind them."""
+
+    def __init__(self, settings: Settings, arguments: Sequence[str], chance: random.Random) -> None:
+        self._settings = settings
+        self._arguments = arguments
+        self._chance = chance
+        self._stop = asyncio.Event()
+        self._fatal = False
+        base = settings.health.port
+        self._children = [
+            _Child(number, base + 1 + number if base else _free_port(settings.health.host))
+            for number in range(settings.process.processes)
+        ]
+
+    def stop(self) -> None:
+        """Tell every child to stop."""
+        self._stop.set()
+
+    async def run(self) -> int:
+        """Keep the children until `stop`, or until one says that it can never start; exit code."""
+        pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
+        health = HealthServer(
+            pages, host=self._settings.health.host, port=self._settings.health.port
+        )
+        await open_health(health, self._settings)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for child in self._children:
+                    group.create_task(self._keep(child), name=f"worker-{child.number}")
+        finally:
+            await health.close()
+        return FATAL_EXIT_CODE if self._fatal else 0
+
+    async def _keep(self, child: _Child) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            began = time.monotonic()
+            code = await self._live(child)
+            if self._stop.is_set():
+                return
+            if code == FATAL_EXIT_CODE:
+                self._fatal = True
+                self.stop()
+                return
+            failures = 0 if time.monotonic() - began > _STEADY_S else failures + 1
+            delay_s = _RESTART.delay_s(failures, self._chance.random()) if failures else 0.0
+            child.restarts += 1
+            _log.error(
+                "worker %d ended with code %s, restarted in %.1f s", child.number, code, delay_s
+            )
+            await wait_for_event(self._stop, delay_s)
+
+    async def _live(self, child: _Child) -> int:
+        """Start the process and wait for its end, which we bring about when told to stop."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "spanferry_worker",
+            *self._arguments,
+            *self._own_arguments(child),
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        child.process = process
+        ended = asyncio.ensure_future(process.wait())
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                await self._end(process, ended)
+            return await ended
+        finally:
+            stopping.cancel()
+            child.process = None
+
+    async def _end(self, process: asyncio.subprocess.Process, ended: "asyncio.Future[int]") -> None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        done, _ = await asyncio.wait([ended], timeout=self._settings.process.stop_s + _GRACE_S)
+        if not done:
+            _log.error("a worker did not stop in time and is killed; nothing uncommitted is lost")
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+    def _own_arguments(self, child: _Child) -> list[str]:
+        own = ["--processes", "1", "--health-port", str(child.port), "--supervised"]
+        name = self._settings.kafka.group_instance_id
+        return own if name is None else [*own, "--group-instance-id", f"{name}-{child.number}"]
+
+    async def _ask(self, path: str) -> list[Answer | None]:
+        host = self._settings.health.host
+        return await asyncio.gather(*(fetch(host, child.port, path) for child in self._children))
+
+    async def _healthz(self) -> Answer:
+        answers = await self._ask("/healthz")
+        sick = [
+            child.number
+            for child, answer in zip(self._children, answers, strict=True)
+            if answer is not None and answer.status != 200
+        ]
+        restarts = [child.restarts for child in self._children]
+        return json_answer(not sick, sick=sick, restarts=restarts)
+
+    async def _readyz(self) -> Answer:
+        answers = await self._ask("/readyz")
+        waiting = [
+            child.number
+            for child, answer in zip(self._children, answers, strict=True)
+            if answer is None or answer.status != 200
+        ]
+        return json_answer(not waiting, waiting=waiting)
+
+    async def _metrics(self) -> Answer:
+        answers = await self._ask("/metrics")
+        texts = [
+            (str(child.number), answer.body.decode())
+            for child, answer in zip(self._children, answers, strict=True)
+            if answer is not None
+        ]
+        return Answer(200, Metrics.content_type, merge_expositions(texts).encode())
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def run_supervisor(settings: Settings, arguments: Sequence[str]) -> int:
+    """Run `process.processes` workers until told to stop; the exit code. Logs are set up."""
+    try:
+        require_for_worker(settings)
+        return uvloop.run(_supervise(settings, arguments))
+    except FatalError as error:
+        sys.stderr.write(f"spanferry worker: {error}\n")
+        return FATAL_EXIT_CODE
+
+
+async def _supervise(settings: Settings, arguments: Sequence[str]) -> int:
+    return await Supervisor(settings, arguments, random.Random()).run()  # noqa: S311 - jitter

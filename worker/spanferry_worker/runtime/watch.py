@@ -1,0 +1,107 @@
+"""Watches that things move: measures the lag, finds stalls, sets the gauges."""
+
+import asyncio
+import logging
+
+from spanferry_worker.errors import TransientError
+from spanferry_worker.ports import Partition
+from spanferry_worker.runtime.intake import Intake
+from spanferry_worker.runtime.lanes import Lane, Lanes
+from spanferry_worker.runtime.parts import Parts
+from spanferry_worker.runtime.writer import Writer
+from spanferry_worker.settings import Settings
+from spanferry_worker.stages.consume import StallDetector
+
+__all__ = ["Watch"]
+
+_log = logging.getLogger("spanferry.watch")
+_INTERVAL_S = 5.0
+
+
+class Watch:
+    """One look every few seconds."""
+
+    def __init__(
+        self, parts: Parts, settings: Settings, lanes: Lanes, intake: Intake, writer: Writer
+    ) -> None:
+        self._parts = parts
+        self._lanes = lanes
+        self._intake = intake
+        self._writer = writer
+        stall_s = settings.consume.stall_s
+        self._stall_ms = int(stall_s * 1000)
+        self._interval_s = min(_INTERVAL_S, stall_s / 2)
+        self._detector = StallDetector(stall_s)
+        self._reported: dict[int, tuple[int, int]] = {}
+        self.stuck: str | None = None
+        """What stands for good and needs a restart of the process, for /healthz."""
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await self.look()
+
+    async def look(self) -> None:
+        """One look: gauges, lag, stalls."""
+        self._set_gauges()
+        self._look_at_writes()
+        try:
+            lag = await self._parts.log.lag()
+        except TransientError as error:
+            _log.debug("lag unknown: %s", error)
+            return
+        self._look_at_reads(
+            {lane.partition: (lane, lag.get(lane.partition)) for lane in self._lanes}
+        )
+
+    def _look_at_reads(self, lags: dict[Partition, tuple[Lane, int | None]]) -> None:
+        now_ms = self._parts.clock.now_ms()
+        state: dict[tuple[str, int], tuple[int | None, int]] = {}
+        for partition, (lane, lag) in lags.items():
+            if lag is None:
+                continue
+            label = str(partition.partition)
+            behind_ms = now_ms - lane.newest_ms if lag and lane.newest_ms else 0
+            self._parts.metrics.consume_lag_records.labels(label).set(lag)
+            self._parts.metrics.consume_lag_seconds.labels(label).set(max(0, behind_ms) / 1000)
+            state[partition] = (lane.tracker.next_offset, lag)
+        if self._intake.waiting:
+            self._detector.reset()
+            return
+        stalled = self._detector.look(state, now_ms)
+        if stalled:
+            self._parts.metrics.consume_stalls.labels("consume").inc()
+            numbers = sorted(number for _, number in stalled)
+            _log.error("records wait but none come; joining anew", extra={"partitions": numbers})
+            self._detector.reset()
+            self._intake.interrupt()
+
+    def _look_at_writes(self) -> None:
+        began_ms = self._writer.oldest_write_ms()
+        if began_ms is None or self._parts.clock.now_ms() - began_ms < self._stall_ms:
+            self.stuck = None
+            return
+        if self.stuck is None:
+            self._parts.metrics.consume_stalls.labels("write").inc()
+            _log.error("a write has not returned for %.0f s", self._stall_ms / 1000)
+        self.stuck = "a write to the store does not return"
+
+    def _set_gauges(self) -> None:
+        metrics = self._parts.metrics
+        metrics.consume_held_bytes.set(self._intake.held_bytes)
+        metrics.assemble_open.set(sum(lane.assembler.held_traces for lane in self._lanes))
+        metrics.assemble_held_bytes.set(sum(lane.assembler.held_bytes for lane in self._lanes))
+        reported: dict[int, tuple[int, int]] = {}
+        for lane in self._lanes:
+            label = str(lane.partition.partition)
+            metrics.commit_undecided.labels(label).set(lane.tracker.undecided)
+            ledger = lane.ledger
+            missing, repeated = self._reported.get(lane.lane_id, (0, 0))
+            metrics.consume_missing.inc(ledger.missing - missing)
+            metrics.consume_repeated.inc(ledger.repeated - repeated)
+            reported[lane.lane_id] = (ledger.missing, ledger.repeated)
+            spans = lane.assembler.spans_repeated
+            metrics.assemble_repeated.inc(spans)
+            lane.assembler.spans_repeated -= spans
+        self._reported = reported

@@ -1,0 +1,168 @@
+"""Writes decided traces in batches; returns from nothing before it is durable or a dead letter."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from spanferry_worker.errors import PoisonError, TransientError, WorkerError
+from spanferry_worker.runtime.dead_letters import DeadLetterOffice
+from spanferry_worker.runtime.lanes import Lane, Lanes
+from spanferry_worker.runtime.parts import Parts
+from spanferry_worker.runtime.wake import wait_for_event
+from spanferry_worker.settings import Settings
+from spanferry_worker.stages.trace import AssembledTrace, FinishReason
+from spanferry_worker.stages.write import Bisection, Queued, WriteQueue
+
+__all__ = ["Writer"]
+
+_log = logging.getLogger("spanferry.write")
+
+
+class Writer:
+    """The queue before the store and the tasks that empty it."""
+
+    def __init__(
+        self, parts: Parts, settings: Settings, lanes: Lanes, office: DeadLetterOffice
+    ) -> None:
+        self._parts = parts
+        self._settings = settings
+        self._lanes = lanes
+        self._office = office
+        self._queue = WriteQueue(settings.write)
+        self._changed = asyncio.Event()
+        self.idle = asyncio.Event()
+        """Set while nothing waits and nothing is under way."""
+        self.idle.set()
+        self._flushing = 0
+        self.on_progress: Callable[[], None] = lambda: None
+        """Called whenever a batch is settled."""
+        self.failing_since_ms: int | None = None
+        """Since when the store has been failing; None while it works."""
+        self._started: dict[int, int] = {}
+
+    def add(self, trace: AssembledTrace, lane: Lane) -> None:
+        """A decided trace. It is not waited for."""
+        recorded_ms = lane.newest_ms if trace.reason is FinishReason.COMPLETE else None
+        self._queue.add(Queued(trace, lane.lane_id, recorded_ms), self._parts.clock.now_ms())
+        self._tell()
+
+    @property
+    def held_bytes(self) -> int:
+        """Record bytes that wait or are under way."""
+        return self._queue.held_bytes
+
+    def oldest_write_ms(self) -> int | None:
+        """When the longest-running call of the store began; None where none runs."""
+        return min(self._started.values(), default=None)
+
+    def drop(self, lane_ids: frozenset[int]) -> None:
+        """Forget what waits for partitions that are gone."""
+        self._queue.drop(lane_ids)
+        self._tell()
+
+    def _tell(self) -> None:
+        """The queue has changed: let those know who wait for it."""
+        self._changed.set()
+        if self._queue.held_traces:
+            self.idle.clear()
+        else:
+            self.idle.set()
+
+    def flush(self, *, on: bool) -> None:
+        """Until switched off: write at once what waits, without lingering. Calls may nest."""
+        self._flushing += 1 if on else -1
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Write for ever, as many batches at once as the store takes."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._parts.sink.concurrency):
+                group.create_task(self._work(number), name=f"write-{number}")
+
+    async def _work(self, number: int) -> None:
+        while True:
+            batch = self._queue.take(self._parts.clock.now_ms(), flush=self._flushing > 0)
+            if batch is None:
+                due_ms = self._queue.due_in_ms(self._parts.clock.now_ms())
+                self._changed.clear()
+                await wait_for_event(self._changed, None if due_ms is None else due_ms / 1000)
+                continue
+            try:
+                await self._write(batch, number)
+            finally:
+                self._queue.settle(batch)
+            self._tell()
+            self.on_progress()
+
+    def _wanted(self, item: Queued) -> bool:
+        return self._lanes.owned(item.lane_id) is not None
+
+    async def _write(self, batch: Sequence[Queued], number: int) -> None:
+        """Store a batch whole, or bisected down to what the store refuses."""
+        plan = Bisection(batch)
+        attempt = 0
+        while (part := plan.part) is not None:
+            if not all(map(self._wanted, part)):
+                plan.narrow(self._wanted)
+                continue
+            try:
+                await self._call([item.trace for item in part], number)
+            except TransientError as error:
+                attempt += 1
+                await self._back_off(attempt, error)
+            except PoisonError as error:
+                culprit = plan.refused()
+                if culprit is not None:
+                    self._refuse(culprit, str(error))
+            else:
+                attempt = 0
+                plan.accepted()
+                self._stored(part)
+
+    async def _call(self, traces: Sequence[AssembledTrace], number: int) -> None:
+        began = time.perf_counter()
+        self._started[number] = self._parts.clock.now_ms()
+        try:
+            await self._parts.sink.write(traces)
+        except WorkerError:
+            raise
+        except Exception as error:
+            # A fault of the sink that it does not know itself: find the trace that causes it.
+            _log.exception("unexpected error of the store")
+            raise PoisonError(f"{type(error).__name__}: {error}") from error
+        finally:
+            del self._started[number]
+        self._parts.metrics.write_seconds.observe(time.perf_counter() - began)
+        self._parts.metrics.write_batch_traces.observe(len(traces))
+        self._parts.metrics.write_batch_bytes.observe(sum(trace.size for trace in traces))
+
+    async def _back_off(self, attempt: int, error: TransientError) -> None:
+        if self.failing_since_ms is None:
+            self.failing_since_ms = self._parts.clock.now_ms()
+        self._parts.metrics.write_retries.inc()
+        delay_s = self._settings.retry.delay_s(attempt, self._parts.chance.random())
+        _log.warning("store not available, next try in %.1f s: %s", delay_s, error)
+        await asyncio.sleep(delay_s)
+
+    def _stored(self, part: Sequence[Queued]) -> None:
+        self.failing_since_ms = None
+        size = 0
+        now_ms = self._parts.clock.now_ms()
+        for trace, lane_id, recorded_ms in part:
+            size += trace.size
+            lane = self._lanes.owned(lane_id)
+            # A write that returns after its partition was lost must move no offset.
+            if lane is not None:
+                lane.tracker.done(position.offset for position in trace.positions)
+            if recorded_ms is not None:
+                self._parts.metrics.write_delay_seconds.observe(max(0, now_ms - recorded_ms) / 1000)
+        self._parts.metrics.write_traces.inc(len(part))
+        self._parts.metrics.write_bytes.inc(size)
+        self._office.count("write", good=len(part))
+
+    def _refuse(self, item: Queued, message: str) -> None:
+        self.failing_since_ms = None
+        self._parts.metrics.write_refused.inc()
+        self._office.count("write", bad=1, message=message)
+        self._office.take_refused(item.trace, message, item.lane_id)

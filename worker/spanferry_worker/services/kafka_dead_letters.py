@@ -1,0 +1,114 @@
+"""The dead letters' topic: original key, value and headers, and beside them why."""
+
+import asyncio
+from collections.abc import Sequence
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import MessageSizeTooLargeError
+
+from spanferry_worker.errors import FatalError, TransientError
+from spanferry_worker.ports import DeadLetter
+from spanferry_worker.services.kafka_admin import TopicPlan, create_topic, describe_topic
+from spanferry_worker.services.kafka_client import (
+    close_quietly,
+    connection_options,
+    kafka_border,
+    stop_on_failure,
+)
+from spanferry_worker.settings import Settings
+
+__all__ = ["HEADER_PREFIX", "KafkaDeadLetters"]
+
+HEADER_PREFIX = "dlq."
+_SEND_S = 60.0
+_REQUEST_BYTES_MAX = 64 * 1024 * 1024
+"""Above any record that Kafka let in; its own limit is the topic's."""
+
+
+class KafkaDeadLetters:
+    """DeadLetterLog over one idempotent AIOKafkaProducer with acks from all replicas."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._topic = settings.dead_letter_topic
+        self._producer: AIOKafkaProducer | None = None
+
+    async def open(self) -> None:
+        """See DeadLetterLog."""
+        kafka = self._settings.kafka
+        with kafka_border(f"reach Kafka at {kafka.bootstrap_servers}"):
+            if await describe_topic(kafka, self._topic) is None:
+                await self._create()
+        producer = AIOKafkaProducer(
+            **connection_options(kafka),
+            acks="all",
+            enable_idempotence=True,
+            compression_type="zstd",
+            max_request_size=_REQUEST_BYTES_MAX,
+        )
+        with kafka_border("start the producer of the dead letters"):
+            async with stop_on_failure(producer.stop):
+                await producer.start()
+        self._producer = producer
+
+    async def _create(self) -> None:
+        kafka = self._settings.kafka
+        traces = await describe_topic(kafka, kafka.topic)
+        if traces is None:
+            raise TransientError(
+                f"the topics {kafka.topic} and {self._topic} do not exist: "
+                "run `spanferry topics create`"
+            )
+        plan = TopicPlan.for_dead_letters(self._topic, traces)
+        refusal = await create_topic(kafka, plan)
+        if refusal is not None:
+            raise FatalError(
+                f"the topic for dead letters, {self._topic}, does not exist and cannot be made: "
+                f"{refusal}. Run `spanferry topics create` with rights to create topics."
+            )
+
+    async def send(self, letters: Sequence[DeadLetter]) -> None:
+        """See DeadLetterLog."""
+        producer = self._producer
+        if producer is None:
+            raise TransientError("not connected to Kafka")
+        with kafka_border(f"write to {self._topic}"):
+            async with asyncio.timeout(_SEND_S):
+                try:
+                    sent = [await self._post(producer, letter) for letter in letters]
+                    await asyncio.gather(*sent)
+                except MessageSizeTooLargeError as error:
+                    raise FatalError(
+                        f"{self._topic} refuses a record for its size: raise its max.message.bytes "
+                        f"above that of {self._settings.kafka.topic}"
+                    ) from error
+
+    async def _post(
+        self, producer: AIOKafkaProducer, letter: DeadLetter
+    ) -> "asyncio.Future[object]":
+        record = letter.record
+        about = {
+            "reason": letter.reason,
+            "message": letter.message,
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "timestamp_ms": record.timestamp,
+            "group": self._settings.kafka.group,
+            "failed_at_ms": letter.failed_at_ms,
+        }
+        headers = [
+            *record.headers,
+            *((HEADER_PREFIX + name, str(text).encode()) for name, text in about.items()),
+        ]
+        # Kafka's clients refuse a record without key and value; an empty value says the same.
+        value = b"" if record.value is None and record.key is None else record.value
+        sent: asyncio.Future[object]
+        sent = await producer.send(self._topic, value, record.key, headers=headers)
+        return sent
+
+    async def close(self) -> None:
+        """See DeadLetterLog."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await close_quietly(producer.stop)

@@ -1,0 +1,86 @@
+"""The worker's Prometheus metrics, named by stage. docs/metrics.md is made from this file."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+__all__ = ["Metrics"]
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_BYTES = (1e3, 1e4, 1e5, 1e6, 4e6, 16e6, 64e6, 256e6)
+
+
+class Metrics:
+    """One worker process's metrics in a registry of its own."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"spanferry_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"spanferry_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"spanferry_{name}", text, buckets=buckets, registry=registry)
+
+        self.consume_records = counter("consume_records", "Records read.")
+        self.consume_bytes = counter("consume_bytes", "Bytes of the values read.")
+        self.consume_missing = counter(
+            "consume_sequence_missing", "Numbers skipped in the producers' sequences: lost records."
+        )
+        self.consume_repeated = counter(
+            "consume_sequence_repeated", "Numbers seen again: resent or replayed records."
+        )
+        self.consume_lag_records = gauge(
+            "consume_lag_records", "Records in Kafka not read yet.", "partition"
+        )
+        self.consume_lag_seconds = gauge(
+            "consume_lag_seconds", "Age of the newest record read, while others wait.", "partition"
+        )
+        self.consume_paused = gauge("consume_paused", "1 while intake waits for the store.")
+        self.consume_held_bytes = gauge(
+            "consume_held_bytes", "Record bytes in the process that are not stored yet."
+        )
+        self.consume_rebalances = counter("consume_rebalances", "Times that partitions were taken.")
+        self.consume_stalls = counter("consume_stalls", "Times that nothing moved.", "stage")
+        self.consume_errors = counter("consume_errors", "Failures of the Kafka client.")
+        self.decode_rejected = counter("decode_rejected", "Records that give no event.", "reason")
+        self.decode_replayed = counter(
+            "decode_replayed", "Pieces of values that were decided before."
+        )
+        self.assemble_spans = counter("assemble_spans", "Spans of finished traces.")
+        self.assemble_repeated = counter("assemble_spans_repeated", "Spans that came again.")
+        self.assemble_finished = counter("assemble_finished", "Traces finished.", "reason")
+        self.assemble_open = gauge("assemble_open_traces", "Traces being assembled.")
+        self.assemble_held_bytes = gauge("assemble_held_bytes", "Record bytes of these.")
+        self.sample_decisions = counter(
+            "sample_decisions", "Traces decided.", "outcome", "rule", "reason"
+        )
+        self.write_traces = counter("write_traces", "Traces stored.")
+        self.write_bytes = counter("write_bytes", "Record bytes stored.")
+        self.write_refused = counter("write_refused", "Traces the store can never take.")
+        self.write_retries = counter("write_retries", "Batches tried again.")
+        self.write_seconds = histogram("write_seconds", "Time of one write.", _SECONDS)
+        self.write_batch_traces = histogram("write_batch_traces", "Traces a batch.", _SIZES)
+        self.write_batch_bytes = histogram("write_batch_bytes", "Record bytes a batch.", _BYTES)
+        self.write_delay_seconds = histogram(
+            "write_delay_seconds",
+            "From the newest record of a trace to its being stored.",
+            _SECONDS,
+        )
+        self.dead_letters = counter("dead_letters", "Records sent to the dead letters.", "reason")
+        self.dead_letters_lost = counter(
+            "dead_letters_lost", "Records for the dead letters that Kafka had already removed."
+        )
+        self.commits = counter("commit_requests", "Commits.", "result")
+        self.commit_undecided = gauge(
+            "commit_undecided_records", "Records read and not yet decided.", "partition"
+        )
+
+    def exposition(self) -> bytes:
+        """The metrics in Prometheus's text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,331 @@
+"""Every setting of the worker: arguments over environment over a TOML file over defaults."""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from spanferry_schemas import TOPIC
+from spanferry_worker.errors import SettingsError
+from spanferry_worker.stages.assemble import AssemblePolicy
+from spanferry_worker.stages.consume import FlowPolicy
+from spanferry_worker.stages.decode import ChunkPolicy
+from spanferry_worker.stages.sample import SamplingPolicy
+from spanferry_worker.stages.write import RetryPolicy, WritePolicy
+
+__all__ = [
+    "FLAGS",
+    "CommitSettings",
+    "ConsumeSettings",
+    "DeadLetterSettings",
+    "HealthSettings",
+    "KafkaSettings",
+    "MlflowSettings",
+    "ProcessSettings",
+    "Settings",
+    "load_settings",
+    "require_for_worker",
+]
+
+_PREFIX: Final = "SPANFERRY_WORKER_"
+
+
+class KafkaSettings(Struct, frozen=True, kw_only=True):
+    """The cluster, the topic and our place in the consumer group."""
+
+    bootstrap_servers: str = ""
+    """Brokers, `host:port[,host:port]`. Required."""
+    topic: str = TOPIC
+    group: str = "spanferry"
+    group_instance_id: str | None = None
+    """Static membership: a name that this process keeps over restarts, so that a restart within
+    `session_timeout_s` moves no partition. Each process needs its own; with `processes` a number
+    is added."""
+    client_id: str = "spanferry-worker"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    sasl_username: str | None = None
+    sasl_password: str | None = None
+    ssl_ca_file: str | None = None
+    ssl_cert_file: str | None = None
+    ssl_key_file: str | None = None
+    session_timeout_s: float = 45.0
+    heartbeat_s: float = 3.0
+    rebalance_timeout_s: float = 60.0
+    """How long the group waits for a member to write and commit before it must rejoin."""
+    poll_interval_max_s: float = 300.0
+    request_timeout_s: float = 40.0
+    fetch_bytes_max: int = 16 * 1024 * 1024
+    partition_fetch_bytes_max: int = 1024 * 1024
+    fetch_wait_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.topic or not self.group:
+            raise ValueError("topic and group must not be empty")
+        if self.heartbeat_s * 3 > self.session_timeout_s:
+            raise ValueError("heartbeat_s must be at most a third of session_timeout_s")
+        if self.security_protocol.startswith("SASL") and not self.sasl_username:
+            raise ValueError(f"{self.security_protocol} needs sasl_username and sasl_password")
+
+
+class ConsumeSettings(FlowPolicy, frozen=True, kw_only=True):
+    """How much is taken and held; what happens when a partition goes or nothing moves."""
+
+    revoke_flush_s: float = 20.0
+    """When partitions go to another worker: how long what is decided may take to be written."""
+    stall_s: float = 120.0
+    """With records waiting and none read for this long, the consumer is made anew."""
+
+
+class DeadLetterSettings(Struct, frozen=True, kw_only=True):
+    """Where what cannot be stored goes, and when that is too much to be true."""
+
+    topic: str | None = None
+    """Default: the traces' topic and `.dlq`."""
+    ratio_max: float = 0.5
+    """The worker stops with a clear error when more than this part of the last `window` would be
+    dead: then a setting or a version is wrong, not the records."""
+    window: int = 1_000
+    count_min: int = 50
+    """... and at least this many are."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio_max <= 1:
+            raise ValueError("ratio_max must be above 0 and at most 1 (1 switches the breaker off)")
+        if not 1 <= self.count_min <= self.window:
+            raise ValueError("count_min must be at least 1 and at most window")
+
+
+class AssembleSettings(AssemblePolicy, frozen=True, kw_only=True):
+    """When a trace is finished."""
+
+    write_open_at_stop: bool = False
+    """At SIGTERM write open traces as they stand, instead of leaving them to the next worker."""
+
+
+class CommitSettings(Struct, frozen=True, kw_only=True):
+    """How often offsets are committed."""
+
+    interval_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.interval_s <= 0:
+            raise ValueError("interval_s must be above 0")
+
+
+class HealthSettings(Struct, frozen=True, kw_only=True):
+    """Where /healthz, /readyz and /metrics are served."""
+
+    host: str = "127.0.0.1"
+    """`0.0.0.0` in a container."""
+    port: int = 8790
+    """0 takes any free port and logs it."""
+
+
+class MlflowSettings(Struct, frozen=True, kw_only=True):
+    """Where traces are stored."""
+
+    tracking_uri: str = ""
+    """postgresql://, mysql://, sqlite:/// or http(s)://. Required."""
+    experiment: str = "Default"
+    """For traces that name none."""
+
+
+class ProcessSettings(Struct, frozen=True, kw_only=True):
+    """The worker as processes."""
+
+    processes: int = 1
+    stop_s: float = 25.0
+    """How long a stop may take: what is decided is written and committed, then we leave."""
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or self.stop_s <= 0:
+            raise ValueError("processes must be at least 1, stop_s above 0")
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Every setting, one slice for each part. Units are last in the names."""
+
+    kafka: KafkaSettings = KafkaSettings()
+    consume: ConsumeSettings = ConsumeSettings()
+    decode: ChunkPolicy = ChunkPolicy()
+    assemble: AssembleSettings = AssembleSettings()
+    sample: SamplingPolicy = SamplingPolicy()
+    write: WritePolicy = WritePolicy()
+    retry: RetryPolicy = RetryPolicy()
+    commit: CommitSettings = CommitSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
+    health: HealthSettings = HealthSettings()
+    mlflow: MlflowSettings = MlflowSettings()
+    process: ProcessSettings = ProcessSettings()
+
+    def __post_init__(self) -> None:
+        consume = self.consume
+        waiting_max = int(consume.held_bytes_max * consume.resume_ratio)
+        if self.assemble.bytes_max > waiting_max:
+            raise ValueError(
+                f"assemble.bytes_max={self.assemble.bytes_max} must be at most consume.held_bytes_max"
+                f" x consume.resume_ratio = {waiting_max}: raise held_bytes_max"
+            )
+        if self.decode.chunk_bytes_max > waiting_max:
+            raise ValueError(
+                f"decode.chunk_bytes_max={self.decode.chunk_bytes_max} must be at most "
+                f"consume.held_bytes_max x consume.resume_ratio = {waiting_max}: raise held_bytes_max"
+            )
+        if consume.revoke_flush_s >= self.kafka.rebalance_timeout_s:
+            raise ValueError(
+                f"consume.revoke_flush_s={consume.revoke_flush_s:g} must be below "
+                f"kafka.rebalance_timeout_s={self.kafka.rebalance_timeout_s:g}"
+            )
+
+    @property
+    def dead_letter_topic(self) -> str:
+        """The topic for what cannot be stored."""
+        return self.dead_letters.topic or f"{self.kafka.topic}.dlq"
+
+
+FLAGS: Final[Mapping[str, str]] = {
+    "bootstrap_servers": "kafka.bootstrap_servers",
+    "topic": "kafka.topic",
+    "group": "kafka.group",
+    "group_instance_id": "kafka.group_instance_id",
+    "tracking_uri": "mlflow.tracking_uri",
+    "experiment": "mlflow.experiment",
+    "processes": "process.processes",
+    "health_host": "health.host",
+    "health_port": "health.port",
+    "log_format": "process.log_format",
+    "log_level": "process.log_level",
+}
+"""Short names, as flags (`--health-port`) and variables (`SPANFERRY_WORKER_HEALTH_PORT`)."""
+
+_SHARED: Final[Mapping[str, str]] = {
+    "SPANFERRY_BOOTSTRAP_SERVERS": "kafka.bootstrap_servers",
+    "SPANFERRY_TOPIC": "kafka.topic",
+    "MLFLOW_TRACKING_URI": "mlflow.tracking_uri",
+    "MLFLOW_EXPERIMENT_NAME": "mlflow.experiment",
+}
+"""Variables of the app side and of MLflow, read where ours are not set."""
+
+
+class _Given(NamedTuple):
+    """A value and where it came from."""
+
+    value: object
+    origin: str
+
+
+def load_settings(
+    args: Mapping[str, object], env: Mapping[str, str], toml_path: Path | None = None
+) -> Settings:
+    """The settings in force. Raises SettingsError, which names key, origin and remedy.
+
+    `args`: by short name (FLAGS) or by `slice.key`; None counts as not given. Empty variables count
+    as not set.
+    """
+    given: dict[str, _Given] = {}
+    if toml_path is not None:
+        given.update(_from_toml(toml_path))
+    given.update(_from_env(env))
+    for name, value in args.items():
+        if value is not None:
+            flag = f"--{name.replace('_', '-')}" if name in FLAGS else f"--set {name}"
+            given[FLAGS.get(name, name)] = _Given(value, flag)
+    return _build(given)
+
+
+def require_for_worker(settings: Settings) -> None:
+    """Raise SettingsError where the worker cannot start without what is missing."""
+    if not settings.kafka.bootstrap_servers:
+        raise SettingsError(
+            "kafka.bootstrap_servers is not set: give --bootstrap-servers host:9092 "
+            "or set SPANFERRY_BOOTSTRAP_SERVERS"
+        )
+    if not settings.mlflow.tracking_uri:
+        raise SettingsError(
+            "mlflow.tracking_uri is not set: give --tracking-uri postgresql://… or http://…, "
+            "or set MLFLOW_TRACKING_URI"
+        )
+
+
+def _from_toml(path: Path) -> Iterator[tuple[str, _Given]]:
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"--config {path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--config {path}: not TOML: {error}") from None
+    for section, values in content.items():
+        if not isinstance(values, dict):
+            raise SettingsError(f"{path}: {section} stands outside of a [section]")
+        for key, value in values.items():
+            yield f"{section}.{key}", _Given(value, str(path))
+
+
+def _from_env(env: Mapping[str, str]) -> Iterator[tuple[str, _Given]]:
+    for name, key in _SHARED.items():
+        if env.get(name):
+            yield key, _Given(env[name], name)
+    names = {f"{_PREFIX}{flag.upper()}": key for flag, key in FLAGS.items()}
+    names |= {_PREFIX + key.replace(".", "_").upper(): key for key in _keys()}
+    for name, value in env.items():
+        if not name.startswith(_PREFIX) or not value:
+            continue
+        if name not in names:
+            raise SettingsError(f"{name} is not a setting{_nearest(name, names)}")
+        yield names[name], _Given(value, name)
+
+
+def _keys() -> list[str]:
+    return [
+        f"{part.name}.{field.name}"
+        for part in msgspec.structs.fields(Settings)
+        for field in msgspec.structs.fields(part.type)
+    ]
+
+
+def _build(given: Mapping[str, _Given]) -> Settings:
+    known = _keys()
+    slices: dict[str, dict[str, Any]] = {}
+    for key, (value, origin) in given.items():
+        if key not in known:
+            raise SettingsError(f"{key} (from {origin}) is not a setting{_nearest(key, known)}")
+        section, _, name = key.partition(".")
+        slices.setdefault(section, {})[name] = _convert(key, value, origin)
+    parts: dict[str, Any] = {}
+    for part in msgspec.structs.fields(Settings):
+        values = slices.get(part.name, {})
+        try:
+            parts[part.name] = part.type(**values)
+        except ValueError as error:
+            raise SettingsError(f"{part.name}: {error}{_origins(part.name, given)}") from None
+    try:
+        return Settings(**parts)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _convert(key: str, value: object, origin: str) -> object:
+    section, _, name = key.partition(".")
+    part = next(f for f in msgspec.structs.fields(Settings) if f.name == section)
+    field = next(f for f in msgspec.structs.fields(part.type) if f.name == name)
+    try:
+        return msgspec.convert(value, field.type, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{key}={value!r} (from {origin}): {str(error).lower()}") from None
+
+
+def _origins(section: str, given: Mapping[str, _Given]) -> str:
+    origins = [f"{k} from {g.origin}" for k, g in given.items() if k.startswith(f"{section}.")]
+    return f" ({', '.join(origins)})" if origins else ""
+
+
+def _nearest(name: str, known: list[str] | Mapping[str, str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else "; see docs/settings.md"

@@ -1,0 +1,337 @@
+"""assemble: fragments and feedback become traces. Time comes in; nothing is waited for here."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from msgspec import Struct
+
+from spanferry_schemas import Assessment, End, Fragment, Span, TracePart
+from spanferry_worker.stages.decode import Decoded
+from spanferry_worker.stages.trace import AssembledTrace, FinishReason, Position
+
+__all__ = ["AssemblePolicy", "Assembler", "merge_parts", "shed"]
+
+
+class AssemblePolicy(Struct, frozen=True, kw_only=True):
+    """How long a trace may stay open. Times are the partition's (see PartitionClock)."""
+
+    idle_s: float = 30.0
+    """An incomplete trace is written when nothing came for this long."""
+    age_s: float = 300.0
+    """... or when it has been open for this long; its later spans are added."""
+    late_grace_s: float = 1.0
+    """What comes after its trace was written is collected this long, then merged."""
+    feedback_grace_s: float = 5.0
+    """Feedback whose trace is not open here waits this long for it."""
+    bytes_max: int = 96 * 1024 * 1024
+    """Record bytes of all open traces of the process; above it the oldest is written early."""
+    released_traces_max: int = 10_000
+    """Written traces remembered in each partition, so that late spans need not wait `idle_s`."""
+
+    def __post_init__(self) -> None:
+        if min(self.idle_s, self.late_grace_s, self.feedback_grace_s) <= 0:
+            raise ValueError("idle_s, late_grace_s and feedback_grace_s must be above 0")
+        if self.age_s < self.idle_s:
+            raise ValueError("age_s must be at least idle_s")
+        if self.bytes_max < 1 or self.released_traces_max < 0:
+            raise ValueError("bytes_max must be at least 1, released_traces_max at least 0")
+
+
+class _Tally(Struct, gc=False):
+    """What the end markers of a trace say, against what has come."""
+
+    spans: int = 0
+    spans_wanted: int = 0
+    contexts_out: int = 0
+    remote_ends: int = 0
+    root_ended: bool = False
+    whole: bool = False
+    """Was complete once, and stays so: what comes then is a repeat or a surplus."""
+
+    def count(self, end: End) -> None:
+        self.spans_wanted += end.spans
+        self.contexts_out += end.contexts_out
+        if end.remote_parent:
+            self.remote_ends += 1
+        else:
+            self.root_ended = True
+
+    def completed(self) -> bool:
+        """True once: at the event that makes the trace complete as the wire defines it, see End."""
+        if self.whole or not (
+            self.root_ended
+            and self.spans == self.spans_wanted
+            and self.remote_ends == self.contexts_out
+        ):
+            return False
+        self.whole = True
+        return True
+
+
+class _Open:
+    """A trace that is being assembled, or what came late for one, or feedback without one."""
+
+    __slots__ = (
+        "assessments",
+        "first_ms",
+        "keys",
+        "part",
+        "positions",
+        "seen_ms",
+        "size",
+        "spans",
+        "tally",
+        "trace_id",
+    )
+
+    def __init__(self, trace_id: bytes | None, now_ms: int, tally: _Tally) -> None:
+        self.trace_id = trace_id
+        self.first_ms = now_ms
+        self.seen_ms = now_ms
+        self.tally = tally
+        self.part: TracePart | None = None
+        self.spans: dict[bytes, Span] = {}
+        self.assessments: dict[str, Assessment] = {}
+        self.keys: set[object] = set()
+        self.positions: list[Position] = []
+        self.size = 0
+
+
+_T = TypeVar("_T")
+_Key = bytes | str
+_Shelf = OrderedDict[_Key, _Open]
+
+
+class Assembler:
+    """The open traces of one partition; a new one for every assignment.
+
+    Spans in are spans out plus spans held plus repeats. A trace comes out once by COMPLETE, IDLE,
+    AGE, MEMORY or DRAIN; whatever follows for it comes out as LATE.
+    """
+
+    def __init__(self, policy: AssemblePolicy) -> None:
+        self._policy = policy
+        self._idle_ms = int(policy.idle_s * 1000)
+        self._age_ms = int(policy.age_s * 1000)
+        self._late_ms = int(policy.late_grace_s * 1000)
+        self._feedback_ms = int(policy.feedback_grace_s * 1000)
+        # By opening; the idle order holds the same traces by their last record.
+        self._open: _Shelf = OrderedDict()
+        self._idle: _Shelf = OrderedDict()
+        self._late: _Shelf = OrderedDict()
+        self._alone: _Shelf = OrderedDict()
+        self._released: OrderedDict[bytes, _Tally] = OrderedDict()
+        self.held_bytes = 0
+        self.spans_repeated = 0
+
+    def add(self, decoded: Decoded, now_ms: int) -> AssembledTrace | None:
+        """Take an event; the trace if it is complete with it. `now_ms`: the partition's time."""
+        event = decoded.event
+        self.held_bytes += decoded.size
+        if isinstance(event, Assessment):
+            self._add_assessment(event, decoded, now_ms)
+            return None
+        trace_id = event.trace_id
+        shelf = self._open
+        entry = shelf.get(trace_id)
+        if entry is None:
+            shelf, entry = self._shelve(trace_id, now_ms)
+        self.spans_repeated += _merge(entry, event, decoded)
+        if entry.tally.completed():
+            late = shelf is self._late
+            return self._release(entry, FinishReason.LATE if late else FinishReason.COMPLETE)
+        if shelf is self._open:
+            entry.seen_ms = now_ms
+            self._idle.move_to_end(trace_id)
+        return None
+
+    def _shelve(self, trace_id: bytes, now_ms: int) -> tuple[_Shelf, _Open]:
+        """The entry for a trace that is not open: late, or new with the feedback that waited."""
+        entry = self._late.get(trace_id)
+        if entry is not None:
+            return self._late, entry
+        tally = self._released.get(trace_id)
+        if tally is not None:
+            entry = self._late[trace_id] = _Open(trace_id, now_ms, tally)
+            return self._late, entry
+        entry = self._alone.pop(trace_id, None)
+        if entry is None:
+            entry = _Open(trace_id, now_ms, _Tally())
+        entry.first_ms = now_ms
+        self._open[trace_id] = self._idle[trace_id] = entry
+        return self._open, entry
+
+    def _add_assessment(self, event: Assessment, decoded: Decoded, now_ms: int) -> None:
+        key: _Key = event.trace_id or event.client_request_id or event.assessment_id
+        entry = self._open.get(key) or self._late.get(key) or self._alone.get(key)
+        if entry is None:
+            tally = self._released.get(key) if isinstance(key, bytes) else None
+            entry = _Open(event.trace_id, now_ms, tally or _Tally())
+            (self._alone if tally is None else self._late)[key] = entry
+        entry.assessments[event.assessment_id] = event
+        entry.positions += decoded.positions
+        entry.size += decoded.size
+
+    def expire(self, now_ms: int) -> list[AssembledTrace]:
+        """What has waited long enough, by the partition's time. Call it a few times a second."""
+        out = [
+            *self._release_due(self._late, now_ms - self._late_ms, FinishReason.LATE),
+            *self._release_due(self._alone, now_ms - self._feedback_ms, FinishReason.LATE),
+            *self._release_due(self._open, now_ms - self._age_ms, FinishReason.AGE),
+        ]
+        idle_since_ms = now_ms - self._idle_ms
+        while self._idle:
+            entry = next(iter(self._idle.values()))
+            if entry.seen_ms > idle_since_ms:
+                break
+            out.append(self._release(entry, FinishReason.IDLE))
+        return out
+
+    def _release_due(
+        self, shelf: _Shelf, since_ms: int, reason: FinishReason
+    ) -> Iterator[AssembledTrace]:
+        """Release what was opened at or before a moment, oldest first."""
+        while shelf:
+            entry = next(iter(shelf.values()))
+            if entry.first_ms > since_ms:
+                break
+            yield self._release(entry, reason)
+
+    def evict(self) -> AssembledTrace | None:
+        """The trace that has been open for longest, with reason MEMORY; None where none is held."""
+        for shelf, reason in (
+            (self._open, FinishReason.MEMORY),
+            (self._late, FinishReason.LATE),
+            (self._alone, FinishReason.LATE),
+        ):
+            if shelf:
+                return self._release(next(iter(shelf.values())), reason)
+        return None
+
+    def drain(self) -> list[AssembledTrace]:
+        """Everything that is held, with reason DRAIN: the worker stops and leaves nothing behind."""
+        entries = [*self._open.values(), *self._late.values(), *self._alone.values()]
+        return [self._release(entry, FinishReason.DRAIN) for entry in entries]
+
+    def _release(self, entry: _Open, reason: FinishReason) -> AssembledTrace:
+        """Take an entry off its shelf and remember it, so that what follows is known to be late."""
+        trace_id = entry.trace_id
+        if trace_id is None:
+            self._alone.pop(_client_key(entry))
+        elif self._open.pop(trace_id, None) is not None:
+            del self._idle[trace_id]
+            self._remember(trace_id, entry.tally)
+        elif self._late.pop(trace_id, None) is not None:
+            self._remember(trace_id, entry.tally)
+        else:
+            # Feedback alone says nothing about the spans: these may still come and be whole.
+            del self._alone[trace_id]
+        self.held_bytes -= entry.size
+        return AssembledTrace(
+            trace_id=trace_id,
+            trace=entry.part or TracePart(),
+            spans=list(entry.spans.values()),
+            assessments=list(entry.assessments.values()),
+            reason=reason,
+            complete=entry.tally.whole,
+            size=entry.size,
+            positions=entry.positions,
+        )
+
+    def _remember(self, trace_id: bytes, tally: _Tally) -> None:
+        self._released[trace_id] = tally
+        self._released.move_to_end(trace_id)
+        if len(self._released) > self._policy.released_traces_max:
+            self._released.popitem(last=False)
+
+    @property
+    def held_traces(self) -> int:
+        """How many traces are open or wait as late additions."""
+        return len(self._open) + len(self._late) + len(self._alone)
+
+    @property
+    def held_spans(self) -> int:
+        """How many spans these have; for tests and debugging, not for every tick."""
+        shelves = (self._open, self._late, self._alone)
+        return sum(len(entry.spans) for shelf in shelves for entry in shelf.values())
+
+
+def shed(assemblers: Sequence[Assembler], bytes_max: int) -> list[tuple[int, AssembledTrace]]:
+    """Evict until all of them together hold at most `bytes_max`: the oldest of the fullest first.
+
+    Each trace comes with the index of its assembler.
+    """
+    out: list[tuple[int, AssembledTrace]] = []
+    while sum(assembler.held_bytes for assembler in assemblers) > bytes_max:
+        index = max(range(len(assemblers)), key=lambda i: assemblers[i].held_bytes)
+        trace = assemblers[index].evict()
+        if trace is None:
+            break
+        out.append((index, trace))
+    return out
+
+
+def _client_key(entry: _Open) -> _Key:
+    first = next(iter(entry.assessments.values()))
+    return first.client_request_id or first.assessment_id
+
+
+def _merge(entry: _Open, event: Fragment, decoded: Decoded) -> int:
+    """Put a fragment into its trace; how many of its spans were repeats."""
+    entry.positions += decoded.positions
+    entry.size += decoded.size
+    spans = entry.spans
+    repeated = 0
+    if event.end is not None or event.trace is not None:
+        key = _repeat_key(event, decoded.origin)
+        if key is None or key not in entry.keys:
+            entry.keys.add(key)
+            if event.end is not None:
+                entry.tally.count(event.end)
+            if event.trace is not None:
+                part = entry.part
+                entry.part = event.trace if part is None else merge_parts(part, event.trace)
+    for span in event.spans:
+        known = spans.setdefault(span.span_id, span)
+        if known is not span:
+            repeated += 1
+            if known.end_ns == 0 and span.end_ns != 0:
+                spans[span.span_id] = span
+    entry.tally.spans += len(event.spans) - repeated
+    return repeated
+
+
+def _repeat_key(event: Fragment, origin: bytes | None) -> object | None:
+    """What a resend of this fragment shares with it and no other fragment does.
+
+    The spans themselves, because a resend may come under another producer's number; only where
+    there are none, the number. None: not to be told.
+    """
+    if event.spans:
+        return (event.end, *((span.span_id, span.end_ns) for span in event.spans))
+    return None if origin is None else (event.end, origin)
+
+
+def merge_parts(old: TracePart, new: TracePart) -> TracePart:
+    """The later part over the earlier one: what it gives counts, dictionaries are united.
+
+    An experiment's id and name belong together: a part that gives either replaces both.
+    """
+    gives_experiment = new.experiment_id is not None or new.experiment is not None
+    place = new if gives_experiment else old
+    return TracePart(
+        experiment_id=place.experiment_id,
+        experiment=place.experiment,
+        state=_later(old.state, new.state),
+        client_request_id=_later(old.client_request_id, new.client_request_id),
+        request_preview=_later(old.request_preview, new.request_preview),
+        response_preview=_later(old.response_preview, new.response_preview),
+        tags={**old.tags, **new.tags},
+        metadata={**old.metadata, **new.metadata},
+        active_model=_later(old.active_model, new.active_model),
+    )
+
+
+def _later(old: _T | None, new: _T | None) -> _T | None:
+    return old if new is None else new

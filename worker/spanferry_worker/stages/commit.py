@@ -1,0 +1,52 @@
+"""commit: how far a partition may be committed. Below the watermark everything is durable or decided."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+__all__ = ["OffsetTracker"]
+
+
+class OffsetTracker:
+    """The contiguous low watermark of one partition; a new one for every assignment.
+
+    Every record is begun when it is read and done when nothing more is to be done for it: its trace
+    is stored, its sampling has dropped it, or the dead letters have acknowledged it.
+    All operations are O(1) amortised.
+    """
+
+    __slots__ = ("_next", "_open")
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[int, None] = OrderedDict()
+        self._next: int | None = None
+
+    def begin(self, offset: int) -> None:
+        """A record was read. Offsets rise, with gaps where Kafka has removed or hidden records."""
+        if self._next is not None and offset < self._next:
+            raise ValueError(f"offset {offset} begun after {self._next - 1}")
+        self._open[offset] = None
+        self._next = offset + 1
+
+    def done(self, offsets: Iterable[int]) -> None:
+        """These records are decided for good. Naming one twice changes nothing."""
+        for offset in offsets:
+            self._open.pop(offset, None)
+
+    def watermark(self) -> int | None:
+        """The offset to commit: that of the first undecided record, or the next one to be read.
+
+        None before anything was read.
+        """
+        if self._open:
+            return next(iter(self._open))
+        return self._next
+
+    @property
+    def next_offset(self) -> int | None:
+        """One past the last record read; None before anything was read."""
+        return self._next
+
+    @property
+    def undecided(self) -> int:
+        """How many records are read and not yet decided."""
+        return len(self._open)

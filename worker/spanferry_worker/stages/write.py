@@ -1,0 +1,246 @@
+"""write: which traces go to the store together, when to try again, and how to find the culprit."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from spanferry_worker.stages.trace import AssembledTrace
+
+__all__ = ["Bisection", "DeadLetterBreaker", "Queued", "RetryPolicy", "WritePolicy", "WriteQueue"]
+
+
+class WritePolicy(Struct, frozen=True, kw_only=True):
+    """When a batch is full, or old enough to go as it is."""
+
+    batch_traces_max: int = 200
+    batch_bytes_max: int = 16 * 1024 * 1024
+    """Record bytes; a single trace may be larger and then goes alone."""
+    linger_s: float = 0.1
+    """How long a trace waits for others to share its batch."""
+
+    def __post_init__(self) -> None:
+        if self.batch_traces_max < 1 or self.batch_bytes_max < 1 or self.linger_s < 0:
+            raise ValueError(
+                "batch_traces_max and batch_bytes_max must be at least 1, linger_s at least 0"
+            )
+
+
+class Queued(NamedTuple):
+    """A trace to be written, and the assignment (see runtime Lane) whose offsets it holds."""
+
+    trace: AssembledTrace
+    lane_id: int
+    recorded_ms: int | None = None
+    """When the record that made it complete was produced."""
+
+
+Batch = list[Queued]
+
+
+class _Waiting(NamedTuple):
+    item: Queued
+    since_ms: int
+
+
+class WriteQueue:
+    """What waits for the store, in order.
+
+    No two traces with one id are in a batch or in batches under way at once, so a late addition is
+    never written beside or before the trace it belongs to.
+    """
+
+    def __init__(self, policy: WritePolicy) -> None:
+        self._policy = policy
+        self._linger_ms = int(policy.linger_s * 1000)
+        self._ready: deque[_Waiting] = deque()
+        self._ready_bytes = 0
+        self._busy: dict[object, deque[_Waiting]] = {}
+        """Ids that are ready or under way, each with what must come after."""
+        self.held_bytes = 0
+        """Bytes of all that is ready, deferred or under way."""
+        self.held_traces = 0
+
+    def add(self, item: Queued, now_ms: int) -> None:
+        """A decided trace. `now_ms` is the process's own clock here and below."""
+        self.held_bytes += item.trace.size
+        self.held_traces += 1
+        key = _key(item)
+        waiting = _Waiting(item, now_ms)
+        behind = self._busy.get(key)
+        if behind is None:
+            self._busy[key] = deque()
+            self._push(waiting)
+        else:
+            behind.append(waiting)
+
+    def take(self, now_ms: int, *, flush: bool = False) -> Batch | None:
+        """The next batch if one is full, or has waited long enough, or `flush` asks for the rest.
+
+        The caller gives it back with `settle`.
+        """
+        if not self._ready or not (flush or self._due(now_ms)):
+            return None
+        batch: Batch = []
+        size = 0
+        while self._ready and len(batch) < self._policy.batch_traces_max:
+            item = self._ready[0].item
+            if batch and size + item.trace.size > self._policy.batch_bytes_max:
+                break
+            self._ready.popleft()
+            self._ready_bytes -= item.trace.size
+            size += item.trace.size
+            batch.append(item)
+        return batch
+
+    def _due(self, now_ms: int) -> bool:
+        return (
+            len(self._ready) >= self._policy.batch_traces_max
+            or self._ready_bytes >= self._policy.batch_bytes_max
+            or now_ms - self._ready[0].since_ms >= self._linger_ms
+        )
+
+    def due_in_ms(self, now_ms: int) -> int | None:
+        """How long until `take` gives a batch if nothing is added; None where nothing is ready."""
+        if not self._ready:
+            return None
+        if self._due(now_ms):
+            return 0
+        return self._ready[0].since_ms + self._linger_ms - now_ms
+
+    def settle(self, batch: Sequence[Queued]) -> None:
+        """A batch from `take` is stored, dead-lettered or forgotten."""
+        for item in batch:
+            self._account(item)
+            self._free(_key(item))
+
+    def drop(self, lane_ids: frozenset[int]) -> None:
+        """Forget what waits for these assignments. What is under way stays until it is settled."""
+        kept: deque[_Waiting] = deque()
+        freed: list[object] = []
+        for waiting in self._ready:
+            if waiting.item.lane_id in lane_ids:
+                self._account(waiting.item)
+                self._ready_bytes -= waiting.item.trace.size
+                freed.append(_key(waiting.item))
+            else:
+                kept.append(waiting)
+        self._ready = kept
+        for key, behind in self._busy.items():
+            for waiting in behind:
+                if waiting.item.lane_id in lane_ids:
+                    self._account(waiting.item)
+            self._busy[key] = deque(w for w in behind if w.item.lane_id not in lane_ids)
+        for key in freed:
+            self._free(key)
+
+    def _push(self, waiting: _Waiting) -> None:
+        self._ready.append(waiting)
+        self._ready_bytes += waiting.item.trace.size
+
+    def _free(self, key: object) -> None:
+        """The first of an id is gone: the next one of it may go, or the id is free."""
+        behind = self._busy[key]
+        if behind:
+            self._push(behind.popleft())
+        else:
+            del self._busy[key]
+
+    def _account(self, item: Queued) -> None:
+        self.held_bytes -= item.trace.size
+        self.held_traces -= 1
+
+
+def _key(item: Queued) -> object:
+    trace = item.trace
+    if trace.trace_id is not None:
+        return trace.trace_id
+    return next((each.client_request_id for each in trace.assessments), None)
+
+
+class Bisection:
+    """Finds what the store refuses in a batch: ask for `part`, write it, say how it went.
+
+    A refused part is halved; a refused part of one is a culprit. The order of traces is kept.
+    """
+
+    def __init__(self, batch: Sequence[Queued]) -> None:
+        self._parts: list[Sequence[Queued]] = [batch] if batch else []
+        self.culprits: list[Queued] = []
+
+    @property
+    def part(self) -> Sequence[Queued] | None:
+        """What to write next; None at the end."""
+        return self._parts[-1] if self._parts else None
+
+    def accepted(self) -> None:
+        """The part is stored."""
+        self._parts.pop()
+
+    def refused(self) -> Queued | None:
+        """The part is refused; returns the culprit if it was the only one."""
+        part = self._parts.pop()
+        if len(part) == 1:
+            self.culprits.append(part[0])
+            return part[0]
+        middle = len(part) // 2
+        self._parts += [part[middle:], part[:middle]]
+        return None
+
+    def narrow(self, keep: Callable[[Queued], bool]) -> None:
+        """Leave out of the part what is not wanted any more."""
+        part = [item for item in self._parts.pop() if keep(item)]
+        if part:
+            self._parts.append(part)
+
+
+class RetryPolicy(Struct, frozen=True, kw_only=True):
+    """How long to wait before trying again: doubling, with up to half of it left to chance."""
+
+    retry_initial_s: float = 0.2
+    retry_max_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.retry_initial_s <= self.retry_max_s:
+            raise ValueError("retry_initial_s must be above 0 and at most retry_max_s")
+
+    def delay_s(self, attempt: int, chance: float) -> float:
+        """The wait after the `attempt`-th failure (from 1). `chance`: uniform in [0, 1)."""
+        full = min(self.retry_max_s, self.retry_initial_s * 2.0 ** min(attempt - 1, 32))
+        return full * (0.5 + 0.5 * chance)
+
+
+class DeadLetterBreaker:
+    """Says when so much of the recent input would be dead that the fault must be ours.
+
+    Looks at the last `window` records, in blocks, so that it forgets; below `count_min` bad ones it
+    never trips.
+    """
+
+    _BLOCKS = 10
+
+    def __init__(self, *, ratio_max: float, window: int, count_min: int) -> None:
+        self._ratio_max = ratio_max
+        self._block_size = max(1, window // self._BLOCKS)
+        self._count_min = count_min
+        self._blocks: deque[list[int]] = deque([[0, 0]])
+        self.seen = 0
+        """All in the window."""
+        self.bad = 0
+        """Bad ones in the window."""
+
+    def saw(self, *, good: int = 0, bad: int = 0) -> bool:
+        """Count; True where the ratio of bad ones is now above the limit."""
+        block = self._blocks[-1]
+        block[0] += good + bad
+        block[1] += bad
+        self.seen += good + bad
+        self.bad += bad
+        if block[0] >= self._block_size:
+            self._blocks.append([0, 0])
+            if len(self._blocks) > self._BLOCKS:
+                seen, lost = self._blocks.popleft()
+                self.seen -= seen
+                self.bad -= lost
+        return bad > 0 and self.bad >= self._count_min and self.bad > self.seen * self._ratio_max

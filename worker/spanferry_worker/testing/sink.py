@@ -1,0 +1,108 @@
+"""A Sink in memory, with faults on request."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from spanferry_schemas import Assessment, Span, TracePart
+from spanferry_worker.errors import PoisonError, TransientError
+from spanferry_worker.stages.assemble import merge_parts
+from spanferry_worker.stages.trace import AssembledTrace, FinishReason
+
+__all__ = ["MemorySink", "StoredTrace"]
+
+
+class StoredTrace(Struct):
+    """A trace as it lies in the store."""
+
+    trace: TracePart
+    spans: dict[bytes, Span]
+    assessments: dict[str, Assessment]
+    complete: bool
+    reasons: list[FinishReason]
+    writes: int = 0
+
+
+class MemorySink:
+    """Merges by trace id, span id and assessment id, as the port demands.
+
+    Faults, to be set by the test: `transient_failures` (that many calls fail, nothing is stored),
+    `after_failures` (that many calls store everything and fail then, as a lost answer does), `poison`
+    (traces for which it is true are refused), `delay_s` (every call takes so long), `blocked` (while
+    this event is clear no call ends).
+    """
+
+    def __init__(self, *, concurrency: int = 1) -> None:
+        self._concurrency = concurrency
+        self._under_way: set[bytes | None] = set()
+        self.stored: dict[bytes, StoredTrace] = {}
+        self.orphans: dict[str, Assessment] = {}
+        """Assessments by client request id."""
+        self.calls = 0
+        self.transient_failures = 0
+        self.after_failures = 0
+        self.open_failures = 0
+        self.poison: Callable[[AssembledTrace], bool] = lambda _: False
+        self.delay_s = 0.0
+        self.blocked = asyncio.Event()
+        self.blocked.set()
+        self.is_open = False
+
+    @property
+    def concurrency(self) -> int:
+        """How many calls may run at once."""
+        return self._concurrency
+
+    async def open(self) -> None:
+        """Raises TransientError as often as `open_failures` says."""
+        if self.open_failures:
+            self.open_failures -= 1
+            raise TransientError("the store is away")
+        self.is_open = True
+
+    async def close(self) -> None:
+        """Nothing to release; what is stored stays readable."""
+        self.is_open = False
+
+    async def write(self, batch: Sequence[AssembledTrace]) -> None:
+        """Store the batch, or fail as asked. Asserts what the port promises to a sink."""
+        ids = [trace.trace_id for trace in batch if trace.trace_id is not None]
+        assert self.is_open, "written to before it was opened"
+        assert len(ids) == len(set(ids)), "a trace id twice in one batch"
+        assert not self._under_way.intersection(ids), "a trace id in two batches at once"
+        self._under_way.update(ids)
+        try:
+            await self._write(batch)
+        finally:
+            self._under_way.difference_update(ids)
+
+    async def _write(self, batch: Sequence[AssembledTrace]) -> None:
+        self.calls += 1
+        await asyncio.sleep(self.delay_s)
+        await self.blocked.wait()
+        if self.transient_failures:
+            self.transient_failures -= 1
+            raise TransientError("the store is away")
+        if any(map(self.poison, batch)):
+            raise PoisonError("the store refuses a trace of this batch")
+        for trace in batch:
+            self._store(trace)
+        if self.after_failures:
+            self.after_failures -= 1
+            raise TransientError("the answer was lost")
+
+    def _store(self, trace: AssembledTrace) -> None:
+        if trace.trace_id is None:
+            self.orphans |= {each.assessment_id: each for each in trace.assessments}
+            return
+        stored = self.stored.get(trace.trace_id)
+        if stored is None:
+            stored = StoredTrace(TracePart(), {}, {}, complete=False, reasons=[])
+            self.stored[trace.trace_id] = stored
+        stored.trace = merge_parts(stored.trace, trace.trace)
+        stored.spans |= {span.span_id: span for span in trace.spans}
+        stored.assessments |= {each.assessment_id: each for each in trace.assessments}
+        stored.complete = stored.complete or trace.complete
+        stored.reasons.append(trace.reason)
+        stored.writes += 1
