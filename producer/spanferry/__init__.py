@@ -1,0 +1,70 @@
+"""Traces of a production app to MLflow, over Kafka, without making the app wait.
+
+spanferry.enable(bootstrap_servers="kafka:9092", experiment="my-app")
+
+@spanferry.trace
+def answer(question: str) -> str: ...
+"""
+
+from spanferry.client import Stats, disable, enable, flush, stats
+from spanferry.decorator import trace
+from spanferry.entities import (
+    Link,
+    SpanEvent,
+    SpanLogLevel,
+    SpanStatus,
+    SpanStatusCode,
+    SpanType,
+)
+from spanferry.feedback import (
+    AssessmentError,
+    AssessmentSource,
+    AssessmentSourceType,
+    log_expectation,
+    log_feedback,
+)
+from spanferry.settings import ConfigurationError
+from spanferry.spans import NoOpSpan, Span
+from spanferry.tracing import (
+    get_active_trace_id,
+    get_current_active_span,
+    get_last_active_trace_id,
+    get_tracing_context_headers_for_http_request,
+    set_active_model,
+    set_tracing_context_from_http_request_headers,
+    start_span,
+    start_span_no_context,
+    update_current_trace,
+)
+
+__all__ = [
+    "AssessmentError",
+    "AssessmentSource",
+    "AssessmentSourceType",
+    "ConfigurationError",
+    "Link",
+    "NoOpSpan",
+    "Span",
+    "SpanEvent",
+    "SpanLogLevel",
+    "SpanStatus",
+    "SpanStatusCode",
+    "SpanType",
+    "Stats",
+    "disable",
+    "enable",
+    "flush",
+    "get_active_trace_id",
+    "get_current_active_span",
+    "get_last_active_trace_id",
+    "get_tracing_context_headers_for_http_request",
+    "log_expectation",
+    "log_feedback",
+    "set_active_model",
+    "set_tracing_context_from_http_request_headers",
+    "start_span",
+    "start_span_no_context",
+    "stats",
+    "trace",
+    "update_current_trace",
+]

@@ -1,0 +1,73 @@
+"""The model to which new traces belong."""
+
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Self
+
+from spanferry import values
+from spanferry.log import say_once
+
+__all__ = ["ActiveModel", "get_active_model", "set_active_model"]
+
+
+class ActiveModel:
+    """A model that has been made active; as a context manager it gives way again at the end."""
+
+    __slots__ = ("_before", "_token", "model_id", "name")
+
+    def __init__(self, name: str | None, model_id: str | None) -> None:
+        self.name = name
+        self.model_id = model_id
+        self._before: ActiveModel | None = None
+        self._token: Token[ActiveModel | None] | None = None
+
+    def activate(self) -> None:
+        """Active here, and wherever no other model has been made active."""
+        global _anywhere
+        self._before, _anywhere = _anywhere, self
+        self._token = _here.set(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        stack: TracebackType | None,
+    ) -> None:
+        global _anywhere  # noqa: PLW0603  the process has one
+        if _anywhere is self:
+            _anywhere = self._before
+        token, self._token = self._token, None
+        if token is not None:
+            try:
+                _here.reset(token)
+            except ValueError:  # left in another context than it was entered in
+                return
+
+
+_here: ContextVar[ActiveModel | None] = ContextVar("spanferry_active_model", default=None)
+_anywhere: ActiveModel | None = None
+
+
+def set_active_model(*, name: str | None = None, model_id: str | None = None) -> ActiveModel:
+    """Link the traces that start from now on to a LoggedModel, by name or by id.
+
+    The worker looks the name up, and makes the model where there is none. Holds in this context
+    (thread or task and what it starts) and in those that have not set a model themselves.
+    """
+    model = ActiveModel(
+        None if name is None else values.text(name),
+        None if model_id is None else values.text(model_id),
+    )
+    if name is None and model_id is None:
+        say_once("active-model", "set_active_model needs a name or a model_id: nothing is changed")
+    else:
+        model.activate()
+    return model
+
+
+def get_active_model() -> ActiveModel | None:
+    """The model of a trace that starts here and now."""
+    return _here.get() or _anywhere

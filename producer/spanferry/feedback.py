@@ -1,0 +1,255 @@
+"""Feedback and expectations on traces, also on traces of other services and of other days."""
+
+from collections.abc import Mapping
+from time import time_ns
+from typing import Any, Final, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from spanferry import outlet as outlets
+from spanferry import values
+from spanferry.entities import stack_trace
+from spanferry.log import say_once
+from spanferry.opening import complain_not_enabled
+from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Parcel
+from spanferry.process import new_assessment_id
+from spanferry.spans import NO_OP_SPAN_TRACE_ID
+from spanferry_schemas import Assessment, AssessmentKind, assessment_key, trace_id_bytes
+from spanferry_schemas.limits import SPAN_ID_BYTES
+
+__all__ = [
+    "AssessmentError",
+    "AssessmentSource",
+    "AssessmentSourceType",
+    "log_expectation",
+    "log_feedback",
+]
+
+
+class AssessmentSourceType:
+    """Who judges, in MLflow's words."""
+
+    HUMAN: Final = "HUMAN"
+    LLM_JUDGE: Final = "LLM_JUDGE"
+    CODE: Final = "CODE"
+    SOURCE_TYPE_UNSPECIFIED: Final = "SOURCE_TYPE_UNSPECIFIED"
+
+
+class AssessmentSource(Struct, frozen=True):
+    """Who judges: one of AssessmentSourceType, and which person, model or program."""
+
+    source_type: str
+    source_id: str | None = "default"
+
+
+class AssessmentError(Struct, frozen=True):
+    """Why there is no judgement."""
+
+    error_code: str
+    error_message: str | None = None
+    stack_trace: str | None = None
+
+
+class SourceLike(Protocol):
+    """What a source must have: spanferry's AssessmentSource, or MLflow's."""
+
+    @property
+    def source_type(self) -> str: ...
+    @property
+    def source_id(self) -> str | None: ...
+
+
+class ErrorLike(Protocol):
+    """What an error must have: spanferry's AssessmentError, or MLflow's."""
+
+    @property
+    def error_code(self) -> str: ...
+    @property
+    def error_message(self) -> str | None: ...
+    @property
+    def stack_trace(self) -> str | None: ...
+
+
+_SOURCE_TYPES: Final = {
+    "HUMAN": AssessmentSourceType.HUMAN,
+    "LLM_JUDGE": AssessmentSourceType.LLM_JUDGE,
+    "AI_JUDGE": AssessmentSourceType.LLM_JUDGE,
+    "CODE": AssessmentSourceType.CODE,
+    "SOURCE_TYPE_UNSPECIFIED": AssessmentSourceType.SOURCE_TYPE_UNSPECIFIED,
+}
+
+
+class _Target(NamedTuple):
+    """What is judged."""
+
+    trace_id: bytes | None
+    client_request_id: str | None
+    span_id: bytes | None
+
+
+def log_feedback(  # noqa: PLR0913  MLflow's signature, and client_request_id
+    *,
+    trace_id: str | None = None,
+    client_request_id: str | None = None,
+    name: str = "feedback",
+    value: Any = None,
+    source: SourceLike | None = None,
+    error: Exception | ErrorLike | str | None = None,
+    rationale: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    span_id: str | None = None,
+) -> Assessment | None:
+    """Record a judgement on a trace, by its id or by the client's id of the request.
+
+    The trace need not have arrived yet, nor come from this process. The source is CODE where none
+    is given. Returns what was sent, with the `assessment_id` made for it; None where nothing was.
+    """
+    target = _target(trace_id, client_request_id, span_id)
+    if target is None:
+        return None
+    source_type, source_id = _source(source, AssessmentSourceType.CODE)
+    return _put(
+        Assessment(
+            assessment_id=new_assessment_id(),
+            kind=AssessmentKind.FEEDBACK,
+            name=values.text(name),
+            value=values.encode(value),
+            created_ns=time_ns(),
+            trace_id=target.trace_id,
+            client_request_id=target.client_request_id,
+            span_id=target.span_id,
+            source_type=source_type,
+            source_id=source_id,
+            rationale=None if rationale is None else values.text(rationale),
+            metadata=_texts(metadata),
+            error=None if error is None else _error(error),
+        )
+    )
+
+
+def log_expectation(  # noqa: PLR0913  MLflow's signature, and client_request_id
+    *,
+    trace_id: str | None = None,
+    client_request_id: str | None = None,
+    name: str,
+    value: Any,
+    source: SourceLike | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    span_id: str | None = None,
+) -> Assessment | None:
+    """Record the answer that was wanted of a trace, which must not be None.
+
+    As `log_feedback`; the source is HUMAN where none is given.
+    """
+    target = _target(trace_id, client_request_id, span_id)
+    if value is None:
+        say_once("expectation", "an expectation needs a value: it is left out")
+    if target is None or value is None:
+        return None
+    source_type, source_id = _source(source, AssessmentSourceType.HUMAN)
+    return _put(
+        Assessment(
+            assessment_id=new_assessment_id(),
+            kind=AssessmentKind.EXPECTATION,
+            name=values.text(name),
+            value=values.encode(value),
+            created_ns=time_ns(),
+            trace_id=target.trace_id,
+            client_request_id=target.client_request_id,
+            span_id=target.span_id,
+            source_type=source_type,
+            source_id=source_id,
+            metadata=_texts(metadata),
+        )
+    )
+
+
+def _target(
+    trace_id: str | None, client_request_id: str | None, span_id: str | None
+) -> _Target | None:
+    """What is judged; None, and said once why, where that is nothing."""
+    if trace_id == NO_OP_SPAN_TRACE_ID:
+        return None
+    request = None if client_request_id is None else values.text(client_request_id)
+    if trace_id is None:
+        if request:
+            return _Target(None, request, _span_id(span_id))
+        say_once("judged", "feedback needs a trace_id or a client_request_id: it is left out")
+        return None
+    trace = trace_id_bytes(values.text(trace_id))
+    if trace is None:
+        say_once("judged-id", "feedback on %s is left out: no trace id", values.text(trace_id))
+        return None
+    return _Target(trace, request, _span_id(span_id))
+
+
+def _span_id(span_id: str | None) -> bytes | None:
+    if span_id is None:
+        return None
+    try:
+        known = bytes.fromhex(values.text(span_id))
+    except ValueError:
+        known = b""
+    if len(known) == SPAN_ID_BYTES:
+        return known
+    say_once("judged-span", "%s is no span id: it is left out", values.text(span_id))
+    return None
+
+
+def _source(source: SourceLike | None, default: str) -> tuple[str, str]:
+    if source is None:
+        return default, "default"
+    try:
+        given = values.text(source.source_type).upper()
+        source_id = values.text(source.source_id or "default")
+    except Exception as error:  # noqa: BLE001  whatever a user's object does
+        say_once("source", "an assessment's source could not be used: %s", values.text(error))
+        return default, "default"
+    if given not in _SOURCE_TYPES:
+        say_once("source-type", "%s is not a source type: %s is used", given, default)
+    return _SOURCE_TYPES.get(given, default), source_id
+
+
+def _error(error: Exception | ErrorLike | str) -> tuple[str, str | None, str | None]:
+    """Code, message and stack trace, as MLflow makes them of an exception or a text."""
+    if isinstance(error, str):
+        return "ASSESSMENT_ERROR", values.clean(error), None
+    if isinstance(error, Exception):
+        trace = _representation(error) + stack_trace(error)
+        return type(error).__name__, values.text(error), trace
+    try:
+        message, stack = error.error_message, error.stack_trace
+        return (
+            values.text(error.error_code),
+            None if message is None else values.text(message),
+            None if stack is None else values.text(stack),
+        )
+    except Exception as trouble:  # noqa: BLE001  whatever a user's object does
+        say_once("error", "an assessment's error could not be used: %s", values.text(trouble))
+        return "ASSESSMENT_ERROR", None, None
+
+
+def _representation(error: Exception) -> str:
+    try:
+        return values.clean(repr(error))
+    except Exception:  # noqa: BLE001  whatever a user's exception does
+        return ""
+
+
+def _texts(metadata: Mapping[str, Any] | None) -> dict[str, str]:
+    try:
+        return {values.text(key): values.text(value) for key, value in (metadata or {}).items()}
+    except Exception as error:  # noqa: BLE001  whatever a user's mapping does
+        say_once("metadata", "an assessment's metadata is left out: %s", values.text(error))
+        return {}
+
+
+def _put(assessment: Assessment) -> Assessment | None:
+    outlet = outlets.current()
+    if outlet is None:
+        complain_not_enabled()
+        return None
+    key = assessment.trace_id or assessment_key(assessment.client_request_id or "")
+    size = PARCEL_OVERHEAD_BYTES + len(assessment.value) + len(assessment.rationale or "")
+    outlet.put(Parcel(key, size, assessment=assessment))
+    return assessment

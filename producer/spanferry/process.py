@@ -1,0 +1,42 @@
+"""What belongs to one process: its source of ids, and which fork it is."""
+
+import os
+import random
+from typing import Final
+
+from spanferry_schemas.limits import SPAN_ID_BYTES, TRACE_ID_BYTES
+
+__all__ = ["fork_count", "new_assessment_id", "new_span_id", "new_trace_id"]
+
+_random: Final = random.Random()  # noqa: S311  ids, not secrets
+_bits = _random.getrandbits
+_forks = 0
+
+
+def fork_count() -> int:
+    """How many forks lie between the first process that imported this and the one that asks."""
+    return _forks
+
+
+def new_trace_id() -> bytes:
+    """16 random bytes, not all zero."""
+    return (_bits(128) or 1).to_bytes(TRACE_ID_BYTES, "big")
+
+
+def new_span_id() -> bytes:
+    """8 random bytes, not all zero."""
+    return (_bits(64) or 1).to_bytes(SPAN_ID_BYTES, "big")
+
+
+def new_assessment_id() -> str:
+    """An assessment's id as MLflow makes it: `a-` and 32 hexadecimal digits."""
+    return f"a-{_bits(128):032x}"
+
+
+def _after_fork() -> None:
+    global _forks  # noqa: PLW0603  the process has one
+    _forks += 1
+    _random.seed()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,103 @@
+"""W3C Trace Context between services, by MLflow's two functions."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Final
+
+from spanferry import values
+from spanferry.context import CurrentToken, RemoteParent, current, leave
+from spanferry.log import say_once
+from spanferry.spans import NoOpSpan
+from spanferry_schemas.limits import SPAN_ID_BYTES, TRACE_ID_BYTES
+
+__all__ = [
+    "get_tracing_context_headers_for_http_request",
+    "parse_traceparent",
+    "set_tracing_context_from_http_request_headers",
+]
+
+_HEADER: Final = "traceparent"
+_SAMPLED_FLAG: Final = 1
+_FIELDS: Final = 4
+
+
+def get_tracing_context_headers_for_http_request() -> dict[str, str]:
+    """Headers that let the service that is called next add its spans to this trace.
+
+    Ask anew for every request that is sent: each answer counts as one service to wait for. Empty
+    where there is no current span.
+    """
+    span = current.get()
+    if isinstance(span, RemoteParent):
+        return _headers(span.trace_id, span.span_id, sampled=span.sampled)
+    if isinstance(span, NoOpSpan):
+        return _headers(span.otel_trace_id, span.span_id_bytes, sampled=False)
+    if span is None:
+        say_once("no-context", "there is no current span: the request carries no tracing context")
+        return {}
+    span.trace.count_context_out()
+    return _headers(span.trace.trace_id, span.span_id_bytes, sampled=True)
+
+
+class set_tracing_context_from_http_request_headers:  # noqa: N801  MLflow's name
+    """Context manager for the service that is called: spans inside go under the caller's span.
+
+    Without a sound `traceparent` among the headers (in any case of letters) nothing is changed.
+    """
+
+    __slots__ = ("_headers", "_token")
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+        self._token: CurrentToken | None = None
+
+    def __enter__(self) -> None:
+        parent = _parent(self._headers)
+        if parent is None:
+            say_once(
+                "traceparent", "there is no sound traceparent header: a trace of its own starts"
+            )
+        else:
+            self._token = current.set(parent)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        stack: TracebackType | None,
+    ) -> None:
+        if self._token is not None:
+            leave(self._token)
+
+
+def parse_traceparent(header: str) -> RemoteParent | None:
+    """The span that a traceparent header names; None where it is not one."""
+    fields = header.strip().split("-")
+    if len(fields) < _FIELDS or fields[0] == "ff" or (fields[0] == "00" and len(fields) != _FIELDS):
+        return None
+    if any(field != field.lower() for field in fields[:_FIELDS]):
+        return None
+    try:
+        version, trace_id, span_id, flags = (bytes.fromhex(field) for field in fields[:_FIELDS])
+    except ValueError:
+        return None
+    lengths = (len(version), len(trace_id), len(span_id), len(flags))
+    if lengths != (1, TRACE_ID_BYTES, SPAN_ID_BYTES, 1) or not any(trace_id) or not any(span_id):
+        return None
+    return RemoteParent(trace_id, span_id, bool(flags[0] & _SAMPLED_FLAG))
+
+
+def _parent(headers: Mapping[str, str]) -> RemoteParent | None:
+    try:
+        for name, value in headers.items():
+            if values.text(name).lower() == _HEADER:
+                return parse_traceparent(values.text(value))
+    except Exception as error:  # noqa: BLE001  whatever a framework's headers do
+        say_once("headers", "request headers could not be read: %s", values.text(error))
+    return None
+
+
+def _headers(trace_id: bytes, span_id: bytes, *, sampled: bool) -> dict[str, str]:
+    if not any(trace_id):
+        return {}
+    return {_HEADER: f"00-{trace_id.hex()}-{span_id.hex()}-{'01' if sampled else '00'}"}

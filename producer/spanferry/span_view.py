@@ -1,0 +1,152 @@
+"""A span as it can be read, whether it is still open or came out of a test's outlet."""
+
+from typing import Any, Final
+
+from spanferry import values
+from spanferry.entities import (
+    Link,
+    SpanEvent,
+    SpanLogLevel,
+    SpanStatus,
+    SpanStatusCode,
+    link_from_wire,
+    log_level_of,
+)
+from spanferry_schemas import SpanEvent as WireEvent
+from spanferry_schemas import SpanLink as WireLink
+from spanferry_schemas import StatusCode, mlflow_keys, trace_id_text
+
+__all__ = ["SpanView"]
+
+_NULL: Final = b"null"
+
+
+class SpanView:
+    """What MLflow's spans let one read. Values come back as JSON gives them, not as they went in."""
+
+    __slots__ = (
+        "_attributes",
+        "_end_ns",
+        "_events",
+        "_links",
+        "_message",
+        "_name",
+        "_parent_id",
+        "_span_id",
+        "_span_type",
+        "_start_ns",
+        "_status",
+        "_trace_id",
+    )
+
+    def __init__(
+        self,
+        trace_id: bytes,
+        span_id: bytes,
+        parent_id: bytes | None,
+        name: str,
+        span_type: str,
+        start_ns: int,
+    ) -> None:
+        self._trace_id = trace_id
+        self._span_id = span_id
+        self._parent_id = parent_id
+        self._name = name
+        self._span_type = span_type
+        self._start_ns = start_ns
+        self._end_ns: int | None = None
+        self._status = StatusCode.UNSET
+        self._message = ""
+        self._attributes: dict[str, bytes] = {}
+        self._events: list[WireEvent] = []
+        self._links: list[WireLink] = []
+
+    @property
+    def trace_id(self) -> str:
+        """MLflow's id of the trace: `tr-` and 32 hexadecimal digits."""
+        return trace_id_text(self._trace_id)
+
+    @property
+    def request_id(self) -> str:
+        """The trace id by its old name."""
+        return self.trace_id
+
+    @property
+    def span_id(self) -> str:
+        """16 hexadecimal digits."""
+        return self._span_id.hex()
+
+    @property
+    def parent_id(self) -> str | None:
+        """The parent's span id; None for the root of the trace."""
+        return None if self._parent_id is None else self._parent_id.hex()
+
+    @property
+    def name(self) -> str:
+        """The span's name."""
+        return self._name
+
+    @property
+    def span_type(self) -> str:
+        """One of SpanType, or a type of the app's own."""
+        return self._span_type
+
+    @property
+    def start_time_ns(self) -> int:
+        """Nanoseconds since 1970."""
+        return self._start_ns
+
+    @property
+    def end_time_ns(self) -> int | None:
+        """Nanoseconds since 1970; None while the span is open."""
+        return self._end_ns
+
+    @property
+    def status(self) -> SpanStatus:
+        """How it went."""
+        return SpanStatus(SpanStatusCode[self._status.name], self._message)
+
+    @property
+    def inputs(self) -> Any:
+        """What was recorded as inputs; None where nothing was."""
+        return self.get_attribute(mlflow_keys.SPAN_INPUTS)
+
+    @property
+    def outputs(self) -> Any:
+        """What was recorded as outputs; None where nothing was."""
+        return self.get_attribute(mlflow_keys.SPAN_OUTPUTS)
+
+    @property
+    def log_level(self) -> SpanLogLevel | None:
+        """How much the span matters; None while that is left to its type."""
+        return log_level_of(self.get_attribute(mlflow_keys.SPAN_LOG_LEVEL))
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """All attributes, with trace id and type among them as MLflow has it."""
+        own = {mlflow_keys.REQUEST_ID: self.trace_id, mlflow_keys.SPAN_TYPE: self._span_type}
+        return own | {key: values.decode(value) for key, value in self._attributes.copy().items()}
+
+    @property
+    def events(self) -> list[SpanEvent]:
+        """Events in the order in which they were added."""
+        return [SpanEvent.from_wire(event) for event in self._events]
+
+    @property
+    def links(self) -> list[Link]:
+        """Links in the order in which they were added."""
+        return [link_from_wire(link) for link in self._links]
+
+    def get_attribute(self, key: str) -> Any:
+        """One attribute's value; None where it is not set."""
+        if key == mlflow_keys.SPAN_TYPE:
+            return self._span_type
+        if key == mlflow_keys.REQUEST_ID:
+            return self.trace_id
+        return values.decode(self._attributes.get(key, _NULL))
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(name={self.name!r}, trace_id={self.trace_id!r}, "
+            f"span_id={self.span_id!r}, parent_id={self.parent_id!r})"
+        )

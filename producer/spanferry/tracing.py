@@ -1,0 +1,300 @@
+"""Starting spans and speaking of the current trace: MLflow's fluent functions."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Protocol
+
+from spanferry import outlet as outlets
+from spanferry import values
+from spanferry.active_model import ActiveModel, set_active_model
+from spanferry.context import CurrentToken, current, get_current_active_span, leave
+from spanferry.entities import LinkLike, SpanLogLevel, SpanType, nanoseconds_of
+from spanferry.log import say_once
+from spanferry.opening import complain_not_enabled, open_span
+from spanferry.propagation import (
+    get_tracing_context_headers_for_http_request,
+    set_tracing_context_from_http_request_headers,
+)
+from spanferry.spans import NO_OP_SPAN, Span, get_last_active_trace_id
+from spanferry.trace_state import LiveTrace
+from spanferry_schemas import TraceState, mlflow_keys
+
+__all__ = [
+    "ActiveModel",
+    "TraceDestination",
+    "destination_of",
+    "dress",
+    "get_active_trace_id",
+    "get_current_active_span",
+    "get_last_active_trace_id",
+    "get_tracing_context_headers_for_http_request",
+    "set_active_model",
+    "set_tracing_context_from_http_request_headers",
+    "start_span",
+    "start_span_no_context",
+    "update_current_trace",
+]
+
+_IMMUTABLE_TAGS: Final = frozenset(
+    {
+        "mlflow.user",
+        "mlflow.artifactLocation",
+        "mlflow.trace.spansLocation",
+        "mlflow.trace.archiveLocation",
+        "mlflow.trace.archivalFailure",
+    }
+)
+"""MLflow sets these itself and leaves them out where a user gives them at the start."""
+
+
+class TraceDestination(Protocol):
+    """Where a trace goes: MLflow's MlflowExperimentLocation, or anything with an experiment's id."""
+
+    @property
+    def experiment_id(self) -> str | None: ...
+
+
+class start_span:  # noqa: N801  MLflow's name, and a class so that entering it costs little
+    """Context manager: a new span under the current one, current itself until the end.
+
+    It starts where the `with` block is entered and ends where it is left. An exception that leaves
+    the block is recorded and goes on. Without a current span it is the root of a new trace, to which
+    alone `trace_destination` and `run_id` apply.
+    """
+
+    __slots__ = (
+        "_attributes",
+        "_description",
+        "_destination",
+        "_links",
+        "_log_level",
+        "_name",
+        "_run_id",
+        "_span",
+        "_span_type",
+        "_token",
+    )
+
+    def __init__(  # noqa: PLR0913, PLR0917  MLflow's signature
+        self,
+        name: str = "span",
+        span_type: str | None = SpanType.UNKNOWN,
+        attributes: Mapping[str, Any] | None = None,
+        trace_destination: TraceDestination | None = None,
+        log_level: SpanLogLevel | str | None = None,
+        run_id: str | None = None,
+        links: Sequence[LinkLike] | None = None,
+        description: str | None = None,
+    ) -> None:
+        self._name = name
+        self._span_type = span_type
+        self._attributes = attributes
+        self._destination = trace_destination
+        self._log_level = log_level
+        self._run_id = run_id
+        self._links = links
+        self._description = description
+        self._span: Span = NO_OP_SPAN
+        self._token: CurrentToken | None = None
+
+    def __enter__(self) -> Span:
+        destination = None if self._destination is None else destination_of(self._destination)
+        span = open_span(self._name, self._span_type or SpanType.UNKNOWN, None, None, destination)
+        self._span = span
+        if span is NO_OP_SPAN:
+            return span
+        if span.recording:
+            dress(span, self._attributes, self._description, self._log_level, self._links)
+            if self._run_id is not None:
+                _set_run(span, self._run_id)
+        self._token = current.set(span)
+        return span
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        stack: TracebackType | None,
+    ) -> None:
+        token, self._token = self._token, None
+        if token is None:
+            return
+        leave(token)
+        span = self._span
+        if error is not None and isinstance(error, Exception):
+            span.record_exception(error)
+        if span.end_time_ns is None:
+            span.end()
+
+
+def start_span_no_context(  # noqa: PLR0913, PLR0917  MLflow's signature
+    name: str,
+    span_type: str = SpanType.UNKNOWN,
+    parent_span: Span | None = None,
+    inputs: Any = None,
+    attributes: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    experiment_id: str | None = None,
+    start_time_ns: int | None = None,
+    log_level: SpanLogLevel | str | None = None,
+    links: Sequence[LinkLike] | None = None,
+    description: str | None = None,
+) -> Span:
+    """A started span that does not become current; the caller ends it with `end()`.
+
+    Its parent is `parent_span`, else the current span as in MLflow, else it is the root of a new
+    trace. `tags` and `metadata` are the trace's.
+    """
+    start_ns = None if start_time_ns is None else nanoseconds_of(start_time_ns)
+    span = open_span(name, span_type, parent_span, start_ns, experiment_id)
+    if not span.recording:
+        return span
+    if inputs is not None:
+        span.set_inputs(inputs)
+    dress(span, attributes, description, log_level, links)
+    if tags:
+        _add_texts(span.trace, "tags", tags, leave_out=_IMMUTABLE_TAGS)
+    if metadata:
+        _add_texts(span.trace, "metadata", metadata)
+    return span
+
+
+def get_active_trace_id() -> str | None:
+    """The trace that is active here; None where there is none."""
+    span = get_current_active_span()
+    return None if span is None else span.trace_id
+
+
+def update_current_trace(  # noqa: PLR0913, PLR0917  MLflow's signature
+    tags: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    client_request_id: str | None = None,
+    request_preview: str | None = None,
+    response_preview: str | None = None,
+    state: TraceState | str | None = None,
+    model_id: str | None = None,
+    session_id: str | None = None,
+    user: str | None = None,
+) -> None:
+    """Set what belongs to the current trace as a whole, until its root span ends.
+
+    Values of tags and metadata that are no strings are stored as str() gives them. `state` is OK or
+    ERROR and goes before what follows from the root span. What cannot be used is said once and
+    left out.
+    """
+    span = current.get()
+    if not isinstance(span, Span):
+        _complain_no_trace()
+        return
+    if not span.recording:
+        return
+    trace = span.trace
+    if trace.ended:
+        say_once("trace-ended", "the trace's root span has ended: update_current_trace is ignored")
+        return
+    facts = trace.facts
+    if tags:
+        _add_texts(trace, "tags", tags)
+    own = {
+        mlflow_keys.METADATA_SESSION: session_id,
+        mlflow_keys.METADATA_USER: user,
+        mlflow_keys.METADATA_MODEL_ID: model_id or None,
+    }
+    if metadata:
+        _add_texts(trace, "metadata", metadata)
+    _add_texts(trace, "metadata", {key: value for key, value in own.items() if value is not None})
+    if model_id:
+        facts.active_model = None
+    if client_request_id is not None:
+        facts.client_request_id = values.text(client_request_id)
+    facts.request_preview = _preview(request_preview) or facts.request_preview
+    facts.response_preview = _preview(response_preview) or facts.response_preview
+    if state is not None:
+        facts.state = _state(state) or facts.state
+    trace.changed = True
+
+
+def destination_of(destination: TraceDestination) -> str | None:
+    """The experiment's id in a destination; None where it has none."""
+    try:
+        return destination.experiment_id
+    except Exception as error:  # noqa: BLE001  whatever a user's object does
+        say_once("destination-id", "a trace destination has no id: %s", values.text(error))
+        return None
+
+
+def dress(
+    span: Span,
+    attributes: Mapping[str, Any] | None,
+    description: str | None,
+    log_level: SpanLogLevel | str | None,
+    links: Sequence[LinkLike] | None,
+) -> None:
+    """Give a new span what its starter was given for it."""
+    if attributes:
+        span.set_attributes(attributes)
+    if description is not None:
+        span.set_description(description)
+    if log_level is not None:
+        span.set_log_level(log_level)
+    if links:
+        for link in list(links):
+            span.add_link(link)
+
+
+def _set_run(span: Span, run_id: str) -> None:
+    if span.parent_id is not None:
+        say_once("run-id", "run_id is for root spans only and is ignored")
+        return
+    span.trace.facts.metadata[mlflow_keys.METADATA_SOURCE_RUN] = values.text(run_id)
+
+
+def _add_texts(
+    trace: LiveTrace,
+    what: str,
+    given: Mapping[str, Any],
+    leave_out: frozenset[str] = frozenset(),
+) -> None:
+    """Put tags or metadata into the trace's own part, as text."""
+    try:
+        pairs = list(given.items())
+    except Exception:  # noqa: BLE001  whatever a user's mapping does
+        say_once(f"texts-{what}", "%s must be a dict, %s is left out", what, type(given).__name__)
+        return
+    texts: dict[str, str] = {}
+    for key, value in pairs:
+        if not isinstance(value, str):
+            say_once(f"text-{what}", "values of %s are stored as text: %s", what, values.text(key))
+        texts[values.text(key)] = values.text(value)
+    for key in leave_out.intersection(texts):
+        del texts[key]
+    kept = trace.facts.tags if what == "tags" else trace.facts.metadata
+    kept.update(texts)
+    trace.changed = True
+
+
+def _preview(preview: object) -> str | None:
+    if preview is None or type(preview) is str:
+        return preview and values.clean(preview)
+    say_once("preview", "a preview must be a string, %s is left out", type(preview).__name__)
+    return None
+
+
+def _state(state: object) -> TraceState | None:
+    known = values.text(state).rpartition(".")[2]
+    if known in {TraceState.OK, TraceState.ERROR}:
+        return TraceState(known)
+    say_once("state", "a trace's state is OK or ERROR, %s is left out", known)
+    return None
+
+
+def _complain_no_trace() -> None:
+    if outlets.current() is None:
+        complain_not_enabled()
+    else:
+        say_once(
+            "no-trace",
+            "there is no current trace to update: call update_current_trace inside a function with "
+            "@spanferry.trace or a `with spanferry.start_span()` block",
+        )

@@ -1,0 +1,228 @@
+"""Any value of the app's as one JSON text: never raises, never waits, never consumes the value.
+
+Plain data goes through msgspec in one C call during which no Python code runs, so nothing can change
+the value meanwhile. msgspec walks containers without owning their members: a hook that ran the
+app's code from inside it could pull the floor away under it. Everything else is therefore unfolded
+here first, on snapshots, and then encoded. Meaning as MLflow's TraceJSONEncoder.
+"""
+
+import dataclasses
+import json
+from json.encoder import encode_basestring_ascii
+from typing import Any, Final, cast
+
+import msgspec
+
+__all__ = ["chunk_text", "clean", "decode", "encode", "text"]
+
+_NODES_MAX: Final = 50_000
+"""Values that are unfolded one by one; what comes after is replaced by a note. About 50 ms."""
+
+_DEPTH_MAX: Final = 100
+"""Levels that are unfolded; readers of JSON give up at about 1,000."""
+
+_ATTEMPT_DEPTH_MAX: Final = 8
+"""Levels down to which a part is tried as plain data first, so that one odd leaf costs little."""
+
+_ARRAY_ITEMS_MAX: Final = 10_000
+"""Larger numpy arrays become numpy's own short text, which is what MLflow stores of any."""
+
+_INT_BITS_MAX: Final = 10_000
+"""Longer integers are described: Python reads at most 4,300 digits."""
+
+_TOO_LARGE: Final = "<spanferry: too many parts to record>"
+_TOO_DEEP: Final = "<spanferry: nested too deeply to record>"
+
+_CONSUMED_BY_STR: Final = frozenset(
+    {"AsyncStreamingResponse", "StreamingResponse", "StreamingAgentChatResponse"}
+)
+"""llama_index classes whose text consumes the stream; MLflow stores their type instead."""
+
+_encode = msgspec.json.Encoder().encode
+decode = msgspec.json.decode
+
+
+class _NotJsonError(Exception):
+    """A cycle, or a key that JSON does not have: MLflow stores the repr of the whole value."""
+
+
+def encode(value: object) -> bytes:
+    """`value` as one JSON text in UTF-8, as it is now."""
+    try:
+        return _encode(value)
+    except Exception:  # noqa: BLE001  whatever a user's value does
+        return _encode_unfolded(value)
+
+
+def text(value: object) -> str:
+    """str(value), else its repr, else a note; always encodable in UTF-8."""
+    if type(value) is str:
+        return clean(value)
+    try:
+        return clean(str.__str__(str(value)))
+    except Exception:  # noqa: BLE001  whatever a user's value does
+        return _representation(value)
+
+
+def clean(value: str) -> str:
+    """The string itself, or with `?` for lone surrogates, which UTF-8 does not have."""
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "replace").decode()
+    return value
+
+
+def chunk_text(value: object, encoded: bytes) -> str:
+    """The JSON text that MLflow stores of one item of a stream: ASCII, with Python's separators.
+
+    `encoded` is what `encode` made of it.
+    """
+    if type(value) is str:
+        return encode_basestring_ascii(clean(value))
+    return json.dumps(decode(encoded))
+
+
+def _representation(value: object) -> str:
+    try:
+        return clean(str.__str__(repr(value)))
+    except Exception:  # noqa: BLE001  whatever a user's value does
+        return _note(value)
+
+
+def _note(value: object) -> str:
+    try:
+        return clean(f"<spanferry: cannot record {type(value).__name__}>")
+    except Exception:  # noqa: BLE001  a metaclass can do anything
+        return "<spanferry: cannot record this value>"
+
+
+def _encode_unfolded(value: object) -> bytes:
+    try:
+        return _encode(_Unfolding().plain(value, 0))
+    except Exception:  # noqa: BLE001  whatever a user's value does
+        return _encode(_representation(value))
+
+
+class _Unfolding:
+    """One walk over one value, on snapshots of its containers; bounded in nodes and depth."""
+
+    __slots__ = ("_nodes_left", "_path")
+
+    def __init__(self) -> None:
+        self._nodes_left = _NODES_MAX
+        self._path: set[int] = set()
+
+    def plain(self, value: Any, depth: int) -> Any:
+        """What msgspec encodes without calling anybody. Raises _NotJsonError."""
+        kind = type(value)
+        if value is None or kind is bool or kind is float:
+            return value
+        if kind is str or kind is int:
+            return clean(value) if kind is str else _plain_int(value)
+        self._nodes_left -= 1
+        if self._nodes_left < 0 or depth > _DEPTH_MAX:
+            return _TOO_LARGE if self._nodes_left < 0 else _TOO_DEEP
+        if 0 < depth <= _ATTEMPT_DEPTH_MAX or kind not in _CONTAINERS:
+            try:
+                return msgspec.Raw(_encode(value))
+            except Exception:  # noqa: BLE001, S110  not plain data: unfold it
+                pass
+        return self._enter(value, kind, depth + 1)
+
+    def _enter(self, value: Any, kind: type, depth: int) -> Any:
+        identity = id(value)
+        if identity in self._path:
+            raise _NotJsonError
+        self._path.add(identity)
+        try:
+            if issubclass(kind, dict):
+                pairs = list(dict.items(cast("dict[Any, Any]", value)))
+                return {_plain_key(key): self.plain(item, depth) for key, item in pairs}
+            members = _members(value, kind)
+            if members is not None:
+                return [self.plain(member, depth) for member in members]
+            return self._foreign(value, kind, depth)
+        finally:
+            self._path.discard(identity)
+
+    def _foreign(self, value: Any, kind: type, depth: int) -> Any:
+        if issubclass(kind, str):
+            return clean(str.__str__(value))
+        if issubclass(kind, int):
+            return _plain_int(int.__int__(value))
+        if issubclass(kind, float):
+            return float.__float__(value)
+        try:
+            content = _content(value, kind)
+        except Exception:  # noqa: BLE001  whatever a user's value does
+            content = value
+        return text(value) if content is value else self.plain(content, depth)
+
+
+_CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
+
+
+def _members(value: Any, kind: type) -> list[Any] | None:
+    """A list, tuple or set as a list of its own, taken in one step; None for anything else."""
+    if issubclass(kind, list):
+        return list.copy(cast("list[Any]", value))
+    if issubclass(kind, tuple):
+        return list(tuple.__iter__(cast("tuple[Any, ...]", value)))
+    if issubclass(kind, set):
+        return list(set.__iter__(cast("set[Any]", value)))
+    if issubclass(kind, frozenset):
+        return list(frozenset.__iter__(cast("frozenset[Any]", value)))
+    return None
+
+
+def _content(value: Any, kind: type) -> Any:
+    """The data in a pydantic model, a dataclass or a numpy value; the value itself where it has none."""
+    if callable(getattr(kind, "model_dump", None)):
+        return _retry(value.model_dump)
+    if dataclasses.is_dataclass(kind):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(kind)}
+    module = kind.__module__
+    if module == "numpy":
+        return _numpy_content(value)
+    if kind.__name__ in _CONSUMED_BY_STR and module.startswith("llama_index."):
+        return text(kind)
+    return value
+
+
+def _retry(call: Any) -> Any:
+    """Once more where another thread changed a dict in the middle."""
+    try:
+        return call()
+    except RuntimeError:
+        return call()
+
+
+def _numpy_content(value: Any) -> Any:
+    if value.size > _ARRAY_ITEMS_MAX:
+        return value
+    content = value.tolist()
+    return value if type(content) is type(value) else content
+
+
+def _plain_int(value: int) -> int | str:
+    bits = value.bit_length()
+    return value if bits <= _INT_BITS_MAX else f"<spanferry: an integer of {bits} bits>"
+
+
+def _plain_key(key: Any) -> str:
+    """A dict's key as json.dumps writes it. Raises _NotJsonError where it refuses."""
+    kind = type(key)
+    if issubclass(kind, str):
+        return clean(str.__str__(key))
+    if key is None:
+        return "null"
+    if kind is bool:
+        return "true" if key else "false"
+    if issubclass(kind, int):
+        return int.__repr__(key)
+    if issubclass(kind, float):
+        return float.__repr__(key)
+    raise _NotJsonError
