@@ -7,8 +7,9 @@ Method. Each SDK lives in a process of its own. They take turns in short blocks,
 rotates from block to block, so that all of them meet the same machine; while one runs the others
 have flushed and are at rest (what they still use of the CPU is measured and reported). A block
 warms up, flushes, collects garbage, times each trace with perf_counter_ns and thread_time_ns, and
-flushes. spanferry sends to a real Apache Kafka, acks=all; the peers to a stub that answers at once
-(see benchmarks/stub.py: a real server would be slower, never faster). All options are the defaults.
+flushes. Every trace carries values of its own, made just before it outside the timing. spanferry
+sends to a real Apache Kafka, acks=all; the peers to a stub that answers at once (benchmarks/stub.py:
+a real server would be slower, never faster). All options are the defaults.
 
 - tight: trace after trace, as many as fit into spanferry's buffer, so that the sender works beside
   the calling thread all the time.
@@ -169,7 +170,9 @@ class _Run:
         path = self._folder / f"{case.shape}-{case.size}.pickle"
         if not path.exists():
             count = max(2, min(256, round(_POOL_BYTES * self._options.scale) // case.size))
-            payloads = [make_payload(case.shape, case.size, seed) for seed in range(count)]
+            payloads = [
+                pickle.dumps(make_payload(case.shape, case.size, seed)) for seed in range(count)
+            ]
             path.write_bytes(pickle.dumps(payloads))
         return path
 
