@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from spanferry_worker.errors import TransientError
 from spanferry_worker.ports import Partition
 from spanferry_worker.runtime.dead_letters import DeadLetterOffice
-from spanferry_worker.runtime.lanes import Gained, Lane, Lanes
+from spanferry_worker.runtime.lanes import Gained, Lane, Lanes, LogWentBackError
 from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.runtime.wake import wait_for_event
 from spanferry_worker.runtime.writer import Writer
@@ -80,6 +80,10 @@ class Intake:
                 polled = await self._parts.log.poll(
                     timeout_s=_POLL_S, records_max=self._sizer.records
                 )
+                self._take(polled)
+            except LogWentBackError as error:
+                _log.error("%s; reading anew from what is committed", error)
+                return
             except TransientError as error:
                 attempt += 1
                 self._parts.metrics.consume_errors.inc()
@@ -88,7 +92,6 @@ class Intake:
                 await asyncio.sleep(delay_s)
                 continue
             attempt = 0
-            self._take(polled)
             self._tick()
 
     async def _wait_for_room(self) -> None:
@@ -96,18 +99,22 @@ class Intake:
         self._parts.metrics.consume_paused.set(1)
         deadline_ms = self._parts.clock.now_ms() + int(_PAUSE_AFTER_S * 1000)
         paused = False
-        while not self._interrupted and self._gate.update(self.held_bytes):
+        try:
+            while not self._interrupted and self._gate.update(self.held_bytes):
+                if not paused and self._parts.clock.now_ms() >= deadline_ms:
+                    paused = True
+                    held = {"held_bytes": self.held_bytes}
+                    _log.warning("intake waits for the store", extra=held)
+                if paused:
+                    # Again every time: a rebalance brings partitions that are not paused.
+                    self._parts.log.pause()
+                    self._take(await self._parts.log.poll(timeout_s=0.0, records_max=1))
+                self._progress.clear()
+                await wait_for_event(self._progress, _POLL_S)
+                self._tick()
+        finally:
             if paused:
-                self._take(await self._parts.log.poll(timeout_s=_POLL_S, records_max=1))
-            elif self._parts.clock.now_ms() >= deadline_ms:
-                _log.warning("intake waits for the store", extra={"held_bytes": self.held_bytes})
-                self._parts.log.pause()
-                paused = True
-            self._progress.clear()
-            await wait_for_event(self._progress, _POLL_S)
-            self._tick()
-        if paused:
-            self._parts.log.resume()
+                self._parts.log.resume()
         self._parts.metrics.consume_paused.set(0)
 
     def _take(self, polled: Mapping[Partition, Sequence[Record]]) -> None:

@@ -6,6 +6,7 @@ from itertools import count
 from msgspec import Struct
 
 from spanferry_schemas import read_meta
+from spanferry_worker.errors import TransientError
 from spanferry_worker.ports import Partition
 from spanferry_worker.settings import Settings
 from spanferry_worker.stages.assemble import Assembler, shed
@@ -14,9 +15,13 @@ from spanferry_worker.stages.consume import PartitionClock, Record, SequenceLedg
 from spanferry_worker.stages.decode import Decoded, Decoder, Outcome, Rejected
 from spanferry_worker.stages.trace import AssembledTrace
 
-__all__ = ["Gained", "Lane", "Lanes"]
+__all__ = ["Gained", "Lane", "Lanes", "LogWentBackError"]
 
 _ids = count(1)
+
+
+class LogWentBackError(TransientError):
+    """Offsets came again in one assignment: Kafka has lost the end of the partition."""
 
 
 class Gained(Struct):
@@ -46,11 +51,18 @@ class Lane:
         """When the record taken last was produced."""
 
     def take(self, records: Sequence[Record], wall_ms: int, gained: Gained) -> int:
-        """Decode and assemble records; their bytes. The hot loop."""
+        """Decode and assemble records; their bytes. The hot loop.
+
+        Raises LogWentBackError; then the lane is of no use any more.
+        """
         size = 0
         clock, ledger, tracker = self.clock, self.ledger, self.tracker
         for record in records:
-            tracker.begin(record.offset)
+            if not tracker.begin(record.offset):
+                raise LogWentBackError(
+                    f"{self.partition.topic} partition {self.partition.partition} went back to "
+                    f"offset {record.offset} from {tracker.next_offset}"
+                )
             now_ms = clock.record(record.timestamp, wall_ms)
             self.newest_ms = record.timestamp
             meta = read_meta(record.headers)

@@ -58,6 +58,8 @@ class Watch:
     def _look_at_reads(self, lags: dict[Partition, tuple[Lane, int | None]]) -> None:
         now_ms = self._parts.clock.now_ms()
         state: dict[tuple[str, int], tuple[int | None, int]] = {}
+        self._parts.metrics.consume_lag_records.clear()
+        self._parts.metrics.consume_lag_seconds.clear()
         for partition, (lane, lag) in lags.items():
             if lag is None:
                 continue
@@ -93,6 +95,7 @@ class Watch:
         metrics.assemble_open.set(sum(lane.assembler.held_traces for lane in self._lanes))
         metrics.assemble_held_bytes.set(sum(lane.assembler.held_bytes for lane in self._lanes))
         reported: dict[int, tuple[int, int]] = {}
+        metrics.commit_undecided.clear()
         for lane in self._lanes:
             label = str(lane.partition.partition)
             metrics.commit_undecided.labels(label).set(lane.tracker.undecided)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
@@ -85,9 +85,10 @@ class KafkaLog:
     ) -> Mapping[Partition, Sequence[Record]]:
         """See RecordLog. Empty while a rebalance is on."""
         consumer = self._open
+        deadline = asyncio.timeout(timeout_s + _POLL_MARGIN_S)
         try:
             with kafka_border("read records"):
-                async with asyncio.timeout(timeout_s + _POLL_MARGIN_S) as deadline:
+                async with deadline:
                     polled = await consumer.getmany(
                         timeout_ms=int(timeout_s * 1000), max_records=records_max
                     )
@@ -103,12 +104,14 @@ class KafkaLog:
     def pause(self) -> None:
         """See RecordLog."""
         consumer = self._open
-        consumer.pause(*consumer.assignment())
+        with kafka_border("pause"):
+            consumer.pause(*consumer.assignment())
 
     def resume(self) -> None:
         """See RecordLog."""
         consumer = self._open
-        consumer.resume(*consumer.paused())
+        with kafka_border("resume"):
+            consumer.resume(*consumer.paused())
 
     def caught_up(self, partition: Partition) -> bool:
         """See RecordLog."""
@@ -176,17 +179,19 @@ class _Listener(ConsumerRebalanceListener):
         self._owner = owner
         self._positions = positions
 
-    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> Awaitable[None]:
-        """Before the rejoin; aiokafka awaits it."""
-        return self._owner.revoked(frozenset(Partition(*each) for each in revoked))
+    # aiokafka awaits coroutines here, though its base class shows plain methods.
+    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, revoked: set[TopicPartition]
+    ) -> None:
+        """Before the rejoin."""
+        await self._owner.revoked(frozenset(Partition(*each) for each in revoked))
 
-    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> Awaitable[None]:
-        """After the rejoin; the owner must know before this waits for anything."""
+    async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, assigned: set[TopicPartition]
+    ) -> None:
+        """After the rejoin. The owner must know before anything is waited for: records may come."""
         self._positions.clear()
         self._owner.assigned(frozenset(Partition(*each) for each in assigned))
-        return self._tell_resumed(assigned)
-
-    async def _tell_resumed(self, assigned: set[TopicPartition]) -> None:
         resumed: set[Partition] = set()
         try:
             with kafka_border("ask for the committed offsets"):

@@ -1,7 +1,7 @@
 """Topics: what they are like, whether that will do, and making them."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, Self
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -58,7 +58,7 @@ class TopicPlan(Struct, frozen=True, kw_only=True):
 
 
 @contextlib.asynccontextmanager
-async def _admin(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
+async def _admin(settings: KafkaSettings) -> AsyncGenerator[AIOKafkaAdminClient]:
     client = AIOKafkaAdminClient(**connection_options(settings))
     try:
         await client.start()

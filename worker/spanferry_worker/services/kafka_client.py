@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, Final
 
 from aiokafka import errors
@@ -34,7 +34,7 @@ _FATAL: Final = (
 
 
 @contextlib.contextmanager
-def kafka_border(action: str) -> Iterator[None]:
+def kafka_border(action: str) -> Generator[None]:
     """Let only WorkerErrors out: Transient, or Fatal where waiting does not help.
 
     TimeoutError is transient here; catch one's own deadlines inside.
@@ -81,7 +81,7 @@ def connection_options(settings: KafkaSettings) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def stop_on_failure(stop: Callable[[], Awaitable[None]]) -> Any:
+async def stop_on_failure(stop: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
     """Release a half-started client where the body fails."""
     try:
         yield

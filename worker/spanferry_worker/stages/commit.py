@@ -20,12 +20,16 @@ class OffsetTracker:
         self._open: OrderedDict[int, None] = OrderedDict()
         self._next: int | None = None
 
-    def begin(self, offset: int) -> None:
-        """A record was read. Offsets rise, with gaps where Kafka has removed or hidden records."""
+    def begin(self, offset: int) -> bool:
+        """A record was read. Offsets rise, with gaps where Kafka has removed or hidden records.
+
+        False, and nothing is changed, where the offset was passed before.
+        """
         if self._next is not None and offset < self._next:
-            raise ValueError(f"offset {offset} begun after {self._next - 1}")
+            return False
         self._open[offset] = None
         self._next = offset + 1
+        return True
 
     def done(self, offsets: Iterable[int]) -> None:
         """These records are decided for good. Naming one twice changes nothing."""
