@@ -293,11 +293,11 @@ def _merge(entry: _Open, event: Fragment, decoded: Decoded) -> int:
                 part = entry.part
                 entry.part = event.trace if part is None else merge_parts(part, event.trace)
     for span in event.spans:
-        known = spans.setdefault(span.span_id, span)
-        if known is not span:
+        known = spans.get(span.span_id)
+        if known is not None:
             repeated += 1
-            if known.end_ns == 0 and span.end_ns != 0:
-                spans[span.span_id] = span
+        if known is None or (known.end_ns == 0 and span.end_ns != 0):
+            spans[span.span_id] = span
     entry.tally.spans += len(event.spans) - repeated
     return repeated
 

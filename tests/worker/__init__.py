@@ -1,0 +1,1 @@
+"""The worker: its stages, its runtime, its Kafka, its command."""

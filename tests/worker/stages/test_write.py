@@ -1,0 +1,212 @@
+"""write: batches, bisection, retries, the breaker."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from spanferry_worker.stages.write import (
+    Bisection,
+    DeadLetterBreaker,
+    Queued,
+    RetryPolicy,
+    WritePolicy,
+    WriteQueue,
+)
+from tests.worker.events import T0_MS, assembled, feedback
+
+POLICY = WritePolicy(batch_traces_max=3, batch_bytes_max=1_000, linger_s=0.1)
+
+
+def queued(trace_id: int | None = 1, size: int = 100, lane_id: int = 1, **fields) -> Queued:
+    return Queued(assembled(trace_id, size, **fields), lane_id)
+
+
+def fill(queue: WriteQueue, *items: Queued, now_ms: int = T0_MS) -> None:
+    for item in items:
+        queue.add(item, now_ms)
+
+
+def test_a_batch_goes_when_it_is_full():
+    queue = WriteQueue(POLICY)
+    fill(queue, queued(1), queued(2))
+    assert queue.take(T0_MS) is None
+    fill(queue, queued(3), queued(4))
+    batch = queue.take(T0_MS)
+    assert [item.trace.trace_id[-1] for item in batch] == [1, 2, 3]
+
+
+def test_a_batch_goes_when_its_bytes_are_enough_and_holds_no_more_than_these():
+    queue = WriteQueue(POLICY)
+    fill(queue, queued(1, 600), queued(2, 600))
+    assert len(queue.take(T0_MS)) == 1
+
+
+def test_a_trace_larger_than_a_batch_goes_alone():
+    queue = WriteQueue(POLICY)
+    fill(queue, queued(1, 5_000), queued(2))
+    assert [item.trace.size for item in queue.take(T0_MS)] == [5_000]
+
+
+def test_a_batch_goes_when_its_first_has_lingered_or_is_flushed():
+    queue = WriteQueue(POLICY)
+    fill(queue, queued(1))
+    assert queue.due_in_ms(T0_MS + 40) == 60
+    assert queue.take(T0_MS + 99) is None
+    assert len(queue.take(T0_MS + 100)) == 1
+    assert queue.due_in_ms(T0_MS) is None
+    fill(queue, queued(2))
+    assert len(queue.take(T0_MS, flush=True)) == 1
+
+
+def test_a_late_addition_waits_for_its_trace():
+    queue = WriteQueue(POLICY)
+    fill(queue, queued(1, 100), queued(1, 200), queued(2, 300))
+    first = queue.take(T0_MS, flush=True)
+    assert [item.trace.size for item in first] == [100, 300]
+    assert queue.take(T0_MS, flush=True) is None
+    queue.settle(first)
+    assert [item.trace.size for item in queue.take(T0_MS, flush=True)] == [200]
+
+
+def test_feedback_by_one_request_keeps_its_order_too():
+    queue = WriteQueue(POLICY)
+    fill(queue, *(queued(None, s, assessments=[feedback(1, None, "r")]) for s in (1, 2)))
+    assert len(queue.take(T0_MS, flush=True)) == 1
+
+
+class Queueing(RuleBasedStateMachine):
+    """What goes in comes out once, in the order of its id, and the account is right."""
+
+    @initialize()
+    def start(self) -> None:
+        self.queue = WriteQueue(POLICY)
+        self.now_ms = T0_MS
+        self.under_way: list[list[Queued]] = []
+        self.waiting: list[Queued] = []
+        self.sizes = 0
+
+    @rule(trace_id=st.integers(1, 4), lane_id=st.integers(1, 2))
+    def add(self, trace_id: int, lane_id: int) -> None:
+        self.sizes += 1
+        item = queued(trace_id, self.sizes, lane_id)
+        self.queue.add(item, self.now_ms)
+        self.waiting.append(item)
+
+    @rule(flush=st.booleans(), passed=st.integers(0, 200))
+    def take(self, flush: bool, passed: int) -> None:
+        self.now_ms += passed
+        batch = self.queue.take(self.now_ms, flush=flush)
+        if batch is None:
+            return
+        ids = [item.trace.trace_id for item in batch]
+        busy = {item.trace.trace_id for other in self.under_way for item in other}
+        assert 0 < len(set(ids)) == len(ids) <= 3
+        assert not busy & set(ids)
+        for item in batch:
+            same = [w for w in self.waiting if w.trace.trace_id == item.trace.trace_id]
+            assert same[0] == item
+            self.waiting.remove(item)
+        self.under_way.append(batch)
+
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data())
+    def settle(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, len(self.under_way) - 1))
+        self.queue.settle(self.under_way.pop(index))
+
+    @rule(lane_id=st.integers(1, 2))
+    def drop(self, lane_id: int) -> None:
+        self.queue.drop(frozenset({lane_id}))
+        self.waiting = [item for item in self.waiting if item.lane_id != lane_id]
+
+    @invariant()
+    def the_account_is_right(self) -> None:
+        held = [*self.waiting, *(item for batch in self.under_way for item in batch)]
+        assert self.queue.held_traces == len(held)
+        assert self.queue.held_bytes == sum(item.trace.size for item in held)
+
+    def teardown(self) -> None:
+        while self.under_way or self.waiting:
+            for batch in self.under_way:
+                self.queue.settle(batch)
+            self.under_way.clear()
+            self.take(flush=True, passed=0)
+            assert self.under_way or not self.waiting
+        assert self.queue.due_in_ms(self.now_ms) is None
+
+
+TestQueueing = Queueing.TestCase
+
+
+@given(st.sets(st.integers(0, 30)), st.integers(0, 31))
+def test_bisection_stores_all_but_the_culprits(poison: set[int], count: int):
+    batch = [queued(i) for i in range(count)]
+    plan, stored, calls = Bisection(batch), [], 0
+    while (part := plan.part) is not None:
+        calls += 1
+        if any(item.trace.trace_id[-1] in poison for item in part):
+            plan.refused()
+        else:
+            plan.accepted()
+            stored += part
+    bad = [item for item in batch if item.trace.trace_id[-1] in poison]
+    assert plan.culprits == bad
+    assert stored == [item for item in batch if item not in bad]
+    assert calls <= 1 + 2 * len(bad) * 6
+
+
+def test_a_part_is_narrowed_to_what_is_still_wanted():
+    plan = Bisection([queued(1, lane_id=1), queued(2, lane_id=2)])
+    plan.narrow(lambda item: item.lane_id == 2)
+    assert [item.lane_id for item in plan.part] == [2]
+    plan.narrow(lambda _: False)
+    assert plan.part is None
+
+
+@given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
+def test_retries_wait_longer_within_bounds(attempt: int, chance: float):
+    policy = RetryPolicy(retry_initial_s=0.2, retry_max_s=30)
+    delay_s = policy.delay_s(attempt, chance)
+    assert 0.1 <= delay_s <= 30
+    assert delay_s <= policy.delay_s(attempt + 1, chance)
+
+
+def breaker() -> DeadLetterBreaker:
+    return DeadLetterBreaker(ratio_max=0.5, window=100, count_min=10)
+
+
+def test_the_breaker_trips_when_most_would_be_dead():
+    some = breaker()
+    assert not any(some.saw(bad=1) for _ in range(9))
+    assert some.saw(bad=1)
+
+
+def test_the_breaker_bears_what_is_below_the_ratio():
+    some = breaker()
+    assert not any(some.saw(good=1) or some.saw(bad=1) for _ in range(500))
+
+
+def test_the_breaker_forgets_the_good_of_long_ago():
+    some = breaker()
+    for _ in range(10_000):
+        some.saw(good=1)
+    assert any(some.saw(bad=1) for _ in range(60))
+
+
+def test_the_breaker_never_trips_on_good():
+    some = breaker()
+    for _ in range(20):
+        some.saw(bad=1)
+    assert some.saw(good=1) is False
+
+
+@pytest.mark.parametrize("wrong", [{"batch_traces_max": 0}, {"linger_s": -1}])
+def test_a_policy_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        WritePolicy(**wrong)
+
+
+def test_a_retry_policy_that_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match="retry_initial_s"):
+        RetryPolicy(retry_initial_s=0)
