@@ -88,7 +88,7 @@ def by_program(native: Native, traces: Sequence[Any]) -> dict[str, dict[str, Any
             assessment.pop("last_update_time")
         if info.get("assessments"):
             info["assessments"].sort(key=lambda one: one["assessment_name"])
-            for key in SIZES:  # they count the assessments' ids, which MLflow makes in the store
+            for key in SIZES:  # MLflow counts feedback here, the sinks do not
                 info["trace_metadata"].pop(key)
         plain[native.program_of(trace.info.trace_id)] = {
             "info": info,

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from mlflow.entities import Span, TraceInfo
+from mlflow.entities import Span, TraceInfo, TraceState
 from mlflow.entities.assessment import Assessment
 
 from spanferry_worker.services.mlflow_private import attribute_texts
 from spanferry_worker.services.mlflow_text import Limits
 
-__all__ = ["Backend", "calls", "stretched_ms"]
+__all__ = ["Backend", "calls", "disturbed_ms"]
 
 
 class Backend(Protocol):
@@ -17,6 +17,11 @@ class Backend(Protocol):
 
     @property
     def limits(self) -> Limits: ...
+
+    @property
+    def rounding_ms(self) -> int:
+        """By how much a trace's times may differ from its root span's after write_new."""
+        ...
 
     @property
     def store(self) -> Any:
@@ -34,7 +39,7 @@ class Backend(Protocol):
     def write_new(self, infos: Sequence[TraceInfo], spans: Mapping[str, Sequence[Span]]) -> None:
         """Store traces that are not there yet, each with its spans by trace id.
 
-        After a return every field is as given; after an error any part of it may be stored.
+        After a return every field is as given (times to within rounding_ms); after an error any part of it may be stored.
         This is the seam for a faster way in.
         """
         ...
@@ -89,12 +94,15 @@ def calls(
     return result
 
 
-def stretched_ms(info: TraceInfo, spans: Sequence[Span]) -> int:
-    """By how much MLflow's log_spans changes the times of a trace that start_trace has stored.
+def disturbed_ms(info: TraceInfo, spans: Sequence[Span]) -> int:
+    """How much log_spans disturbs the record that start_trace has stored, in milliseconds.
 
     It stretches the trace over all of its spans, where MLflow's SDK writes the root's own times last.
     It also rounds start and end one by one, so the answer is often 1 with nothing outside the root.
+    A trace that it declares finished because its root is there, ended or not, counts as a second.
     """
+    if info.state is TraceState.IN_PROGRESS and any(span.parent_id is None for span in spans):
+        return 1000
     starts = min(span.start_time_ns for span in spans) // 1_000_000
     ends = [span.end_time_ns for span in spans if span.end_time_ns is not None]
     earlier = max(0, info.request_time - starts)

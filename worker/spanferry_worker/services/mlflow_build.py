@@ -118,11 +118,6 @@ class EntityBuilder:
             request_time=0,
             state=TraceState.IN_PROGRESS,
             trace_metadata={TRACE_SCHEMA_VERSION_KEY: str(TRACE_SCHEMA_VERSION)},
-            assessments=[
-                self.assessment(trace_id, assessment)
-                for assessment in {a.assessment_id: a for a in trace.assessments}.values()
-                if not assessment.overrides
-            ],
         )
         if model_id is not None:
             info.trace_metadata[TraceMetadataKey.MODEL_ID] = model_id
@@ -131,6 +126,12 @@ class EntityBuilder:
         if usage := _usage(info, spans):
             info.trace_metadata[TraceMetadataKey.TOKEN_USAGE] = json.dumps(usage)
         self.finish(info, spans)
+        # After the sizes are counted, which stay the same when feedback comes early, late or twice.
+        info.assessments = [
+            self.assessment(trace_id, assessment)
+            for assessment in {a.assessment_id: a for a in trace.assessments}.values()
+            if not assessment.overrides
+        ]
         return info
 
     def lay_over(self, info: TraceInfo, part: wire.TracePart) -> None:

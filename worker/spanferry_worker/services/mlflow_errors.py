@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException, RestException
 
 from spanferry_worker.errors import PoisonError, TransientError, WorkerError
 
-__all__ = ["error_code", "is_missing", "mapped", "to_worker_error"]
+__all__ = ["error_code", "is_access", "is_missing", "mapped", "to_worker_error"]
 
 _TRANSIENT_CODES: Final = frozenset(
     {"TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED", "CANCELLED", "ABORTED",
@@ -38,6 +38,11 @@ def error_code(error: BaseException) -> str:
     """MLflow's error code as text, or an empty one."""
     code = getattr(error, "error_code", "")
     return code if isinstance(code, str) else ""
+
+
+def is_access(error: BaseException) -> bool:
+    """Whether MLflow refuses the worker's credentials."""
+    return error_code(error) in _ACCESS_CODES
 
 
 def is_missing(error: BaseException) -> bool:

@@ -5,36 +5,32 @@ they do in MLflow's SDK. A trace's duration may read one millisecond longer than
 the server rounds start and end one by one, and MLflow's SDK sees the same when its two writes meet.
 """
 
-import gzip
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import requests
 from mlflow.entities import Span, TraceInfo
 from mlflow.entities.assessment import Assessment
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.tracing.constant import TraceTagKey
-from mlflow.tracing.utils.otlp import MLFLOW_EXPERIMENT_ID_HEADER, OTLP_TRACES_PATH
-from mlflow.utils.rest_utils import http_request
 from mlflow.version import VERSION
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from spanferry_worker.errors import FatalError, PoisonError, TransientError, WorkerError
-from spanferry_worker.services.mlflow_backend import calls, stretched_ms
-from spanferry_worker.services.mlflow_errors import error_code, to_worker_error
+from spanferry_worker.services.mlflow_backend import calls, disturbed_ms
+from spanferry_worker.services.mlflow_errors import is_access
 from spanferry_worker.services.mlflow_private import attribute_texts, credentials
+from spanferry_worker.services.mlflow_server import Server
 from spanferry_worker.services.mlflow_text import Limits
 
-__all__ = ["HTTP_LIMITS", "HttpBackend", "server_version"]
+__all__ = ["HTTP_LIMITS", "HttpBackend"]
 
 _logger = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 HTTP_LIMITS: Final = Limits(
     # What MLflow's protocol carries, and how deep its server's protobuf reader goes.
@@ -50,52 +46,27 @@ IDS_MAX: Final = 100
 """Trace ids in one request."""
 STARTS_AT_ONCE: Final = 8
 """The server takes one trace's record a request; above this its throughput stays the same."""
-OPEN_TIMEOUT_S: Final = 5
 EXPERIMENTS_MAX: Final = 1000
-ROUNDING_MS: Final = 1
-
-_RACE_TEXTS: Final = ("IntegrityError", "UniqueViolation", "ForeignKeyViolation", "deadlock")
-
-
-def server_version(uri: str) -> Version:
-    """Ask who is there. Raises TransientError or FatalError with what to do."""
-    try:
-        response = _get(credentials(uri), "/version")
-    except MlflowException as error:
-        raise TransientError(f"no MLflow server answers at {uri}: {error}") from error
-    if response.status_code in {401, 403}:
-        raise FatalError(_refused(uri, response.status_code))
-    if response.status_code >= 500 or response.status_code == 429:
-        raise TransientError(f"{uri} answers {response.status_code} to /version: it is not ready")
-    try:
-        version = Version(response.text.strip())
-    except InvalidVersion:
-        version = None
-    if response.status_code != 200 or version is None:
-        raise FatalError(
-            f"{uri} is not an MLflow server: it answers {response.status_code} to /version; point "
-            "the tracking URI to the server's root"
-        )
-    return version
 
 
 class HttpBackend:
     """Backend over a tracking server of MLflow 3.17 or later."""
 
     limits = HTTP_LIMITS
+    rounding_ms = 1
 
     def __init__(self, uri: str) -> None:
         """Checks that an MLflow server answers which takes spans. Raises Transient- or FatalError."""
-        self._uri = uri.rstrip("/")
-        version = server_version(self._uri)
+        self._server = Server(uri.rstrip("/"))
+        version = self._server.version()
         if version < OLDEST_SERVER:
             raise FatalError(
-                f"{self._uri} runs MLflow {version}; spanferry needs {OLDEST_SERVER} or later: "
+                f"{self._server.uri} runs MLflow {version}; spanferry needs {OLDEST_SERVER} or later: "
                 "upgrade the server, or let the worker write into its database"
             )
         if version.release[:2] > Version(VERSION).release[:2]:
             _logger.warning("the server runs MLflow %s, this worker knows %s", version, VERSION)
-        self._store = RestStore(partial(credentials, self._uri))
+        self._store = RestStore(partial(credentials, self._server.uri))
         self._check_api()
         self._starters = ThreadPoolExecutor(STARTS_AT_ONCE, thread_name_prefix="mlflow-start")
 
@@ -108,14 +79,14 @@ class HttpBackend:
         for start in range(0, len(trace_ids), IDS_MAX):
             ids = list(trace_ids[start : start + IDS_MAX])
             request = partial(self._store.batch_get_trace_infos, ids)
-            for info in self._call("looking up traces", request):
+            for info in self._server.call("looking up traces", request):
                 found[info.trace_id] = info
         return found
 
     def spans(self, info: TraceInfo) -> list[Span]:
         if TraceTagKey.SPANS_LOCATION not in info.tags:
             return []  # its record was written, its spans were not
-        trace = self._call(
+        trace = self._server.call(
             f"reading trace {info.trace_id}",
             lambda: self._store.get_trace(info.trace_id, allow_partial=True),
         )
@@ -127,21 +98,21 @@ class HttpBackend:
             infos, spans, bytes_max=CALL_BYTES_MAX, traces_max=CALL_TRACES_MAX
         ):
             self.add_spans(experiment_id, some)
-        stretched = [i for i in infos if stretched_ms(i, spans[i.trace_id]) > ROUNDING_MS]
-        list(self._starters.map(self.put_info, stretched))
+        disturbed = [i for i in infos if disturbed_ms(i, spans[i.trace_id]) > self.rounding_ms]
+        list(self._starters.map(self.put_info, disturbed))
 
     def add_spans(self, experiment_id: str, spans: Sequence[Span]) -> None:
         request = ExportTraceServiceRequest()
         scope = request.resource_spans.add().scope_spans.add()
         scope.spans.extend(_to_proto(span) for span in spans)
-        self._send(experiment_id, request)
+        self._server.send_spans(experiment_id, request)
 
     def put_info(self, info: TraceInfo) -> None:
-        self._call(f"storing trace {info.trace_id}", lambda: self._store.start_trace(info))
+        self._server.call(f"storing trace {info.trace_id}", lambda: self._store.start_trace(info))
 
     def add_assessment(self, assessment: Assessment) -> None:
         try:
-            self._call(
+            self._server.call(
                 f"storing assessment {assessment.assessment_id}",
                 lambda: self._store.create_assessment(assessment),
             )
@@ -170,7 +141,7 @@ class HttpBackend:
         found = self._search(condition, list(experiment_ids))
         if found:
             return found
-        every = self._call(
+        every = self._server.call(
             "listing experiments",
             lambda: self._store.search_experiments(max_results=EXPERIMENTS_MAX),
         )
@@ -183,7 +154,7 @@ class HttpBackend:
     def _search(self, condition: str, experiment_ids: list[str]) -> list[TraceInfo]:
         if not experiment_ids:
             return []
-        infos, _ = self._call(
+        infos, _ = self._server.call(
             "searching a client request id",
             lambda: self._store.search_traces(
                 locations=experiment_ids,
@@ -199,108 +170,16 @@ class HttpBackend:
         request = ExportTraceServiceRequest()
         request.resource_spans.add()
         try:
-            self._call("asking for the default experiment", lambda: self._store.get_experiment("0"))
-            self._send("0", request)
-        except PoisonError as error:
-            raise FatalError(f"{self._uri} does not take traces: {error}") from error
-        except TransientError as error:
-            if isinstance(error.__cause__, MlflowException) and _is_access(error.__cause__):
-                raise FatalError(_refused(self._uri, 403)) from error
-            raise
-
-    def _send(self, experiment_id: str, request: ExportTraceServiceRequest) -> None:
-        message: Any = request
-        post: Callable[[], Any] = partial(
-            http_request,
-            credentials(self._uri),
-            OTLP_TRACES_PATH,
-            "POST",
-            data=gzip.compress(message.SerializeToString(), compresslevel=4),
-            extra_headers={
-                "Content-Type": "application/x-protobuf",
-                "Content-Encoding": "gzip",
-                MLFLOW_EXPERIMENT_ID_HEADER: experiment_id,
-            },
-            raise_on_status=False,
-        )
-        answer: Any = self._call("storing spans", post)
-        response: requests.Response = answer
-        if response.status_code != 200:
-            raise self._refusal(response)
-
-    def _refusal(self, response: requests.Response) -> WorkerError:
-        """What an answer to spans other than 200 means. FastAPI's own errors carry no MLflow code."""
-        status = response.status_code
-        message = f"storing spans: the server answers {status}: {response.text[:1000]}"
-        if status == 501:
-            return FatalError(
-                f"{self._uri} keeps its data in files and takes no spans: start the server with a "
-                "database (`--backend-store-uri`)"
+            self._server.call(
+                "asking for the default experiment", lambda: self._store.get_experiment("0")
             )
-        if any(text in response.text for text in _RACE_TEXTS):
-            return TransientError(message)
-        if status == 500 and _json_code(response) == "INTERNAL_ERROR" and self._is_well():
-            return PoisonError(message)
-        if status >= 500 or status in {401, 403, 407, 408, 425, 429}:
-            return TransientError(message)
-        return PoisonError(message)
-
-    def _call(self, doing: str, request: Callable[[], _T]) -> _T:
-        """Run one request of MLflow's client, with its errors as ours.
-
-        An INTERNAL_ERROR may be an ill server or data that it cannot digest: where it answers other
-        questions it is the data.
-        """
-        try:
-            return request()
-        except MlflowException as error:
-            ours = to_worker_error(error, doing)
-            if error_code(error) != "INTERNAL_ERROR" or not isinstance(
-                ours, (TransientError, PoisonError)
-            ):
-                raise ours from error
-            if any(text in str(error) for text in _RACE_TEXTS) or not self._is_well():
-                raise TransientError(str(ours)) from error
-            raise PoisonError(str(ours)) from error
-
-    def _is_well(self) -> bool:
-        try:
-            answer = _get(credentials(self._uri), "/api/2.0/mlflow/experiments/get?experiment_id=0")
-        except MlflowException:
-            return False
-        return answer.status_code < 500
-
-
-def _get(host: Any, path: str) -> requests.Response:
-    response: Any = http_request(
-        host,
-        path,
-        "GET",
-        timeout=OPEN_TIMEOUT_S,
-        max_retries=0,
-        raise_on_status=False,
-    )
-    answer: requests.Response = response
-    return answer
-
-
-def _refused(uri: str, status: int) -> str:
-    return (
-        f"{uri} refuses the worker's credentials ({status}): set MLFLOW_TRACKING_USERNAME and "
-        "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-    )
-
-
-def _is_access(error: MlflowException) -> bool:
-    return error_code(error) in {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
-
-
-def _json_code(response: requests.Response) -> str:
-    try:
-        body = json.loads(response.text)
-    except ValueError:
-        return ""
-    return str(body.get("error_code", "")) if isinstance(body, dict) else ""
+            self._server.send_spans("0", request)
+        except PoisonError as error:
+            raise FatalError(f"{self._server.uri} does not take traces: {error}") from error
+        except TransientError as error:
+            if isinstance(error.__cause__, MlflowException) and is_access(error.__cause__):
+                raise FatalError(self._server.refused(403)) from error
+            raise
 
 
 def _to_proto(span: Span) -> Any:

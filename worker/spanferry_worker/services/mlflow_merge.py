@@ -66,20 +66,30 @@ def unstored_spans(spans: Sequence[Span], stored: Sequence[Span]) -> list[Span]:
     ]
 
 
-def is_stale(info: TraceInfo, stored: Sequence[Span]) -> bool:
+def is_stale(info: TraceInfo, stored: Sequence[Span], *, rounding_ms: int) -> bool:
     """Whether the trace's own record does not speak of the spans that are stored.
 
     So it is after a worker died between the two writes, or after two wrote parts of it at once.
+    `rounding_ms` is by how much the store's own times may differ from the root's.
     """
+    if not stored:
+        return False
     root = root_of(stored)
-    if root is not None and root.end_time_ns and info.state is TraceState.IN_PROGRESS:
-        return True
+    if root is not None and root.end_time_ns:
+        start = root.start_time_ns // 1_000_000
+        duration = (root.end_time_ns - root.start_time_ns) // 1_000_000
+        if (
+            info.state is TraceState.IN_PROGRESS
+            or abs(info.request_time - start) > rounding_ms
+            or abs((info.execution_duration or 0) - duration) > rounding_ms
+        ):
+            return True
     try:
         stats = json.loads(info.trace_metadata.get(TraceMetadataKey.SIZE_STATS, "{}"))
         counted = stats.get(TraceSizeStatsKey.NUM_SPANS)
     except (ValueError, AttributeError):
         counted = None
-    return bool(stored) and counted != len(stored)
+    return bool(counted != len(stored))
 
 
 def merged_info(
@@ -88,13 +98,16 @@ def merged_info(
     part: wire.TracePart,
     came: Sequence[Span],
     union: Sequence[Span] | None,
+    *,
+    state: TraceState,
 ) -> TraceInfo:
     """The trace's record after `part` and the spans `came` were added.
 
     `union` is every span of the trace as it is stored now; None where the spans have not changed,
-    which leaves everything that is derived from them alone.
+    which leaves everything that is derived from them alone. `state` is what the trace had before.
     """
     info = copy.copy(stored_info)
+    info.state = state
     info.assessments = []
     info.trace_location = copy.deepcopy(stored_info.trace_location)
     info.tags = {k: v for k, v in stored_info.tags.items() if k not in _SYSTEM_TAGS}

@@ -22,7 +22,7 @@ from mlflow.version import VERSION
 
 from spanferry_worker.errors import FatalError, TransientError
 from spanferry_worker.services import mlflow_private as private
-from spanferry_worker.services.mlflow_backend import calls, stretched_ms
+from spanferry_worker.services.mlflow_backend import calls, disturbed_ms
 from spanferry_worker.services.mlflow_errors import mapped
 from spanferry_worker.services.mlflow_text import Limits
 
@@ -111,6 +111,7 @@ class SqlBackend:
     """Backend over SqlAlchemyStore. `start_trace` before `log_spans` is two to three times cheaper."""
 
     limits = SQL_LIMITS
+    rounding_ms = 0
 
     def __init__(self, uri: str, *, artifact_root: str | None = None) -> None:
         """Connects, checks the schema, initialises an empty database. Raises as those do."""
@@ -150,8 +151,8 @@ class SqlBackend:
                 infos, spans, bytes_max=CALL_BYTES_MAX, traces_max=CALL_TRACES_MAX
             ):
                 self._store.log_spans(experiment_id, some)
-        with mapped("storing durations"):
-            self._put_times_back(infos, spans)
+        with mapped("storing times and states"):
+            self._put_back(infos, spans)
 
     def add_spans(self, experiment_id: str, spans: Sequence[Span]) -> None:
         with mapped("adding spans"):
@@ -209,15 +210,9 @@ class SqlBackend:
         except Exception:
             _logger.exception("closing MLflow's database")
 
-    def _put_times_back(
-        self, infos: Sequence[TraceInfo], spans: Mapping[str, Sequence[Span]]
-    ) -> None:
-        """Undo that log_spans stretches a trace over all of its spans.
-
-        MLflow's SDK writes the root's own times last. log_spans rounds start and end one by one, so
-        even a trace with nothing outside its root may read one millisecond longer.
-        """
-        changed = [info for info in infos if stretched_ms(info, spans[info.trace_id])]
+    def _put_back(self, infos: Sequence[TraceInfo], spans: Mapping[str, Sequence[Span]]) -> None:
+        """Undo what log_spans does to the records: MLflow's SDK writes them last."""
+        changed = [info for info in infos if disturbed_ms(info, spans[info.trace_id])]
         if not changed:
             return
         trace, assessment = SqlTraceInfo.__table__, SqlAssessments.__table__
@@ -226,6 +221,7 @@ class SqlBackend:
                 "of": info.trace_id,
                 "start": info.request_time,
                 "duration": info.execution_duration,
+                "state": info.state.value,
             }
             for info in changed
         ]
@@ -235,7 +231,9 @@ class SqlBackend:
                 sa.update(trace)
                 .where(trace.c.request_id == sa.bindparam("of"))
                 .values(
-                    timestamp_ms=sa.bindparam("start"), execution_time_ms=sa.bindparam("duration")
+                    timestamp_ms=sa.bindparam("start"),
+                    execution_time_ms=sa.bindparam("duration"),
+                    status=sa.bindparam("state"),
                 ),
                 values,
             )

@@ -106,6 +106,9 @@ class Writer:
         part = trace.trace
         came = [self._builder.span(trace.trace_id or b"", span) for span in trace.spans]
         union: list[Span] | None = None
+        state = (
+            info.state
+        )  # before adding spans: MLflow ends a trace whose root is there, ended or not
         if came:
             stored = self._backend.spans(info)
             missing = unstored_spans(came, stored)
@@ -113,11 +116,11 @@ class Writer:
                 self._backend.add_spans(str(info.experiment_id), missing)
                 info = self._backend.infos([info.trace_id]).get(info.trace_id, info)
                 stored = self._backend.spans(info)
-            if missing or is_stale(info, stored):
+            if missing or is_stale(info, stored, rounding_ms=self._backend.rounding_ms):
                 union = stored
         if not came and part == wire.TracePart():
             return info
-        merged = merged_info(self._builder, info, part, came, union)
+        merged = merged_info(self._builder, info, part, came, union, state=state)
         self._move(merged, part, came)
         if not same_info(merged, info):
             self._backend.put_info(merged)

@@ -1,0 +1,124 @@
+"""One suite over every way into MLflow: its database (SQLite, PostgreSQL) and its server."""
+
+import itertools
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from spanferry_worker.services.mlflow_sink import MlflowSink, open_sink
+from tests.services.mlflow import MlflowServer
+from tests.services.postgres import PostgresServer
+
+OpenSink = Callable[..., Awaitable[MlflowSink]]
+
+
+class Place:
+    """Where a sink writes, and MLflow's own store to look at what is there."""
+
+    def __init__(self, kind: str, uri: str, database: str, artifacts: Path) -> None:
+        self.kind = kind
+        self.uri = uri
+        self.database = database
+        self.artifacts = artifacts
+        self._store: Any = None
+
+    @property
+    def store(self) -> Any:
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        if self._store is None:
+            self._store = SqlAlchemyStore(self.database, str(self.artifacts))
+        return self._store
+
+    def trace(self, trace_id: bytes) -> Any:
+        """As MLflow's API returns it: only if all of its spans are there."""
+        found = self.store.batch_get_traces(["tr-" + trace_id.hex()])
+        return found[0] if found else None
+
+    def info(self, trace_id: bytes) -> Any:
+        return self.store.get_trace_info("tr-" + trace_id.hex())
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with MLflow's tables: all of its migrations take seconds."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    folder = tmp_path_factory.mktemp("template")
+    SqlAlchemyStore(f"sqlite:///{folder}/mlflow.db", str(folder)).engine.dispose()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def postgres_template(
+    postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], str]:
+    """Makes new databases with MLflow's tables."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    folder = tmp_path_factory.mktemp("template")
+    template = postgres.new_database()
+    SqlAlchemyStore(template, str(folder)).engine.dispose()
+    server, _, name = template.rpartition("/")
+    numbers = itertools.count(1)
+
+    def new() -> str:
+        copy = f"copy{next(numbers)}"
+        address = f"{server.replace('+psycopg', '')}/postgres"
+        with psycopg.connect(address, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {copy} TEMPLATE {name}".encode())
+        return f"{server}/{copy}"
+
+    return new
+
+
+@pytest.fixture(params=["sqlite", "postgres", "server"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Each test in each place; the server is shared, the databases are the test's own."""
+    made = make_place(request.param, request, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """As `place`, without the server: a database of the test's own."""
+    made = make_place(request.param, request, tmp_path)
+    yield made
+    made.close()
+
+
+def make_place(kind: str, request: pytest.FixtureRequest, folder: Path) -> Place:
+    if kind == "sqlite":
+        copy = folder / "mlflow.db"
+        shutil.copyfile(request.getfixturevalue("template"), copy)
+        return Place(kind, f"sqlite:///{copy}", f"sqlite:///{copy}", folder / "artifacts")
+    if kind == "postgres":
+        uri = request.getfixturevalue("postgres_template")()
+        return Place(kind, uri, uri, folder / "artifacts")
+    server: MlflowServer = request.getfixturevalue("mlflow_server")
+    return Place(kind, server.uri, server.backend_uri, folder / "artifacts")
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[OpenSink]:
+    """Opens sinks that are closed after the test."""
+    sinks: list[MlflowSink] = []
+
+    async def open_one(uri: str, **options: Any) -> MlflowSink:
+        sink = open_sink(uri, **{"default_experiment": "default of the test", **options})
+        sinks.append(sink)
+        await sink.open()
+        return sink
+
+    yield open_one
+    for sink in sinks:
+        await sink.close()
