@@ -122,12 +122,13 @@ def send(broker: MemoryBroker, event: Event, *, record_bytes_max: int = 900_000,
     """Produce an event as an app does, in chunks if need be; how many records it took."""
     trace_id = event.trace_id
     assert trace_id is not None
-    values = split_value(
+    cut = split_value(
         encode(event),
         trace_id=trace_id,
         group_id=os.urandom(8),
         record_bytes_max=record_bytes_max,
     )
+    values = list(cut)
     for value in values:
         broker.produce(value, key=trace_id, headers=[header()], **fields)
     return len(values)

@@ -47,6 +47,7 @@ class Lane:
         self.tracker = OffsetTracker()
         self.ledger = SequenceLedger()
         self.committed: int | None = None
+        """What the broker has, or where we began: that is not committed before anything moves."""
         self.newest_ms = 0
         """When the record taken last was produced."""
 
@@ -56,6 +57,8 @@ class Lane:
         Raises LogWentBackError; then the lane is of no use any more.
         """
         size = 0
+        if self.committed is None:
+            self.committed = records[0].offset
         clock, ledger, tracker = self.clock, self.ledger, self.tracker
         for record in records:
             if not tracker.begin(record.offset):

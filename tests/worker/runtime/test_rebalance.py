@@ -1,0 +1,127 @@
+"""Partitions that come and go, workers that die: every trace is stored, and once."""
+
+import asyncio
+import random
+
+import pytest
+
+from spanferry_schemas import End
+from spanferry_worker.testing import MemoryLog
+from tests.worker.events import fragment, number, send, span, whole
+from tests.worker.runtime.harness import Harness, until
+
+pytestmark = pytest.mark.both_loops
+
+
+async def test_a_second_worker_joins_and_leaves():
+    harness = Harness(partitions=4)
+    for trace_id in range(100):
+        send(harness.broker, whole(trace_id))
+    async with harness.running() as first:
+        await until(lambda: len(harness.sink.stored) > 20)
+        async with harness.running() as second:
+            await until(lambda: len(first.lanes.partitions) == len(second.lanes.partitions) == 2)
+            for trace_id in range(100, 200):
+                send(harness.broker, whole(trace_id))
+            await until(lambda: len(harness.sink.stored) == 200)
+        await until(lambda: len(first.lanes.partitions) == 4)
+        await until(harness.all_committed)
+    assert all(len(stored.spans) == 3 for stored in harness.sink.stored.values())
+
+
+async def test_what_is_decided_is_written_and_committed_before_the_partition_goes():
+    harness = Harness(partitions=1, write__linger_s=60, commit__interval_s=60, assemble__idle_s=60)
+    for trace_id in range(5):
+        send(harness.broker, whole(trace_id))
+    send(harness.broker, fragment(9, [span(1)]))
+    async with harness.running() as first:
+        await until(lambda: first.writer.held_bytes)
+        await harness.broker.leave(MemoryLog(harness.broker))
+        log = first._parts.log
+        await log.lose()
+        assert len(harness.sink.stored) == 5
+        assert list(harness.broker.committed.values()) == [5]
+        assert first.lanes.held_bytes == 0
+        assert first.writer.held_bytes == 0
+
+
+async def test_the_open_trace_goes_over_to_the_new_owner():
+    harness = Harness(partitions=1, assemble__idle_s=60)
+    send(harness.broker, fragment(1, [span(1)]))
+    async with harness.running() as first:
+        await until(lambda: first.lanes.held_bytes)
+    send(harness.broker, fragment(1, [span(2)], end=End(2)))
+    async with harness.running():
+        await until(harness.all_committed)
+    stored = harness.sink.stored[number(1)]
+    assert (len(stored.spans), stored.complete, stored.writes) == (2, True, 1)
+
+
+async def test_a_write_that_returns_after_its_partition_was_lost_commits_nothing():
+    harness = Harness(partitions=1, consume__revoke_flush_s=0.1)
+    harness.sink.blocked.clear()
+    send(harness.broker, whole(1))
+    send(harness.broker, fragment(2, [span(1)]))
+    async with harness.running() as first:
+        await until(lambda: harness.sink.calls)
+        log = first._parts.log
+        await log.lose()
+        log.gain(harness.broker.partitions)
+        harness.sink.blocked.set()
+        await until(lambda: len(harness.sink.stored) == 2)
+        await until(harness.all_committed)
+    assert harness.sink.stored[number(1)].writes == 2
+
+
+async def test_a_commit_that_is_refused_forgets_the_partitions():
+    harness = Harness(partitions=1, assemble__idle_s=60)
+    send(harness.broker, whole(1))
+    async with harness.running() as worker:
+        await until(harness.all_committed)
+        log = worker._parts.log
+        log._positions.clear()  # the group went on without us, and we do not know yet
+        lane = worker.lanes.of(harness.broker.partitions[0])
+        lane.committed = 0
+        assert await worker.committer.commit() is False
+        assert worker.lanes.partitions == frozenset()
+        log.gain(harness.broker.partitions)
+        send(harness.broker, whole(2))
+        await until(harness.all_committed)
+    assert len(harness.sink.stored) == 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_dies_every_trace_is_stored_once(seed: int):
+    """Workers killed in the middle of everything, while fragments and chunks keep coming."""
+    chance = random.Random(seed)
+    harness = Harness(partitions=3, assemble__idle_s=1.0, decode__chunk_age_s=1.0)
+    harness.sink.delay_s = 0.002
+    sent: set[bytes] = set()
+
+    def produce(trace_id: int) -> None:
+        sent.add(number(trace_id))
+        match chance.randrange(3):
+            case 0:
+                send(harness.broker, whole(trace_id, 3))
+            case 1:
+                send(harness.broker, fragment(trace_id, [span(2), span(3)]))
+                send(harness.broker, fragment(trace_id, [span(1)], end=End(3)))
+            case _:
+                event = whole(trace_id, 3, payload=3_000)
+                send(harness.broker, event, record_bytes_max=1_500)
+
+    for round_ in range(6):
+        worker = harness.pipeline()
+        task = asyncio.ensure_future(worker.run())
+        for trace_id in range(round_ * 50, round_ * 50 + 50):
+            produce(trace_id)
+            if chance.random() < 0.1:
+                await asyncio.sleep(0.003)
+        await asyncio.sleep(chance.random() * 0.05)
+        task.cancel()  # as dead as a task can be: nothing is written or committed any more
+        await asyncio.gather(task, return_exceptions=True)
+    async with harness.running():
+        await until(harness.all_committed)
+    assert set(harness.sink.stored) == sent
+    assert all(len(stored.spans) == 3 for stored in harness.sink.stored.values())
+    assert harness.letters.letters == []
