@@ -106,10 +106,13 @@ def _number(text: str | None) -> int | None:
 async def create_topic(settings: KafkaSettings, plan: TopicPlan) -> str | None:
     """Create the topic; why not, in words, or None where it is there now. Raises aiokafka's errors."""
     wanted = {"max.message.bytes": plan.message_bytes_max, "retention.ms": plan.retention_ms}
+    by_default = -1 in {plan.partitions, plan.replication_factor}
     topic = NewTopic(
         plan.name,
         plan.partitions,
         plan.replication_factor,
+        # aiokafka lets the broker decide (-1) only where an assignment, though empty, is given.
+        replica_assignments={} if by_default else None,
         topic_configs={name: str(value) for name, value in wanted.items() if value is not None},
     )
     async with _admin(settings) as client:

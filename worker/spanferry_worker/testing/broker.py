@@ -179,9 +179,9 @@ class MemoryLog:
         """See RecordLog."""
         first = self._broker.first_offsets
         return [
-            self._broker.records[position.partition][position.offset]
-            for position in positions
-            if position.offset >= first[position.partition]
+            self._broker.records[number][offset]
+            for _, number, offset in positions
+            if first[number] <= offset < len(self._broker.records[number])
         ]
 
     async def close(self) -> None:
