@@ -55,8 +55,22 @@ def wait_for_traces(
         time.sleep(POLL_S)
 
 
-def traces_of(tracking_uri: str, experiment: str) -> dict[int, Trace]:
-    """Every trace with its spans, by number."""
+def traces_of(
+    tracking_uri: str, experiment: str, count: int, *, timeout_s: float = 60.0
+) -> dict[int, Trace]:
+    """Every trace with its spans, by number, once so many are whole.
+
+    A trace is listed as soon as its row is there; its spans come a moment later, as natively.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = _whole_traces(tracking_uri, experiment)
+        if len(found) >= count or time.monotonic() > deadline:
+            return found
+        time.sleep(POLL_S)
+
+
+def _whole_traces(tracking_uri: str, experiment: str) -> dict[int, Trace]:
     mlflow.set_tracking_uri(tracking_uri)
     client = MlflowClient(tracking_uri)
     experiment_id = _experiment_id(client, experiment)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import mlflow
 import pytest
@@ -97,7 +98,7 @@ def test_values_that_cannot_be_encoded_lose_no_trace(pipeline):
     pipeline.worker()
     numbers = wait_for_traces(pipeline.tracking_uri, pipeline.experiment, 13)
     assert sorted(numbers) == list(range(13))
-    for trace in traces_of(pipeline.tracking_uri, pipeline.experiment).values():
+    for trace in traces_of(pipeline.tracking_uri, pipeline.experiment, 13).values():
         assert len(trace.data.spans) == 1
         assert trace.info.state.value == "OK"
 
@@ -117,7 +118,7 @@ def test_fifty_megabytes_arrive(pipeline):
         buffer_bytes=128 * 1024 * 1024,
     )
     wait_for_traces(pipeline.tracking_uri, pipeline.experiment, 2)
-    found = traces_of(pipeline.tracking_uri, pipeline.experiment)
+    found = traces_of(pipeline.tracking_uri, pipeline.experiment, 2)
     assert len(found[0].data.spans[0].inputs["big"]) == 50_000_000
     assert len(found[1].data.spans) == 1
 
@@ -143,7 +144,7 @@ def test_fifty_megabytes_in_a_smaller_buffer_are_dropped_and_counted(pipeline):
 
 
 def test_spans_ended_twice_or_never(pipeline):
-    pipeline.worker("--assemble-idle-s=2")
+    pipeline.worker("--set=assemble.idle_s=2")
     run_program(
         pipeline,
         """
@@ -159,7 +160,7 @@ def test_spans_ended_twice_or_never(pipeline):
         """,
     )
     wait_for_traces(pipeline.tracking_uri, pipeline.experiment, 2, timeout_s=60)
-    found = traces_of(pipeline.tracking_uri, pipeline.experiment)
+    found = traces_of(pipeline.tracking_uri, pipeline.experiment, 2)
     assert sorted(span.name for span in found[0].data.spans) == ["root", "twice"]
     assert [span.name for span in found[1].data.spans] == ["root"]
 
@@ -196,11 +197,18 @@ def test_a_tracking_uri_without_mlflow_behind_it_is_said_in_one_line(pipeline):
         thread.join()
 
 
-def test_a_missing_topic_is_said_with_its_remedy(pipeline):
-    pipeline.topic = "no-such-topic"
-    done = run_worker(pipeline, pipeline.tracking_uri)
-    assert done.returncode == 3
-    assert "spanferry topics create" in done.stderr
+def test_a_missing_topic_is_said_with_its_remedy_and_waited_for(pipeline):
+    pipeline.topic = f"late-{pipeline.topic}"
+    worker = pipeline.worker(ready=False)
+    deadline = time.monotonic() + 60
+    while "spanferry topics create" not in worker.log_tail() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert "spanferry topics create" in worker.log_tail()
+    assert not worker.ready
+    for name in (pipeline.topic, f"{pipeline.topic}.dlq"):
+        pipeline.kafka.create_topic(name, 4)
+    pipeline.run_app(0, 10)
+    assert len(wait_for_traces(pipeline.tracking_uri, pipeline.experiment, 10)) == 10
 
 
 def run_worker(pipeline, tracking_uri: str) -> subprocess.CompletedProcess[str]:
@@ -234,5 +242,5 @@ def test_a_worker_waits_for_mlflow_that_is_not_up_yet(pipelines, postgres_uri):
         numbers = wait_for_traces(pipeline.tracking_uri, pipeline.experiment, 20)
         assert sorted(numbers) == list(range(20))
         assert_stored(
-            traces_of(pipeline.tracking_uri, pipeline.experiment), map(expected, range(20))
+            traces_of(pipeline.tracking_uri, pipeline.experiment, 20), map(expected, range(20))
         )

@@ -29,7 +29,7 @@ def assert_all_there(pipeline, count: int) -> None:
     time.sleep(3)  # a second copy would come after the first
     assert stored_numbers(pipeline.tracking_uri, pipeline.experiment) == Counter(range(count))
     assert_stored(
-        traces_of(pipeline.tracking_uri, pipeline.experiment), map(expected, range(count))
+        traces_of(pipeline.tracking_uri, pipeline.experiment, count), map(expected, range(count))
     )
 
 

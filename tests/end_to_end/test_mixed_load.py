@@ -27,5 +27,5 @@ def test_every_trace_reads_back_as_it_was_made(pipelines, request, store):
     numbers = wait_for_traces(pipeline.tracking_uri, pipeline.experiment, count, timeout_s=240)
     assert numbers == Counter(range(count))
     assert_stored(
-        traces_of(pipeline.tracking_uri, pipeline.experiment), map(expected, range(count))
+        traces_of(pipeline.tracking_uri, pipeline.experiment, count), map(expected, range(count))
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 __all__ = ["GuardedProcess", "ServiceError", "free_port", "wait_until_ready"]
 
 GUARD = Path(__file__).with_name("guard.py")
-LOG_TAIL_LINES = 60
+LOG_TAIL_LINES = 25
 POLL_S = 0.1
 STOP_POLL_S = 0.002
 # Below the range that the kernel hands out for outgoing connections (32768 and up on Linux): such

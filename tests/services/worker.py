@@ -67,6 +67,11 @@ class SpanferryWorker:
         """Whether the process runs."""
         return self._process.running
 
+    @property
+    def ready(self) -> bool:
+        """Whether /readyz says yes."""
+        return self._answers("readyz")
+
     def kill(self) -> None:
         """End it as a crash would (SIGKILL)."""
         self._process.kill()
