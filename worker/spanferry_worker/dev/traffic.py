@@ -1,0 +1,155 @@
+"""Requests for the chat service: the same in every run, of many sizes, some streamed, some rated."""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import httpx
+from msgspec import Struct
+
+__all__ = ["SIZES", "Reply", "Request", "plan", "send"]
+
+SIZES: Final[Mapping[str, tuple[int, float]]] = {
+    "10 B": (10, 0.34),
+    "1 KB": (1_000, 0.30),
+    "10 KB": (10_000, 0.22),
+    "100 KB": (100_000, 0.11),
+    "1 MB": (1_000_000, 0.03),
+}
+"""Bytes of a conversation, and how many of the requests have that."""
+
+_QUESTIONS: Final = (
+    "When are refunds paid back?",
+    "Where do I find my invoices?",
+    "How can I reset my password?",
+    "How long does deletion of my account take?",
+    "What are your shipping times?",
+    "How do returns work?",
+)
+_WORDS: Final = """
+    account answer arrive because before billing box card customer days delivery first five had
+    have invoice last letter mail money month not number order original page paid parcel password
+    please question received refund return seven shop since still than thanks that the they this
+    three ticket to two was week when with working wrote yesterday you
+""".split()  # noqa: SIM905
+_TURN_BYTES: Final = 4_000
+_SESSIONS: Final = 60
+_USERS: Final = 20
+_REQUEST_S: Final = 60.0
+CONCURRENCY_MAX: Final = 16
+
+
+class Request(Struct, frozen=True):
+    """One request to come. `size` is a key of SIZES; `helpful` is the rating it will get, if any."""
+
+    request_id: str
+    size: str
+    stream: bool
+    session: str
+    user: str
+    body: dict[str, Any]
+    helpful: bool | None
+
+
+class Reply(Struct, frozen=True):
+    """What came back: 0 where nothing did."""
+
+    request: Request
+    status: int
+
+
+def plan(count: int, run: str) -> list[Request]:
+    """`count` requests, whose ids begin with `run`; equal but for the ids in every run."""
+    chance = random.Random(7)  # noqa: S311  nothing here is secret
+    sizes = _sizes(count)
+    chance.shuffle(sizes)
+    return [
+        _request(number, f"{run}-{number:05}", size, chance) for number, size in enumerate(sizes)
+    ]
+
+
+def _sizes(count: int) -> list[str]:
+    """Every size in its share, at least once where there is room for all."""
+    names = list(SIZES)
+    sizes = [name for name in names for _ in range(max(1, round(count * SIZES[name][1])))]
+    return (sizes + names[:1] * count)[:count] if len(sizes) <= count else sizes[-count:]
+
+
+def _request(number: int, request_id: str, size: str, chance: random.Random) -> Request:
+    wanted = SIZES[size][0]
+    question = chance.choice(_QUESTIONS)
+    message = f"{question} Ticket {number}." if wanted >= 100 else f"Help {number:05}"[:wanted]
+    session = chance.randrange(_SESSIONS)
+    rated = number % 10 == 0
+    return Request(
+        request_id=request_id,
+        size=size,
+        stream=number % 5 == 4,
+        session=f"session-{session:02}",
+        user=f"user-{session % _USERS:02}",
+        body={"message": message, "history": _history(wanted - len(message), chance)},
+        helpful=chance.random() < 0.8 if rated else None,
+    )
+
+
+def _history(size: int, chance: random.Random) -> list[dict[str, str]]:
+    """Turns of a conversation, `size` bytes in all: varied text, as compressible as people's."""
+    turns: list[dict[str, str]] = []
+    while size > 0:
+        length = min(size, _TURN_BYTES)
+        words = " ".join(chance.choices(_WORDS, k=length // 4 + 1))
+        role = "user" if len(turns) % 2 == 0 else "assistant"
+        turns.append({"role": role, "content": words[:length].ljust(length, ".")})
+        size -= length
+    return turns
+
+
+async def send(
+    url: str, requests: Sequence[Request], *, rate: float, done: Callable[[Reply], None]
+) -> list[Reply]:
+    """Send all requests and rate those that are to be rated; at most `rate` of them a second start,
+    and at most CONCURRENCY_MAX are open at once."""
+    loop = asyncio.get_running_loop()
+    replies: list[Reply] = []
+    places = asyncio.Semaphore(CONCURRENCY_MAX)
+
+    async def work(client: httpx.AsyncClient, request: Request) -> None:
+        reply = await _send_one(client, request)
+        places.release()
+        replies.append(reply)
+        done(reply)
+
+    async with (
+        httpx.AsyncClient(base_url=url, timeout=_REQUEST_S, trust_env=False) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        due = loop.time()
+        for request in requests:
+            await places.acquire()
+            due = max(due + 1 / rate, loop.time())
+            await asyncio.sleep(due - loop.time())
+            group.create_task(work(client, request))
+    return replies
+
+
+async def _send_one(client: httpx.AsyncClient, request: Request) -> Reply:
+    headers = {
+        "X-Request-ID": request.request_id,
+        "X-Session-ID": request.session,
+        "X-User-ID": request.user,
+    }
+    path = "/chat/stream" if request.stream else "/chat"
+    try:
+        response = await client.post(path, json=request.body, headers=headers)
+        if request.helpful is not None:
+            rating = {
+                "request_id": request.request_id,
+                "helpful": request.helpful,
+                "user_id": request.user,
+                "comment": None if request.helpful else "not what I asked",
+            }
+            await client.post("/feedback", json=rating)
+    except httpx.HTTPError:
+        return Reply(request, 0)
+    return Reply(request, response.status_code)

@@ -1,0 +1,1 @@
+"""`spanferry doctor`: says in plain words what is wrong between Kafka, the workers and MLflow."""
