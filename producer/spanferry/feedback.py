@@ -168,17 +168,17 @@ def _target(
     trace_id: str | None, client_request_id: str | None, span_id: str | None
 ) -> _Target | None:
     """What is judged; None, and said once why, where that is nothing."""
-    if trace_id == NO_OP_SPAN_TRACE_ID:
-        return None
     request = None if client_request_id is None else values.text(client_request_id)
     if trace_id is None:
         if request:
             return _Target(None, request, _span_id(span_id))
         say_once("judged", "feedback needs a trace_id or a client_request_id: it is left out")
         return None
-    trace = trace_id_bytes(values.text(trace_id))
+    given = values.text(trace_id)
+    trace = trace_id_bytes(given)
     if trace is None:
-        say_once("judged-id", "feedback on %s is left out: no trace id", values.text(trace_id))
+        if given != NO_OP_SPAN_TRACE_ID:  # what is not recorded cannot be judged
+            say_once("judged-id", "feedback on %s is left out: that is no trace id", given)
         return None
     return _Target(trace, request, _span_id(span_id))
 
@@ -212,12 +212,12 @@ def _source(source: SourceLike | None, default: str) -> tuple[str, str]:
 
 def _error(error: Exception | ErrorLike | str) -> tuple[str, str | None, str | None]:
     """Code, message and stack trace, as MLflow makes them of an exception or a text."""
-    if isinstance(error, str):
-        return "ASSESSMENT_ERROR", values.clean(error), None
-    if isinstance(error, Exception):
-        trace = _representation(error) + stack_trace(error)
-        return type(error).__name__, values.text(error), trace
     try:
+        if isinstance(error, str):
+            return "ASSESSMENT_ERROR", values.text(error), None
+        if isinstance(error, Exception):
+            trace = _representation(error) + stack_trace(error)
+            return type(error).__name__, values.text(error), trace
         message, stack = error.error_message, error.stack_trace
         return (
             values.text(error.error_code),

@@ -20,6 +20,9 @@ __all__ = ["complain_not_enabled", "open_span"]
 
 _RATIO_VARIABLE: Final = "MLFLOW_TRACE_SAMPLING_RATIO"
 _MODEL_VARIABLES: Final = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID")
+_EXPERIMENT_ID: Final = "mlflow.experimentId"
+"""MLflow keeps a destination that was given for one trace as an attribute of its root."""
+
 _OFF: Final = frozenset({"false", "0", "off", "no"})
 _SAMPLING_BYTES: Final = 8
 """The end of the trace id decides, as in OpenTelemetry's TraceIdRatioBased."""
@@ -96,7 +99,10 @@ def _open_root(
         facts.experiment_id, facts.experiment = settings.experiment_id, settings.experiment
     _link_model(facts, defaults.model_id)
     trace = LiveTrace(trace_id, outlet, facts, remote=False)
-    return Span(trace, None, name, span_type, start_ns, True)
+    span = Span(trace, None, name, span_type, start_ns, True)
+    if experiment_id is not None:
+        span.set_attribute(_EXPERIMENT_ID, experiment_id)
+    return span
 
 
 def complain_not_enabled() -> None:

@@ -16,13 +16,13 @@ from spanferry_schemas import SpanEvent as WireEvent
 from spanferry_schemas import SpanLink as WireLink
 from spanferry_schemas import StatusCode, mlflow_keys, trace_id_text
 
-__all__ = ["SpanView"]
+__all__ = ["SpanIdentity", "SpanView"]
 
 _NULL: Final = b"null"
 
 
-class SpanView:
-    """What MLflow's spans let one read. Values come back as JSON gives them, not as they went in."""
+class SpanIdentity:
+    """Which span it is, and when."""
 
     __slots__ = (
         "_attributes",
@@ -102,6 +102,23 @@ class SpanView:
         return self._end_ns
 
     @property
+    def span_id_bytes(self) -> bytes:
+        """The span id as it is sent."""
+        return self._span_id
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(name={self.name!r}, trace_id={self.trace_id!r}, "
+            f"span_id={self.span_id!r}, parent_id={self.parent_id!r})"
+        )
+
+
+class SpanView(SpanIdentity):
+    """What MLflow's spans let one read. Values come back as JSON gives them, not as they went in."""
+
+    __slots__ = ()
+
+    @property
     def status(self) -> SpanStatus:
         """How it went."""
         return SpanStatus(SpanStatusCode[self._status.name], self._message)
@@ -145,8 +162,7 @@ class SpanView:
             return self.trace_id
         return values.decode(self._attributes.get(key, _NULL))
 
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(name={self.name!r}, trace_id={self.trace_id!r}, "
-            f"span_id={self.span_id!r}, parent_id={self.parent_id!r})"
-        )
+    @property
+    def lacks_outputs(self) -> bool:
+        """Whether no outputs but None have been set."""
+        return self._attributes.get(mlflow_keys.SPAN_OUTPUTS, _NULL) == _NULL

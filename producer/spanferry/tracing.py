@@ -16,7 +16,7 @@ from spanferry.propagation import (
     set_tracing_context_from_http_request_headers,
 )
 from spanferry.spans import NO_OP_SPAN, Span, get_last_active_trace_id
-from spanferry.trace_state import LiveTrace
+from spanferry.trace_state import LiveTrace, TraceFacts
 from spanferry_schemas import TraceState, mlflow_keys
 
 __all__ = [
@@ -45,6 +45,10 @@ _IMMUTABLE_TAGS: Final = frozenset(
     }
 )
 """MLflow sets these itself and leaves them out where a user gives them at the start."""
+
+
+_START_TIME: Final = "mlflow.spanStartTimeNs"
+"""MLflow keeps a given start time as an attribute too."""
 
 
 class TraceDestination(Protocol):
@@ -99,7 +103,8 @@ class start_span:  # noqa: N801  MLflow's name, and a class so that entering it 
 
     def __enter__(self) -> Span:
         destination = None if self._destination is None else destination_of(self._destination)
-        span = open_span(self._name, self._span_type or SpanType.UNKNOWN, None, None, destination)
+        span_type = SpanType.UNKNOWN if self._span_type is None else self._span_type
+        span = open_span(self._name, span_type, None, None, destination)
         self._span = span
         if span is NO_OP_SPAN:
             return span
@@ -150,12 +155,14 @@ def start_span_no_context(  # noqa: PLR0913, PLR0917  MLflow's signature
     span = open_span(name, span_type, parent_span, start_ns, experiment_id)
     if not span.recording:
         return span
+    if start_ns is not None:
+        span.set_attribute(_START_TIME, start_ns)
     if inputs is not None:
         span.set_inputs(inputs)
     dress(span, attributes, description, log_level, links)
-    if tags:
+    if tags is not None:
         _add_texts(span.trace, "tags", tags, leave_out=_IMMUTABLE_TAGS)
-    if metadata:
+    if metadata is not None:
         _add_texts(span.trace, "metadata", metadata)
     return span
 
@@ -193,25 +200,21 @@ def update_current_trace(  # noqa: PLR0913, PLR0917  MLflow's signature
     if trace.ended:
         say_once("trace-ended", "the trace's root span has ended: update_current_trace is ignored")
         return
-    facts = trace.facts
-    if tags:
-        _add_texts(trace, "tags", tags)
-    own = {
-        mlflow_keys.METADATA_SESSION: session_id,
-        mlflow_keys.METADATA_USER: user,
-        mlflow_keys.METADATA_MODEL_ID: model_id or None,
-    }
-    if metadata:
-        _add_texts(trace, "metadata", metadata)
-    _add_texts(trace, "metadata", {key: value for key, value in own.items() if value is not None})
-    if model_id:
-        facts.active_model = None
-    if client_request_id is not None:
-        facts.client_request_id = values.text(client_request_id)
-    facts.request_preview = _preview(request_preview) or facts.request_preview
-    facts.response_preview = _preview(response_preview) or facts.response_preview
-    if state is not None:
-        facts.state = _state(state) or facts.state
+    try:
+        if tags is not None:
+            _add_texts(trace, "tags", tags)
+        if metadata is not None:
+            _add_texts(trace, "metadata", metadata)
+        facts = trace.facts
+        _set_own(facts, session_id, user, model_id)
+        if client_request_id is not None:
+            facts.client_request_id = values.text(client_request_id)
+        facts.request_preview = _preview(request_preview) or facts.request_preview
+        facts.response_preview = _preview(response_preview) or facts.response_preview
+        if state is not None:
+            facts.state = _state(state) or facts.state
+    except Exception as error:  # noqa: BLE001  whatever a user's object does
+        say_once("update", "update_current_trace could not use it all: %s", values.text(error))
     trace.changed = True
 
 
@@ -232,15 +235,30 @@ def dress(
     links: Sequence[LinkLike] | None,
 ) -> None:
     """Give a new span what its starter was given for it."""
-    if attributes:
-        span.set_attributes(attributes)
-    if description is not None:
-        span.set_description(description)
-    if log_level is not None:
-        span.set_log_level(log_level)
-    if links:
-        for link in list(links):
+    try:
+        if attributes:
+            span.set_attributes(attributes)
+        if description is not None:
+            span.set_description(description)
+        if log_level is not None:
+            span.set_log_level(log_level)
+        for link in links or ():
             span.add_link(link)
+    except Exception as error:  # noqa: BLE001  whatever a user's object does
+        say_once("dress", "a span could not be given it all: %s", values.text(error))
+
+
+def _set_own(
+    facts: TraceFacts, session_id: str | None, user: str | None, model_id: str | None
+) -> None:
+    """Put what has a name of its own in the call, and a key of MLflow's in the metadata."""
+    if session_id is not None:
+        facts.metadata[mlflow_keys.METADATA_SESSION] = values.text(session_id)
+    if user is not None:
+        facts.metadata[mlflow_keys.METADATA_USER] = values.text(user)
+    if model_id:
+        facts.metadata[mlflow_keys.METADATA_MODEL_ID] = values.text(model_id)
+        facts.active_model = None
 
 
 def _set_run(span: Span, run_id: str) -> None:
@@ -260,11 +278,11 @@ def _add_texts(
     try:
         pairs = list(given.items())
     except Exception:  # noqa: BLE001  whatever a user's mapping does
-        say_once(f"texts-{what}", "%s must be a dict, %s is left out", what, type(given).__name__)
+        say_once(f"texts-{what}", "%s must be a dict, %s is left out", what, type(given))
         return
     texts: dict[str, str] = {}
     for key, value in pairs:
-        if not isinstance(value, str):
+        if not issubclass(type(value), str):
             say_once(f"text-{what}", "values of %s are stored as text: %s", what, values.text(key))
         texts[values.text(key)] = values.text(value)
     for key in leave_out.intersection(texts):
@@ -277,7 +295,7 @@ def _add_texts(
 def _preview(preview: object) -> str | None:
     if preview is None or type(preview) is str:
         return preview and values.clean(preview)
-    say_once("preview", "a preview must be a string, %s is left out", type(preview).__name__)
+    say_once("preview", "a preview must be a string, %s is left out", type(preview))
     return None
 
 
