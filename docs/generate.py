@@ -1,0 +1,129 @@
+"""Writes docs/settings.md and docs/metrics.md from the code: `python docs/generate.py`.
+
+A test fails while they are not current.
+"""
+
+import ast
+import inspect
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from prometheus_client import Counter
+
+from spanferry.settings import Settings as AppSettings
+from spanferry_worker.services.metrics import Metrics
+from spanferry_worker.settings import FLAGS
+from spanferry_worker.settings import Settings as WorkerSettings
+
+FOLDER = Path(__file__).parent
+
+SETTINGS_HEAD = """\
+# Settings
+
+Made from the code by `python docs/generate.py`. Sizes are in bytes, times in seconds.
+
+## The app side
+
+Arguments of `spanferry.enable()`; each is also an environment variable, `SPANFERRY_` and the name in
+capitals. Arguments go first. The experiment falls back to `MLFLOW_EXPERIMENT_ID` and
+`MLFLOW_EXPERIMENT_NAME`. `SPANFERRY_ENABLED=false` silences the reminder that tracing is not enabled.
+
+"""
+
+WORKER_HEAD = """
+## The worker
+
+Arguments over environment over a TOML file (`--config`) over defaults. On the command line a setting
+is `--set section.name=value`, or its flag where it has one; in the environment
+`SPANFERRY_WORKER_SECTION_NAME`; in the file `name` under `[section]`. `SPANFERRY_BOOTSTRAP_SERVERS`,
+`SPANFERRY_TOPIC`, `MLFLOW_TRACKING_URI` and `MLFLOW_EXPERIMENT_NAME` are read where ours are not set.
+"""
+
+METRICS_HEAD = """\
+# Metrics
+
+Made from the code by `python docs/generate.py`. Every worker process serves them in Prometheus's
+format at `/metrics` of its health port.
+
+| metric | type | labels | what |
+|---|---|---|---|
+"""
+
+
+def settings_document() -> str:
+    """docs/settings.md."""
+    lines = [SETTINGS_HEAD, *_table(AppSettings, flags={})]
+    lines.append(WORKER_HEAD)
+    for section in msgspec.structs.fields(WorkerSettings):
+        kind: Any = section.type
+        lines += [f"\n### {section.name}\n\n{_first_paragraph(kind)}\n\n"]
+        by_key = {key: flag for flag, key in FLAGS.items()}
+        flags = {
+            key.partition(".")[2]: flag
+            for key, flag in by_key.items()
+            if key.startswith(f"{section.name}.")
+        }
+        lines += _table(kind, flags=flags)
+    return "".join(lines)
+
+
+def metrics_document() -> str:
+    """docs/metrics.md."""
+    rows: list[str] = []
+    for metric in vars(Metrics()).values():
+        if not hasattr(metric, "_labelnames"):
+            continue
+        name = metric._name + ("_total" if isinstance(metric, Counter) else "")
+        labels = ", ".join(metric._labelnames)
+        rows.append(f"| `{name}` | {metric._type} | {labels} | {metric._documentation} |\n")
+    return METRICS_HEAD + "".join(rows)
+
+
+def _table(kind: type[Struct], flags: dict[str, str]) -> list[str]:
+    notes = _notes(kind)
+    rows = ["| name | default | what |\n|---|---|---|\n"]
+    for field in msgspec.structs.fields(kind):
+        default = "" if field.default is msgspec.NODEFAULT else _shown(field.default)
+        flag = f" (`--{flags[field.name].replace('_', '-')}`)" if field.name in flags else ""
+        rows.append(f"| `{field.name}`{flag} | {default} | {notes.get(field.name, '')} |\n")
+    return rows
+
+
+def _shown(value: object) -> str:
+    if value is None or value == "":
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000:
+        return f"{value:,}"
+    return f"{value}"
+
+
+def _notes(kind: type[Struct]) -> dict[str, str]:
+    """The strings that stand below the fields, those of the bases included."""
+    notes: dict[str, str] = {}
+    for one in reversed(kind.__mro__):
+        if one is Struct or not issubclass(one, Struct) or one.__module__ == "msgspec":
+            continue
+        tree = ast.parse(inspect.getsource(one))
+        [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef)]
+        for field, note in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(note, ast.Expr):
+                assert isinstance(field.target, ast.Name)
+                text = ast.literal_eval(note.value)
+                notes[field.target.id] = " ".join(text.split()).replace("|", "\\|")
+    return notes
+
+
+def _first_paragraph(kind: type) -> str:
+    return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
+
+
+DOCUMENTS = {"settings.md": settings_document, "metrics.md": metrics_document}
+
+if __name__ == "__main__":
+    for name, make in DOCUMENTS.items():
+        (FOLDER / name).write_text(make())
+    sys.exit(0)
