@@ -25,7 +25,7 @@ async def broker() -> AsyncIterator[EmbeddedBroker]:
 
 async def test_a_missing_topic_is_waited_for_with_the_remedy(broker: EmbeddedBroker):
     log = KafkaLog(kafka_settings(broker.bootstrap_servers, "nowhere").kafka)
-    with pytest.raises(TransientError, match="nowhere does not exist.*spanferry topics create"):
+    with pytest.raises(TransientError, match=r"nowhere does not exist.*spanferry topics create"):
         await log.open(Owner())
     broker.create_topic("nowhere", 1)
     await log.open(Owner())

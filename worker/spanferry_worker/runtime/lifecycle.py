@@ -2,9 +2,13 @@
 
 import asyncio
 import logging
+import os
 import random
 import signal
 import sys
+import threading
+from collections.abc import Coroutine
+from typing import Any
 
 import uvloop
 
@@ -19,11 +23,11 @@ from spanferry_worker.services.kafka_dead_letters import KafkaDeadLetters
 from spanferry_worker.services.metrics import Metrics
 from spanferry_worker.settings import Settings, require_for_worker
 
-__all__ = ["FATAL_EXIT_CODE", "make_parts", "open_health", "run_worker", "serve"]
+__all__ = ["FATAL_EXIT_CODE", "end_process", "make_parts", "open_health", "run_worker", "serve"]
 
 FATAL_EXIT_CODE = 3
 """Restarting does not help; the last line on stderr says what does."""
-_GRACE_S = 5.0
+_GRACE_S = 10.0
 """Beyond `process.stop_s`, for closing connections, before the process ends regardless."""
 
 _log = logging.getLogger("spanferry.worker")
@@ -43,12 +47,37 @@ def make_parts(settings: Settings) -> Parts:
     )
 
 
+def end_process(code: int) -> int:
+    """The code, to exit with; or exit here where a thread hangs in a call of the store."""
+    own = threading.main_thread()
+    if any(thread is not own and not thread.daemon for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    """Run on uvloop. Unlike uvloop.run it does not wait minutes for threads that hang."""
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(main)
+    finally:
+        rest = asyncio.all_tasks(loop)
+        for task in rest:
+            task.cancel()
+        if rest:
+            loop.run_until_complete(asyncio.wait(rest, timeout=_GRACE_S))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
 def run_worker(settings: Settings, *, supervised: bool = False) -> int:
     """Run one worker in this process until it is told to stop; its exit code. Logs are set up."""
     try:
         require_for_worker(settings)
         parts = make_parts(settings)
-        uvloop.run(serve(settings, parts, supervised=supervised))
+        _run(serve(settings, parts, supervised=supervised))
     except FatalError as error:
         sys.stderr.write(f"spanferry worker: {error}\n")
         return FATAL_EXIT_CODE

@@ -19,6 +19,8 @@ from spanferry_worker.settings import Settings
 __all__ = ["Pipeline"]
 
 _log = logging.getLogger("spanferry.worker")
+_CLOSE_S = 5.0
+"""How long closing all connections may take."""
 
 
 class Pipeline:
@@ -73,9 +75,18 @@ class Pipeline:
                 for task in tasks:
                     task.cancel()
         finally:
-            await parts.log.close()
-            await parts.letters.close()
-            await parts.sink.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        """Leave the group first, so that others take over at once."""
+        parts = self._parts
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await parts.log.close()
+                await parts.letters.close()
+                await parts.sink.close()
+        except TimeoutError:
+            _log.warning("connections did not close in time and are left as they are")
 
     async def _open(self, name: str, attempt: Callable[[], Awaitable[None]]) -> bool:
         """Try until it works; False where `stop` came first."""
@@ -83,7 +94,8 @@ class Pipeline:
         while not self._stop.is_set():
             self.state = f"waits for {name}"
             try:
-                await attempt()
+                if not await _unless(self._stop, attempt()):
+                    return False
             except TransientError as error:
                 failures += 1
                 delay_s = self._settings.retry.delay_s(failures, self._parts.chance.random())
@@ -175,6 +187,21 @@ class Pipeline:
         _log.info(
             "partitions revoked", extra={"partitions": _numbers(ours), "all_written": flushed}
         )
+
+
+async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
+    """Do the work, or give it up when `stop` comes first: then False."""
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            return False
+        await working
+        return True
+    finally:
+        working.cancel()
+        stopping.cancel()
 
 
 def _first(error: BaseException) -> BaseException:

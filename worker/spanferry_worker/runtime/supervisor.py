@@ -27,7 +27,8 @@ _log = logging.getLogger("spanferry.supervisor")
 _RESTART = RetryPolicy(retry_initial_s=0.5, retry_max_s=30.0)
 _STEADY_S = 60.0
 """A child that lived this long starts anew without delay."""
-_GRACE_S = 10.0
+_GRACE_S = 15.0
+"""Beyond `process.stop_s`, and beyond the worker's own grace, before a child is killed."""
 
 
 class _Child:

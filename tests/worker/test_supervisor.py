@@ -1,0 +1,96 @@
+"""Several processes under one: restarted when they die, stopped together, never left behind."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from spanferry_worker.runtime.health import fetch
+from tests.services.process import GuardedProcess, free_port
+from tests.worker.runtime.harness import until
+
+pytestmark = pytest.mark.chaos
+HOST = "127.0.0.1"
+
+
+class Fleet:
+    """A supervisor of two workers that wait for a store which is not there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        words = [
+            "worker",
+            "--bootstrap-servers=127.0.0.1:9",
+            "--tracking-uri=http://127.0.0.1:9",
+            "--processes=2",
+            f"--health-port={self.port}",
+            "--set=process.stop_s=3",
+        ]
+        self.process = GuardedProcess(
+            [sys.executable, "-m", "spanferry_worker", *words], log=folder / "log"
+        )
+
+    async def ask(self, path: str) -> tuple[int, dict]:
+        answer = await fetch(HOST, self.port, path)
+        return (0, {}) if answer is None else (answer.status, orjson.loads(answer.body))
+
+    def children(self) -> list[int]:
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(word) for word in path.read_text().split()] if path.exists() else []
+
+    async def answering(self) -> bool:
+        """Both workers serve their pages."""
+        answer = await fetch(HOST, self.port, "/metrics")
+        text = b"" if answer is None else answer.body
+        return all(b'write_traces_total{process="%d"} 0.0' % n in text for n in range(2))
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
+    some = Fleet(tmp_path)
+    await asyncio.to_thread(some.process.start)
+    async with asyncio.timeout(40):
+        while not await some.answering():
+            await asyncio.sleep(0.1)
+    yield some
+    await asyncio.to_thread(some.process.stop)
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+async def test_it_speaks_for_all_and_restarts_what_dies(fleet: Fleet):
+    assert await fleet.ask("/healthz") == (200, {"ok": True, "sick": [], "restarts": [0, 0]})
+    assert await fleet.ask("/readyz") == (503, {"ok": False, "waiting": [0, 1]})
+    ports = [await fetch(HOST, fleet.port + number, "/healthz") for number in (1, 2)]
+    assert None not in ports
+    first, second = fleet.children()
+    os.kill(first, signal.SIGKILL)
+    async with asyncio.timeout(30):
+        while sum((await fleet.ask("/healthz"))[1]["restarts"]) != 1:
+            await asyncio.sleep(0.1)
+        while not await fleet.answering():
+            await asyncio.sleep(0.1)
+    assert second in fleet.children()
+    assert first not in fleet.children()
+
+
+async def test_it_stops_all_and_ends_well(fleet: Fleet):
+    children = fleet.children()
+    await asyncio.to_thread(fleet.process.stop)
+    assert not any(map(alive, children))
+    assert "killed" not in fleet.process.log_tail()
+
+
+async def test_workers_end_when_it_is_killed(fleet: Fleet):
+    children = fleet.children()
+    assert len(children) == 2
+    await asyncio.to_thread(fleet.process.kill)
+    await until(lambda: not any(map(alive, children)), timeout_s=20)
