@@ -28,6 +28,7 @@ HEAP_MB = 512
 START_TIMEOUT_S = 90.0
 REQUEST_TIMEOUT_MS = 15_000
 POLL_S = 0.05
+LOGGING = ("defaultLogLevel=warn", "showDateTime=true", "dateTimeFormat=HH:mm:ss.SSS")
 
 PROPERTIES = """\
 process.roles=broker,controller
@@ -181,6 +182,7 @@ class KafkaServer:
             raise ServiceError(f"cannot format Kafka's storage\n{formatted.stderr}")
         self.bootstrap_servers = f"127.0.0.1:{port}"
         options = [f"-Xmx{self._heap_mb}m", f"-Xms{self._heap_mb // 2}m", "-XX:+UseSerialGC"]
+        options += [f"-Dorg.slf4j.simpleLogger.{setting}" for setting in LOGGING]
         self._process = GuardedProcess(
             [java, *options, "-cp", classpath, "kafka.Kafka", properties],
             log=folder / "kafka.log",
