@@ -10,7 +10,6 @@ import psycopg
 import pytest
 
 from spanferry_worker.services.mlflow_sink import MlflowSink, open_sink
-from tests.services.mlflow import MlflowServer
 from tests.services.postgres import PostgresServer
 
 OpenSink = Callable[..., Awaitable[MlflowSink]]
@@ -104,7 +103,7 @@ def make_place(kind: str, request: pytest.FixtureRequest, folder: Path) -> Place
     if kind == "postgres":
         uri = request.getfixturevalue("postgres_template")()
         return Place(kind, uri, uri, folder / "artifacts")
-    server: MlflowServer = request.getfixturevalue("mlflow_server")
+    server = request.getfixturevalue("mlflow_server")
     return Place(kind, server.uri, server.backend_uri, folder / "artifacts")
 
 

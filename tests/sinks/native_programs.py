@@ -4,6 +4,7 @@
 OUT what a producer would have put on the wire for the same traces: same ids, times and values.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -50,9 +51,9 @@ def nested_and_typed(mlflow):
         with mlflow.start_span("tool", span_type="TOOL") as tool:
             tool.set_inputs({"a": 1, "b": [1.5, None, True, {"c": []}]})
             tool.set_outputs({})
-        with mlflow.start_span("chain", span_type="CHAIN"):
-            with mlflow.start_span("model", span_type="CHAT_MODEL") as model:
-                model.set_attribute("mlflow.chat.tokenUsage", usage(10, 5))
+        chain = mlflow.start_span("chain", span_type="CHAIN")
+        with chain, mlflow.start_span("model", span_type="CHAT_MODEL") as model:
+            model.set_attribute("mlflow.chat.tokenUsage", usage(10, 5))
         agent.set_outputs({"choices": [{"message": {"role": "assistant", "content": "hi!"}}]})
 
 
@@ -75,10 +76,8 @@ def raises(mlflow):
     def fails(x):
         raise ValueError("bad ünicode input")
 
-    try:
+    with contextlib.suppress(ValueError):
         fails(1)
-    except ValueError:
-        pass
 
 
 @program

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from spanferry_schemas import Assessment, AssessmentKind, Span, StatusCode, TracePart
@@ -84,12 +85,7 @@ def trace(
 
 def late(of: AssembledTrace, **fields: Any) -> AssembledTrace:
     made = trace(fields.pop("spans", []), trace_id=of.trace_id, **fields)
-    return AssembledTrace(
-        **{
-            **{name: getattr(made, name) for name in made.__struct_fields__},
-            "reason": FinishReason.LATE,
-        }
-    )
+    return msgspec.structs.replace(made, reason=FinishReason.LATE)
 
 
 def five_spans(**fields: Any) -> AssembledTrace:
@@ -107,7 +103,7 @@ def five_spans(**fields: Any) -> AssembledTrace:
                 model, chain, span_type="CHAT_MODEL", attributes={"mlflow.chat.tokenUsage": usage}
             ),
             span(chain, root, attributes={"mlflow.spanInputs": b"1"}),
-            span(root, name="agent", span_type="AGENT", for_ms=12, attributes=attributes),
+            span(root, name="agent", span_type="AGENT", for_ms=12.7, attributes=attributes),
         ],
         **fields,
     )

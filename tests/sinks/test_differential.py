@@ -36,7 +36,10 @@ class Native:
         self.artifacts = str(folder / "artifacts")
         out = folder / "recorded"
         subprocess.run(
-            [sys.executable, "-m", "tests.sinks.native_programs"] + [self.uri, self.artifacts, out],
+            [
+                *[sys.executable, "-m", "tests.sinks.native_programs"],
+                *[self.uri, self.artifacts, out],
+            ],
             check=True,
             timeout=200,
             env={
@@ -118,8 +121,9 @@ async def test_sqlite_rows_are_the_native_rows(native: Native, tmp_path: Path) -
     assert len(native.recorded) == len(PROGRAMS) >= 20
     for table, rows in theirs.items():
         assert len(ours[table]) == len(rows), table
-        for our_row, their_row in zip(ours[table], rows, strict=True):
-            our_row, their_row = comparable(our_row), comparable(their_row)
+        for our_row, their_row in zip(
+            map(comparable, ours[table]), map(comparable, rows), strict=True
+        ):
             program = native.program_of(their_row.get("trace_id") or their_row["request_id"])
             if program == "judged" and their_row.get("key") in SIZES:
                 continue

@@ -78,7 +78,7 @@ async def test_repeating_after_a_death_between_the_writes(
 
     sink = await opened(database.uri, artifact_root="/artifacts")
     owner: Any = sqlalchemy.Connection if died_in == "execute" else SqlAlchemyStore
-    method = died_in.split()[-1]
+    method = died_in.rsplit(maxsplit=1)[-1]
     original = getattr(owner, method)
     calls = {"start_trace": 2, "log_spans": 0, "second log_spans": 1, "execute": 0}[died_in]
 

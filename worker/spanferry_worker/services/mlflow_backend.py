@@ -39,8 +39,8 @@ class Backend(Protocol):
     def write_new(self, infos: Sequence[TraceInfo], spans: Mapping[str, Sequence[Span]]) -> None:
         """Store traces that are not there yet, each with its spans by trace id.
 
-        After a return every field is as given (times to within rounding_ms); after an error any part of it may be stored.
-        This is the seam for a faster way in.
+        After a return every field is as given (times to within rounding_ms), after an error any
+        part of it may be stored. This is the seam for a faster way in.
         """
         ...
 

@@ -1,7 +1,6 @@
 """The wire's structs as MLflow's entities, with the values that MLflow's own SDK derives."""
 
 import json
-import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -29,7 +28,11 @@ from mlflow.tracing.constant import (
     TraceMetadataKey,
     TraceTagKey,
 )
-from mlflow.tracing.utils import add_size_stats_to_trace_metadata, aggregate_usage_from_spans
+from mlflow.tracing.utils import (
+    SpanAggregationNode,
+    add_size_stats_to_trace_metadata,
+    aggregate_usage_from_span_nodes,
+)
 from mlflow.tracing.utils.default_log_level import default_log_level_for_span_type
 from mlflow.tracing.utils.truncation import set_request_response_preview
 from opentelemetry.sdk.resources import Resource
@@ -41,9 +44,7 @@ from spanferry_worker.services.mlflow_private import attribute_texts, set_links
 from spanferry_worker.services.mlflow_text import Texts
 from spanferry_worker.stages.trace import AssembledTrace
 
-__all__ = ["EntityBuilder", "is_root", "root_of"]
-
-_logger = logging.getLogger(__name__)
+__all__ = ["EntityBuilder", "aggregation_nodes", "derive", "is_root", "root_of"]
 
 _STATUS: Final = {
     wire.StatusCode.UNSET: StatusCode.UNSET,
@@ -52,6 +53,8 @@ _STATUS: Final = {
 }
 _OWN_ATTRIBUTES: Final = frozenset({SpanAttributeKey.REQUEST_ID, SpanAttributeKey.SPAN_TYPE})
 _SESSION_ATTRIBUTES: Final = frozenset({"session.id", "gen_ai.conversation.id", "user.id"})
+_COUNTED_ATTRIBUTES: Final = frozenset({SpanAttributeKey.CHAT_USAGE, SpanAttributeKey.LLM_COST})
+"""MLflow's store adds up what is in them, and refuses all spans of a call where it cannot."""
 _SOURCE_TYPES: Final = frozenset({"HUMAN", "LLM_JUDGE", "CODE", "SOURCE_TYPE_UNSPECIFIED"})
 _ERROR_LEVEL: Final = 40
 _NO_RESOURCE: Final = Resource.get_empty()
@@ -123,7 +126,9 @@ class EntityBuilder:
             info.trace_metadata[TraceMetadataKey.MODEL_ID] = model_id
         self.lay_over(info, trace.trace)
         derive(info, spans)
-        if usage := _usage(info, spans):
+        if usage := aggregate_usage_from_span_nodes(
+            aggregation_nodes(spans, SpanAttributeKey.CHAT_USAGE)
+        ):
             info.trace_metadata[TraceMetadataKey.TOKEN_USAGE] = json.dumps(usage)
         self.finish(info, spans)
         # After the sizes are counted, which stay the same when feedback comes early, late or twice.
@@ -242,6 +247,8 @@ class EntityBuilder:
             text = texts.json(raw)
             if key in _SESSION_ATTRIBUTES and len(text) > texts.limits.session_chars:
                 text = self._short_text(key, text)
+            elif key in _COUNTED_ATTRIBUTES and not _is_counts(text):
+                text = texts.marked(text, "not numbers by name")
             attributes[texts.clean(key)] = text
         if SpanAttributeKey.LOG_LEVEL not in attributes:
             raised = any(event.name == "exception" for event in span.events)
@@ -297,13 +304,21 @@ def derive(info: TraceInfo, spans: Sequence[Span]) -> None:
         info.trace_metadata[key] = _shortened(attributes.get(attribute, ""))
 
 
-def _usage(info: TraceInfo, spans: Sequence[Span]) -> dict[str, int] | None:
-    """Token counts as MLflow adds them up; None where somebody's counts are no numbers."""
-    try:
-        return aggregate_usage_from_spans(list(spans))  # type: ignore[arg-type]  # reads attributes only
-    except (TypeError, AttributeError, ValueError) as error:
-        _logger.warning("the token usage of trace %s does not add up: %s", info.trace_id, error)
-        return None
+def aggregation_nodes(spans: Sequence[Span], key: str) -> list[SpanAggregationNode]:
+    """The tree over which MLflow adds up an attribute; what is no object counts as absent."""
+    nodes: list[SpanAggregationNode] = []
+    for span in spans:
+        value = span.get_attribute(key)
+        data = value if isinstance(value, dict) else None
+        nodes.append(SpanAggregationNode(span.span_id, span.parent_id, data))
+    return nodes
+
+
+def _is_counts(text: str) -> bool:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        return True  # ignored by MLflow
+    return all(isinstance(number, (int, float)) for number in value.values())
 
 
 def _shortened(value: str) -> str:

@@ -14,14 +14,19 @@ from mlflow.tracing.constant import (
     TraceTagKey,
 )
 from mlflow.tracing.utils import (
-    SpanAggregationNode,
     aggregate_cost_from_span_nodes,
     aggregate_usage_from_span_nodes,
 )
 
 import spanferry_schemas as wire
 from spanferry_schemas import mlflow_keys
-from spanferry_worker.services.mlflow_build import EntityBuilder, derive, is_root, root_of
+from spanferry_worker.services.mlflow_build import (
+    EntityBuilder,
+    aggregation_nodes,
+    derive,
+    is_root,
+    root_of,
+)
 
 __all__ = ["is_stale", "merged_info", "same_info", "unstored_spans"]
 
@@ -124,10 +129,12 @@ def merged_info(
     for key in _DERIVED_METADATA:
         info.trace_metadata.pop(key, None)
     derive(info, spans)
-    if usage := aggregate_usage_from_span_nodes(_nodes(union, SpanAttributeKey.CHAT_USAGE)):
+    if usage := aggregate_usage_from_span_nodes(
+        aggregation_nodes(union, SpanAttributeKey.CHAT_USAGE)
+    ):
         info.trace_metadata[TraceMetadataKey.TOKEN_USAGE] = json.dumps(usage)
     # Once a cost is stored only the record's own writer can change it.
-    if cost := aggregate_cost_from_span_nodes(_nodes(union, SpanAttributeKey.LLM_COST)):
+    if cost := aggregate_cost_from_span_nodes(aggregation_nodes(union, SpanAttributeKey.LLM_COST)):
         info.trace_metadata[TraceMetadataKey.COST] = json.dumps(cost)
     builder.finish(info, spans)
     return info
@@ -161,12 +168,3 @@ def _without_root(stored: TraceInfo, part: wire.TracePart, came: Sequence[Span])
         if key not in _OF_THE_PROCESS or key not in stored.trace_metadata
     }
     return msgspec.structs.replace(part, metadata=metadata)
-
-
-def _nodes(spans: Sequence[Span], key: str) -> list[SpanAggregationNode]:
-    nodes: list[SpanAggregationNode] = []
-    for span in spans:
-        value = span.get_attribute(key)
-        data = value if isinstance(value, dict) else None
-        nodes.append(SpanAggregationNode(span.span_id, span.parent_id, data))
-    return nodes

@@ -12,6 +12,8 @@ __all__ = ["Limits", "Texts"]
 _logger = logging.getLogger(__name__)
 
 REPLACEMENT: Final = "\ufffd"
+TOO_DEEP: Final = b"nested deeper than MLflow can read: "
+"""Makes the text of a JSON value no JSON itself: MLflow unwraps strings that hold JSON."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _NUL_ESCAPE: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -82,13 +84,17 @@ class Texts:
         else:
             text = self._json_slowly(raw)
         if len(raw) > self.limits.json_depth and self._too_deep(raw):
-            return self._json_string(raw)
+            return self._json_string(TOO_DEEP + raw)
         return text
 
     def json_value(self, raw: bytes) -> object:
         """The value of a JSON text; its text where it is none."""
         value: object = json.loads(self.json(raw))
         return value
+
+    def marked(self, text: str, mark: str) -> str:
+        """A JSON string of another JSON text, which MLflow neither unwraps nor reads."""
+        return json.dumps(f"{mark}: {text}", ensure_ascii=False)
 
     def json_object(self, raw: bytes) -> dict[str, object]:
         """The value of a JSON object, or `{"value": …}` around anything else."""
@@ -110,12 +116,30 @@ class Texts:
     def _too_deep(self, raw: bytes) -> bool:
         """Whether brackets nest deeper than the limit, found by peeling off the innermost pairs.
 
-        Brackets within strings count too, so it may err towards "too deep" for very odd text.
+        Brackets within strings count too, so it may err towards "too deep" for very odd text. MLflow
+        reads a string that looks like JSON as JSON, even where its brackets are never closed.
         """
         brackets = raw.translate(None, _NOT_BRACKETS)
+        if len(brackets) <= self.limits.json_depth:
+            return False
+        if raw[:2] in {b'"[', b'"{'} and _overflows(raw):
+            return True
         for _ in range(self.limits.json_depth):
             peeled = brackets.replace(b"[]", b"").replace(b"{}", b"")
             if len(peeled) == len(brackets):
                 return False
             brackets = peeled
         return bool(brackets)
+
+
+def _overflows(raw: bytes) -> bool:
+    """Whether Python cannot read a JSON string's content, for its depth."""
+    try:
+        content = json.loads(raw)
+        if isinstance(content, str):
+            json.loads(content)
+    except RecursionError:
+        return True
+    except ValueError:
+        return False
+    return False
