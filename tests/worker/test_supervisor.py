@@ -55,7 +55,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
     some = Fleet(tmp_path)
     await asyncio.to_thread(some.process.start)
     async with asyncio.timeout(40):
-        while not await some.answering():
+        while not await some.answering():  # noqa: ASYNC110 - no event for it
             await asyncio.sleep(0.1)
     yield some
     await asyncio.to_thread(some.process.stop)
@@ -74,9 +74,9 @@ async def test_it_speaks_for_all_and_restarts_what_dies(fleet: Fleet):
     first, second = fleet.children()
     os.kill(first, signal.SIGKILL)
     async with asyncio.timeout(30):
-        while sum((await fleet.ask("/healthz"))[1]["restarts"]) != 1:
+        while sum((await fleet.ask("/healthz"))[1]["restarts"]) != 1:  # noqa: ASYNC110 - no event for it
             await asyncio.sleep(0.1)
-        while not await fleet.answering():
+        while not await fleet.answering():  # noqa: ASYNC110 - no event for it
             await asyncio.sleep(0.1)
     assert second in fleet.children()
     assert first not in fleet.children()

@@ -155,7 +155,7 @@ async def test_killed_again_and_again_nothing_is_lost(scene: Scene):
     await asyncio.to_thread(scene.start_worker)
     await until(scene.all_there, timeout_s=60)
     async with asyncio.timeout(20):
-        while await scene.lag():
+        while await scene.lag():  # noqa: ASYNC110 - no event for it
             await asyncio.sleep(0.1)
     # Written again by the next worker is only what the dead one had not committed.
     writes = Counter(trace_id for trace_id, *_ in journal(scene.path))

@@ -79,7 +79,7 @@ async def until(condition: Callable[[], object], *, timeout_s: float = 10.0) -> 
     """Wait until something is so; fails with its source where it never is."""
     try:
         async with asyncio.timeout(timeout_s):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - no event for it
                 await asyncio.sleep(0.005)
     except TimeoutError:
         raise AssertionError("this did not come about in time") from None

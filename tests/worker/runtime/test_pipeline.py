@@ -311,6 +311,16 @@ async def test_a_partition_that_goes_back_is_read_anew():
         assert log.opened == 2
 
 
+async def test_the_rest_of_the_loop_runs_while_records_never_run_out():
+    harness = Harness(partitions=1, consume__poll_records_max=1, write__linger_s=0)
+    for trace_id in range(300):
+        send(harness.broker, whole(trace_id, 1))
+    async with harness.running() as worker:
+        await until(lambda: harness.sink.stored)
+        assert sample(worker, "consume_records_total") < 200
+        await until(harness.all_committed)
+
+
 async def test_gaps_and_repeats_of_the_producers_are_counted():
     harness = Harness(partitions=1)
     for trace_id, sequence in enumerate((0, 1, 5, 5)):

@@ -93,6 +93,8 @@ class Intake:
                 continue
             attempt = 0
             self._tick()
+            # A poll of what is fetched already never suspends; the writer and the heartbeat must run.
+            await asyncio.sleep(0)
 
     async def _wait_for_room(self) -> None:
         """Stand until the store has caught up; keep the group membership alive meanwhile."""
