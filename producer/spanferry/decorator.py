@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from spanferry import values
-from spanferry.capture import Arguments
+from spanferry.arguments import Arguments
 from spanferry.context import CurrentToken, current, leave
 from spanferry.entities import LinkLike, SpanLogLevel, SpanType
 from spanferry.log import say_once

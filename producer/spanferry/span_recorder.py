@@ -1,6 +1,6 @@
 """Spans as they are written to: attributes, status, events and links, encoded when they are set."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
 from spanferry import values
@@ -18,11 +18,12 @@ from spanferry.entities import (
 )
 from spanferry.log import say_once
 from spanferry.span_view import SpanView
+from spanferry_schemas import SpanEvent as WireEvent
 from spanferry_schemas import StatusCode, mlflow_keys
 
-__all__ = ["SpanRecorder"]
+__all__ = ["EVENTS_MAX", "SpanRecorder"]
 
-_EVENTS_MAX: Final = 128
+EVENTS_MAX: Final = 128
 """Events and links of one span: the newest are kept, as OpenTelemetry does under MLflow."""
 
 _DEBUG: Final = b"10"
@@ -108,11 +109,18 @@ class SpanRecorder(SpanView):
         if not self.is_open("event"):
             return
         self._events.append(wire)
-        if len(self._events) > _EVENTS_MAX:
+        if len(self._events) > EVENTS_MAX:
             del self._events[0]
         if wire.name == "exception":
             level = self._attributes.get(mlflow_keys.SPAN_LOG_LEVEL, _DEBUG)
             self._attributes[mlflow_keys.SPAN_LOG_LEVEL] = max(level, _ERROR)
+
+    def add_encoded_events(self, events: Iterable[WireEvent]) -> None:
+        """Add moments that are encoded already, in the order of their times with those there are."""
+        if self.is_open("events"):
+            self._events.extend(events)
+            self._events.sort(key=lambda event: event.time_ns)
+            del self._events[:-EVENTS_MAX]
 
     def add_link(self, link: LinkLike) -> None:
         """Point to another span."""
@@ -123,7 +131,7 @@ class SpanRecorder(SpanView):
             return
         if self.is_open("link"):
             self._links.append(wire)
-            if len(self._links) > _EVENTS_MAX:
+            if len(self._links) > EVENTS_MAX:
                 del self._links[0]
 
     def record_exception(self, exception: BaseException | str) -> None:

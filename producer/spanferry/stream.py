@@ -1,12 +1,15 @@
 """The span of a generator: what it yields, one event for each item and all of them as outputs."""
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from spanferry import values
 from spanferry.entities import SpanEvent, SpanStatusCode
 from spanferry.log import say_once
+from spanferry.span_recorder import EVENTS_MAX
 from spanferry.spans import Span
+from spanferry_schemas import SpanEvent as WireEvent
 from spanferry_schemas import mlflow_keys
 
 __all__ = ["Stream"]
@@ -15,17 +18,18 @@ __all__ = ["Stream"]
 class Stream:
     """One run of a traced generator. No method raises.
 
-    Items are encoded as they come; the items themselves are kept only for a reducer.
+    Items are encoded as they come; the items themselves are kept only for a reducer. Events are made
+    at the end and of the last items only, because a span keeps no more: a token costs about 1 us.
     """
 
-    __slots__ = ("_count", "_encoded", "_items", "_reducer", "_span")
+    __slots__ = ("_encoded", "_items", "_last", "_reducer", "_span")
 
     def __init__(self, span: Span, reducer: Callable[[list[Any]], Any] | None) -> None:
         self._span = span
         self._reducer = reducer
         self._items: list[Any] = []
         self._encoded: list[bytes] = []
-        self._count = 0
+        self._last: deque[tuple[int, bytes]] = deque(maxlen=EVENTS_MAX)
 
     def item(self, value: Any) -> None:
         """The generator has yielded `value`."""
@@ -33,18 +37,16 @@ class Stream:
         if not span.recording:
             return
         encoded = values.encode(value)
-        if self._reducer is None:
-            self._encoded.append(encoded)
-        else:
+        self._last.append((span.trace.now_ns(), encoded))
+        if self._reducer is not None:
             self._items.append(value)
-        name = mlflow_keys.STREAM_CHUNK_EVENT.format(index=self._count)
-        chunk = {mlflow_keys.STREAM_CHUNK_VALUE: values.chunk_text(value, encoded)}
-        span.add_event(SpanEvent(name, span.trace.now_ns(), chunk))
-        self._count += 1
+        else:
+            self._encoded.append(encoded)
 
     def finish(self) -> None:
         """The generator has come to its end, or nobody wants the rest."""
         if self._span.recording:
+            self._add_events()
             self._set_outputs()
         self._span.end()
 
@@ -54,8 +56,20 @@ class Stream:
             self.finish()
             return
         if self._span.recording:
+            self._add_events()
             self._span.add_event(SpanEvent.from_exception(error))
         self._span.end(status=SpanStatusCode.ERROR)
+
+    def _add_events(self) -> None:
+        first = max(len(self._items), len(self._encoded)) - len(self._last)
+        self._span.add_encoded_events(
+            WireEvent(
+                mlflow_keys.STREAM_CHUNK_EVENT.format(index=index),
+                time_ns,
+                values.encode({mlflow_keys.STREAM_CHUNK_VALUE: values.chunk_text(encoded)}),
+            )
+            for index, (time_ns, encoded) in enumerate(self._last, first)
+        )
 
     def _set_outputs(self) -> None:
         if self._reducer is None:

@@ -8,7 +8,6 @@ here first, on snapshots, and then encoded. Meaning as MLflow's TraceJSONEncoder
 
 import dataclasses
 import json
-from json.encoder import encode_basestring_ascii
 from typing import Any, Final, cast
 
 import msgspec
@@ -82,13 +81,8 @@ def clean(value: str) -> str:
     return value
 
 
-def chunk_text(value: object, encoded: bytes) -> str:
-    """The JSON text that MLflow stores of one item of a stream: ASCII, with Python's separators.
-
-    `encoded` is what `encode` made of it.
-    """
-    if type(value) is str:
-        return encode_basestring_ascii(clean(value))
+def chunk_text(encoded: bytes) -> str:
+    """The JSON text that MLflow stores of an encoded item of a stream: ASCII, Python's separators."""
     return json.dumps(decode(encoded))
 
 

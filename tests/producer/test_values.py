@@ -331,5 +331,5 @@ def test_text_of_anything_is_text() -> None:
 def test_chunks_are_what_mlflow_stores_of_stream_items(item: object) -> None:
     from mlflow.tracing.utils import TraceJSONEncoder
 
-    stored = values.chunk_text(item, values.encode(item))
+    stored = values.chunk_text(values.encode(item))
     assert stored == json.dumps(item, cls=TraceJSONEncoder).replace("\\ud800", "?")
