@@ -109,8 +109,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int = 5
     scale: float = 1.0
     """Of the traces in a block; at least two remain."""
-    only: str = ""
-    """A part of the names of the cases to run."""
 
 
 class _Run:
@@ -220,7 +218,8 @@ def run(options: Options, cases: list[Case], kafka: KafkaServer | None = None) -
     results = [result for blocks in state.results.values() for result in blocks]
     return Report(
         conditions=where,
-        options=msgspec.to_builtins(options),
+        blocks=options.blocks,
+        scale=options.scale,
         idle_cpu_share_max=round(state.idle_cpu_share_max, 4),
         unquiet_blocks=sum(not result.quiet for result in results),
         kafka_records=records,
@@ -270,7 +269,6 @@ def main(arguments: list[str] | None = None) -> int:
         sdks=tuple(given.sdks),
         blocks=given.blocks or (2 if given.quick else 5),
         scale=0.2 if given.quick else 1.0,
-        only=given.only,
     )
     report = run(options, cases)
     full = not given.quick and not given.only and set(given.sdks) == set(SDKS)

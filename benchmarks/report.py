@@ -64,7 +64,8 @@ class Report(msgspec.Struct):
     """The result file."""
 
     conditions: Conditions
-    options: dict[str, str | int | bool]
+    blocks: int
+    scale: float
     idle_cpu_share_max: float
     """The most that SDKs not being measured used of a core while another one was."""
     unquiet_blocks: int

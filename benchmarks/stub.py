@@ -109,21 +109,28 @@ class Backend:
 
     def __init__(self) -> None:
         self.mlflow, self.otel = Counts(), Counts()
+        self._otlp = {"/v1/traces": self.mlflow, "/otel/v1/traces": self.otel}
         self._version = importlib.metadata.version("mlflow").encode()
 
-    def answer(self, path: str, body: bytes) -> tuple[str, bytes]:
-        """Content type and body of the answer, which is always 200 OK."""
-        if path == "/api/3.0/mlflow/traces":
-            return "application/json", self._start_trace(body)
+    def answer(self, path: str, body: bytes) -> tuple[str, str, bytes]:
+        """Status, content type and body of the answer."""
+        otlp = self._otlp.get(path)
+        if otlp is not None:
+            self._spans(otlp, body)
+            return "200 OK", "application/x-protobuf", b""
         if path == "/version":
-            return "text/plain", self._version
-        if path == "/counts":
+            return "200 OK", "text/plain", self._version
+        if path == "/api/3.0/mlflow/traces":
+            content = self._start_trace(body)
+        elif path == "/counts":
             counts = {"mlflow": self.mlflow.summary(), "otel": self.otel.summary()}
-            return "application/json", json.dumps(counts).encode()
-        if path.startswith("/api/2.0/mlflow/experiments/"):
-            return "application/json", json.dumps(_EXPERIMENT).encode()
-        self._spans(self.mlflow if path == "/v1/traces" else self.otel, body)
-        return "application/x-protobuf", b""
+            content = json.dumps(counts).encode()
+        elif path.startswith("/api/2.0/mlflow/experiments/"):
+            content = json.dumps(_EXPERIMENT).encode()
+        else:
+            print(f"the stub does not know {path}", file=sys.stderr)
+            return "404 Not Found", "application/json", b"{}"
+        return "200 OK", "application/json", content
 
     def _spans(self, counts: Counts, body: bytes) -> None:
         counts.requests += 1
@@ -170,8 +177,10 @@ class _Connection(asyncio.Protocol):
             self._respond(head[0].split(" ")[1].partition("?")[0], body)
 
     def _respond(self, path: str, body: bytes) -> None:
-        kind, content = self._backend.answer(path, body)
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n\r\n"
+        status, kind, content = self._backend.answer(path, body)
+        head = (
+            f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
         self._transport.write(head.encode() + content)
 
 
