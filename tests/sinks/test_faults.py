@@ -1,0 +1,171 @@
+"""Away, busy, or two at once: what is transient is said to be, and nothing is lost or doubled."""
+
+import asyncio
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from spanferry_schemas import TracePart
+from spanferry_worker.errors import PoisonError, TransientError
+from tests.services.mlflow import MlflowServer
+from tests.services.postgres import PostgresServer
+from tests.sinks.conftest import OpenSink, Place
+from tests.sinks.stores import dump, feedback, five_spans, ids, late, span, trace
+
+pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(180)]
+
+
+async def test_the_database_goes_away_and_comes_back(opened: OpenSink) -> None:
+    with PostgresServer() as server:
+        sink = await opened(server.new_database())
+        batch = [five_spans() for _ in range(3)]
+        await sink.write(batch[:1])
+        server.stop()
+        with pytest.raises(TransientError):
+            await sink.write(batch)
+        server.start()
+        await sink.write(batch)
+        await sink.close()
+
+
+async def test_the_server_goes_away_and_comes_back(
+    opened: OpenSink, postgres_template: Callable[[], str]
+) -> None:
+    with MlflowServer(postgres_template()) as server:
+        sink = await opened(server.uri)
+        batch = [five_spans() for _ in range(3)]
+        await sink.write(batch[:1])
+        server.stop()
+        with pytest.raises(TransientError):
+            await sink.write(batch)
+        server.start()
+        await sink.write(batch)
+        assert len(dump(server.backend_uri)["spans"]) == 15
+
+
+async def test_a_locked_sqlite_file(
+    opened: OpenSink, tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(template, path)
+    sink = await opened(f"sqlite:///{path}?timeout=0.1")
+    import sqlalchemy
+
+    original = sqlalchemy.text
+
+    def impatient(text: str) -> sqlalchemy.TextClause:
+        return original(text.replace("busy_timeout = 20000", "busy_timeout = 100"))
+
+    monkeypatch.setattr("mlflow.store.db.utils.sql.text", impatient)
+    lock = sqlite3.connect(path, isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(TransientError, match="locked"):
+        await sink.write([five_spans()])
+    lock.execute("ROLLBACK")
+    lock.close()
+    await sink.write([five_spans()])
+
+
+async def test_missing_rights_lose_nothing(
+    opened: OpenSink, postgres_template: Callable[[], str]
+) -> None:
+    """An operator can give them back, so the traces wait."""
+    uri = postgres_template()
+    owner = psycopg.connect(uri.replace("+psycopg", ""), autocommit=True)
+    owner.execute("DROP ROLE IF EXISTS reader")
+    owner.execute("CREATE ROLE reader LOGIN")
+    owner.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+    sink = await opened(uri.replace("postgres@", "reader@"), default_experiment="Default")
+    with pytest.raises(TransientError, match="permission denied"):
+        await sink.write([five_spans()])
+    owner.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO reader")
+    await sink.write([five_spans()])
+    await sink.close()
+    owner.execute("DROP OWNED BY reader")
+    owner.execute("DROP ROLE reader")
+    owner.close()
+
+
+async def test_many_workers_write_the_same_traces_at_once(place: Place, opened: OpenSink) -> None:
+    """As after a rebalance, when the old owner has not noticed yet."""
+    sinks = [await opened(place.uri, concurrency=2) for _ in range(3)]
+    part = TracePart(experiment="shared", tags={"a": "b"})
+    batch = [five_spans(part=part, assessments=[feedback()]) for _ in range(8)]
+
+    async def write(sink: object, mine: list[object]) -> None:
+        for _ in range(20):
+            try:
+                await sink.write(mine)  # type: ignore[attr-defined]
+                return
+            except TransientError:
+                await asyncio.sleep(0.05)
+        pytest.fail("never stored")
+
+    async with asyncio.TaskGroup() as tasks:
+        for index, sink in enumerate(sinks):
+            shifted = [*batch[index:], *batch[:index]]
+            tasks.create_task(write(sink, shifted))
+    for one in batch:
+        found = place.trace(one.trace_id or b"")
+        assert len(found.data.spans) == 5
+        assert len(found.info.assessments) == 1
+        assert found.info.state.value == "OK"
+        usage = json.loads(found.info.trace_metadata["mlflow.trace.tokenUsage"])
+        assert usage["total_tokens"] == 15
+
+
+async def test_parts_of_one_trace_from_two_workers_at_once(place: Place, opened: OpenSink) -> None:
+    first, second = [await opened(place.uri) for _ in range(2)]
+    pairs = []
+    for _ in range(6):
+        root, mine, theirs = ids(3)
+        usage = b'{"input_tokens":1,"output_tokens":1,"total_tokens":2}'
+        attributes = {"mlflow.chat.tokenUsage": usage}
+        front = trace([span(root), span(mine, root, attributes=attributes)], complete=False)
+        back = late(front, spans=[span(theirs, root, attributes=attributes)], complete=False)
+        pairs.append((front, back))
+
+    async def write(sink: object, mine: list[object]) -> None:
+        for _ in range(20):
+            try:
+                await sink.write(mine)  # type: ignore[attr-defined]
+                return
+            except TransientError:
+                await asyncio.sleep(0.05)
+        pytest.fail("never stored")
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(write(first, [front for front, _ in pairs]))
+        tasks.create_task(write(second, [back for _, back in pairs]))
+    for front, _ in pairs:
+        found = place.trace(front.trace_id or b"")
+        assert len(found.data.spans) == 3
+        metadata = found.info.trace_metadata
+        assert json.loads(metadata["mlflow.trace.sizeStats"])["num_spans"] == 3
+        assert json.loads(metadata["mlflow.trace.tokenUsage"])["total_tokens"] == 4
+        assert found.info.state.value == "OK"
+
+
+async def test_bisecting_finds_the_one_that_is_refused(place: Place, opened: OpenSink) -> None:
+    sink = await opened(place.uri)
+    batch = [five_spans() for _ in range(5)]
+    batch[3] = five_spans(part=TracePart(experiment_id="31415926"))
+
+    async def write(some: list[object]) -> list[object]:
+        try:
+            await sink.write(some)  # type: ignore[arg-type]
+        except PoisonError:
+            if len(some) == 1:
+                return some
+            half = len(some) // 2
+            return await write(some[:half]) + await write(some[half:])
+        return []
+
+    assert await write(list(batch)) == [batch[3]]
+    stored = [place.trace(one.trace_id or b"") for one in (*batch[:3], batch[4])]
+    assert all(found is not None for found in stored)
