@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spanferry_worker.dev.process import Child, StartError, free_port, listens, wait_until
+from spanferry_worker.dev.process import Child, Port, StartError, listens, wait_until
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
 WITH_GRANDCHILD = (
@@ -102,12 +102,24 @@ def test_a_command_that_does_not_exist(tmp_path: Path) -> None:
         Child("nothing", [tmp_path / "missing"], log=tmp_path / "log").start()
 
 
-def test_ports() -> None:
+def test_a_port_that_is_taken_is_not_taken_again() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        assert listens(port)
-        assert free_port(port) != port
-    assert not listens(port)
-    assert free_port(port) == port
+        number = taken.getsockname()[1]
+        assert listens(number)
+        elsewhere = Port(number)
+        assert elsewhere.number != number
+        elsewhere.release()
+    assert not listens(number)
+
+
+def test_a_port_is_claimed_until_it_is_released() -> None:
+    first = Port(0)
+    second = Port(first.number)
+    assert second.number != first.number
+    first.release()
+    third = Port(first.number)
+    assert third.number == first.number
+    second.release()
+    third.release()

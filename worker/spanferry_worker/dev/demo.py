@@ -19,8 +19,8 @@ from spanferry_worker.dev.account import Metered, balance, costs, read_back
 from spanferry_worker.dev.ensemble import (
     GROUP,
     Ensemble,
+    Ports,
     clean_environment,
-    free_ports,
     prepare_directory,
     start,
 )
@@ -104,18 +104,19 @@ class _Demo:
         self._args = args
         self._screen = screen
         self._requests = plan(args.requests, f"demo-{time.strftime('%H%M%S')}")
-        self._ports = free_ports(broker=9092, mlflow=args.port, health=8790, app=8000)
+        self._ports = Ports(broker=9092, mlflow=args.port, health=8790, app=8000)
         self._app_url = f"http://127.0.0.1:{self._ports.app}"
         self._children = contextlib.ExitStack()
+        self._worker: Child | None = None
 
     def run(self) -> int:
         """See the module's `run`."""
         prepare_directory(self._args.directory, fresh=True)
-        with self._children:
+        with self._ports, self._children:
             with self._screen.starting() as progress:
                 directory, ports = self._args.directory, self._ports
                 ensemble = self._children.enter_context(start(directory, ports, progress))
-                worker = self._children.enter_context(ensemble.new_worker())
+                worker = self._new_worker(ensemble)
                 app = self._children.enter_context(self._new_app(ensemble))
                 progress("the app")
                 wait_until(app, lambda: answers(f"{self._app_url}/stats"), timeout_s=_START_S)
@@ -123,7 +124,7 @@ class _Demo:
                 wait_until(worker, ensemble.worker_is_ready, timeout_s=_START_S)
             self._screen.started(ensemble)
             self._screen.started_app(self._app_url)
-            outcome = self._cross(ensemble, worker)
+            outcome = self._cross(ensemble)
             self._screen.summary(outcome)
             self._screen.look("Look at the traces", [_traces_url(ensemble)])
             self._screen.look("Try mlflow.search_traces(filter_string=…) with", _SEARCHES)
@@ -134,10 +135,10 @@ class _Demo:
                         time.sleep(3600)
         return 1 if outcome.balance.wrong else 0
 
-    def _cross(self, ensemble: Ensemble, worker: Child) -> Outcome:
+    def _cross(self, ensemble: Ensemble) -> Outcome:
         """Send the traffic, wait for it to arrive, and make the account."""
         started = time.monotonic()
-        replies = self._send(ensemble, worker)
+        replies = self._send(ensemble)
         traffic_s = time.monotonic() - started
         metered = self._metered()
         arrival_s = self._wait_for_arrival(ensemble)
@@ -151,7 +152,7 @@ class _Demo:
             arrival_s=arrival_s,
         )
 
-    def _send(self, ensemble: Ensemble, worker: Child) -> list[Reply]:
+    def _send(self, ensemble: Ensemble) -> list[Reply]:
         answered = 0
         with self._screen.counting("sending", len(self._requests)) as show:
 
@@ -160,16 +161,21 @@ class _Demo:
                 answered += 1
                 show(answered)
                 if self._args.kill_worker and answered == len(self._requests) // 2:
-                    self._replace(worker, ensemble)
+                    self._replace_worker(ensemble)
 
             sending = send(self._app_url, self._requests, rate=_REQUESTS_PER_S, done=done)
             return asyncio.run(sending)
 
-    def _replace(self, worker: Child, ensemble: Ensemble) -> None:
+    def _new_worker(self, ensemble: Ensemble) -> Child:
+        self._worker = self._children.enter_context(ensemble.new_worker())
+        return self._worker
+
+    def _replace_worker(self, ensemble: Ensemble) -> None:
         """Kill the worker with -9 and start another in its place."""
-        self._screen.killed(worker.pid)
-        worker.kill()
-        self._children.enter_context(ensemble.new_worker())
+        if self._worker is not None:
+            self._screen.killed(self._worker.pid)
+            self._worker.kill()
+        self._new_worker(ensemble)
 
     def _wait_for_arrival(self, ensemble: Ensemble) -> float:
         """Until nothing is under way any more, or the time is over; returns the seconds."""
@@ -180,6 +186,9 @@ class _Demo:
                 records, lag = asyncio.run(_under_way(ensemble))
                 show(len(self._requests) * (records - lag) // max(records, 1))
                 if not buffered and not lag:
+                    break
+                if self._worker is not None and not self._worker.running:
+                    self._screen.failure(f"the worker has ended\n{self._worker.log_tail()}")
                     break
                 time.sleep(_POLL_S)
         return time.monotonic() - started

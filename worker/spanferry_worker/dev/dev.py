@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from spanferry_worker.dev.ensemble import free_ports, prepare_directory, start
+from spanferry_worker.dev.ensemble import Ports, prepare_directory, start
 from spanferry_worker.dev.process import StartError, wait_until
 from spanferry_worker.dev.signals import Stopped, stop_on_signals
 from spanferry_worker.errors import FatalError
@@ -62,8 +62,9 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, screen: "Screen") -> None:
     """Until a signal. Raises StartError, also where a part ends by itself later on."""
     prepare_directory(args.directory, fresh=False)
-    ports = free_ports(broker=args.broker_port, mlflow=args.port, health=8790, app=0)
     with contextlib.ExitStack() as stack:
+        ports = Ports(broker=args.broker_port, mlflow=args.port, health=8790, app=0)
+        stack.enter_context(ports)
         with screen.starting() as progress:
             ensemble = stack.enter_context(start(args.directory, ports, progress))
             worker = stack.enter_context(ensemble.new_worker())

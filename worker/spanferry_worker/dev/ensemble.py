@@ -6,14 +6,14 @@ import shutil
 import sys
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from msgspec import Struct
 
 from spanferry_schemas import TOPIC
-from spanferry_worker.dev.process import Child, StartError, answers, free_port, listens, wait_until
+from spanferry_worker.dev.process import Child, Port, StartError, answers, listens, wait_until
 
-__all__ = ["Ensemble", "Ports", "clean_environment", "free_ports", "prepare_directory", "start"]
+__all__ = ["Ensemble", "Ports", "clean_environment", "prepare_directory", "start"]
 
 GROUP: Final = "spanferry"
 PARTITIONS: Final = 12
@@ -30,13 +30,19 @@ _MLFLOW_ENVIRONMENT: Final = {
 }
 
 
-class Ports(Struct, frozen=True):
-    """Where everything listens on 127.0.0.1."""
+class Ports:
+    """Where everything listens on 127.0.0.1: as wanted where that is free. A context manager."""
 
-    broker: int
-    mlflow: int
-    health: int
-    app: int
+    def __init__(self, *, broker: int, mlflow: int, health: int, app: int) -> None:
+        self._claims = [Port(wanted) for wanted in (broker, mlflow, health, app)]
+        self.broker, self.mlflow, self.health, self.app = (port.number for port in self._claims)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for claim in self._claims:
+            claim.release()
 
 
 class Ensemble(Struct, frozen=True):
@@ -64,11 +70,6 @@ class Ensemble(Struct, frozen=True):
     def worker_is_ready(self) -> bool:
         """Whether the worker has its partitions and its store."""
         return answers(f"{self.health_url}/readyz")
-
-
-def free_ports(*, broker: int, mlflow: int, health: int, app: int) -> Ports:
-    """The wanted ports where they are free, others where not."""
-    return Ports(free_port(broker), free_port(mlflow), free_port(health), free_port(app))
 
 
 def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:

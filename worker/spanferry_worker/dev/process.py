@@ -12,12 +12,13 @@ from typing import Final, Self
 
 import httpx
 
-__all__ = ["Child", "StartError", "answers", "free_port", "listens", "wait_until"]
+__all__ = ["Child", "Port", "StartError", "answers", "listens", "wait_until"]
 
 _GUARD: Final = Path(__file__).with_name("guard.py")
 _POLL_S: Final = 0.1
 _LOG_TAIL_LINES: Final = 25
 _HOST: Final = "127.0.0.1"
+_PORT_TRIES: Final = 20
 
 
 class StartError(RuntimeError):
@@ -101,18 +102,46 @@ class Child:
         return "\n".join([f"--- {self.log} ---", *lines[-_LOG_TAIL_LINES:]])
 
 
-def free_port(preferred: int) -> int:
-    """`preferred` where nothing has it, else any free port of 127.0.0.1."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((_HOST, port))
-            except OSError:
-                continue
-            bound: int = probe.getsockname()[1]
-            return bound
-    raise StartError(f"no free port on {_HOST}")
+class Port:
+    """A port of 127.0.0.1 that nothing has: `preferred`, or any free one where that is taken.
+
+    Until `release` no other Port has the same number, in this process or another one: two commands
+    that start at the same time do not end up in each other's services.
+    """
+
+    def __init__(self, preferred: int) -> None:
+        self._claim = socket.socket(socket.AF_UNIX)
+        for number in (preferred, *(0 for _ in range(_PORT_TRIES))):
+            port = _bindable(number)
+            if port and self._claimed(port):
+                self.number = port
+                return
+        self._claim.close()
+        raise StartError(f"no free port on {_HOST}")
+
+    def release(self) -> None:
+        """Leave it to others."""
+        self._claim.close()
+
+    def _claimed(self, port: int) -> bool:
+        try:
+            # A name in Linux' abstract namespace: it is gone with the process, however that ends.
+            self._claim.bind(f"\0spanferry-port-{port}")
+        except OSError:
+            return False
+        return True
+
+
+def _bindable(port: int) -> int:
+    """The port, or for 0 one that the system picks; 0 where it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError:
+            return 0
+        bound: int = probe.getsockname()[1]
+        return bound
 
 
 def listens(port: int) -> bool:
@@ -133,9 +162,11 @@ def answers(url: str) -> bool:
 def wait_until(child: Child, is_ready: Callable[[], bool], *, timeout_s: float) -> None:
     """Poll until the child is ready. Raises StartError, with its log, where it ends or is late."""
     deadline = time.monotonic() + timeout_s
-    while not is_ready():
+    while True:
         if not child.running:
             raise StartError(f"{child.name} ended while starting\n{child.log_tail()}")
+        if is_ready():
+            return
         if time.monotonic() > deadline:
             raise StartError(f"{child.name} is not ready after {timeout_s:g} s\n{child.log_tail()}")
         time.sleep(_POLL_S)
