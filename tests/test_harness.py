@@ -1,0 +1,43 @@
+"""The alarms of conftest.py go off when they should."""
+
+import asyncio
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockingError
+
+import spanferry
+
+
+def sleep_as_if_in(package_file: str) -> None:
+    """Block for a moment in code that seems to lie beside a file."""
+    code = compile("sleep(0.001)", str(Path(package_file).with_name("part.py")), "exec")
+    exec(code, {"sleep": time.sleep})
+
+
+async def test_our_code_may_not_block_a_loop() -> None:
+    assert spanferry.__file__
+    with pytest.raises(BlockingError):
+        sleep_as_if_in(spanferry.__file__)
+
+
+async def test_the_tests_own_code_may() -> None:
+    sleep_as_if_in(__file__)
+
+
+async def test_our_code_may_block_a_thread() -> None:
+    assert spanferry.__file__
+    await asyncio.to_thread(sleep_as_if_in, spanferry.__file__)
+
+
+@pytest.mark.both_loops
+async def test_both_loops_means_asyncio_and_uvloop(request: pytest.FixtureRequest) -> None:
+    loop = type(asyncio.get_running_loop()).__module__
+    assert loop.split(".")[0] in request.node.name
+
+
+def test_a_warning_is_an_error() -> None:
+    with pytest.raises(UserWarning, match="unexpected"):
+        warnings.warn("unexpected", stacklevel=1)
