@@ -73,6 +73,21 @@ async def test_a_write_that_returns_after_its_partition_was_lost_commits_nothing
     assert harness.sink.stored[number(1)].writes == 2
 
 
+async def test_a_batch_that_lost_one_partition_is_still_written_for_the_other():
+    harness = Harness(partitions=2, consume__revoke_flush_s=0.1, write__batch_traces_max=50)
+    harness.sink.transient_failures = 10**9
+    zero, one = harness.broker.partitions
+    for trace_id in (1, 2):
+        send(harness.broker, whole(trace_id), partition=trace_id - 1)
+    async with harness.running() as worker:
+        await until(lambda: worker.writer.failing_since_ms)
+        await worker.revoked(frozenset({zero}))
+        harness.sink.transient_failures = 0
+        await until(lambda: harness.broker.committed.get(one) == 1)
+        assert set(harness.sink.stored) == {number(2)}
+        assert harness.broker.committed.get(zero, 0) == 0
+
+
 async def test_a_commit_that_is_refused_forgets_the_partitions():
     harness = Harness(partitions=1, assemble__idle_s=60)
     send(harness.broker, whole(1))
