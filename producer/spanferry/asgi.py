@@ -4,15 +4,15 @@ app.add_middleware(spanferry.asgi.TraceMiddleware)
 """
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from spanferry import values
-from spanferry.context import current, leave
+from spanferry.context import RemoteParent, current, leave
 from spanferry.entities import SpanStatus, SpanStatusCode
 from spanferry.http_body import HttpBody
 from spanferry.log import say_once
 from spanferry.opening import open_span
-from spanferry.propagation import parse_traceparent
+from spanferry.propagation import parse_context
 from spanferry.spans import NO_OP_SPAN, Span
 from spanferry.tracing import update_current_trace
 
@@ -28,6 +28,7 @@ _SERVER_ERROR: Final = 500
 
 _WANTED: Final = {
     b"traceparent": "traceparent",
+    b"tracestate": "tracestate",
     b"x-request-id": "client_request_id",
     b"x-session-id": "session_id",
     b"x-user-id": "user",
@@ -39,11 +40,12 @@ class TraceMiddleware:
     """The span of a request is current for all that handles it, and open until the last body part.
 
     X-Request-ID becomes the trace's client request id, X-Session-ID its session, X-User-ID its user;
-    with a `traceparent` the request belongs to the caller's trace. An exception that leaves the app
-    and a status from 500 on are errors. Other connections than HTTP pass untouched.
+    where the caller traces with spanferry too, the request belongs to the caller's trace. An
+    exception that leaves the app and a status from 500 on are errors. Other connections than HTTP pass
+    untouched.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  options of a middleware, by name
         self,
         app: App,
         *,
@@ -52,8 +54,13 @@ class TraceMiddleware:
         exclude: Iterable[str] = (),
         capture_bodies: bool = False,
         body_bytes_max: int = 65_536,
+        join: Literal["spanferry", "any", "never"] = "spanferry",
     ) -> None:
-        """`name` is the spans' name; else it is method and route, as `POST /chat/{id}`.
+        """`join`: whose trace a request may belong to. "spanferry": a caller's that traces with
+        spanferry (told by `tracestate`). "any": that of any `traceparent`, for callers with MLflow's
+        own SDK; a proxy that sends one would leave every trace without its root. "never": nobody's.
+
+        `name` is the spans' name; else it is method and route, as `POST /chat/{id}`.
 
         `exclude` are paths that are not traced, with all below them. `capture_bodies` records the
         request's body as inputs and the response's as outputs, each up to `body_bytes_max` bytes.
@@ -63,6 +70,7 @@ class TraceMiddleware:
         self._span_type = span_type
         self._exclude = tuple(path.rstrip("/") for path in exclude)
         self._body_bytes_max = body_bytes_max if capture_bodies else 0
+        self._join = join
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection."""
@@ -81,13 +89,19 @@ class TraceMiddleware:
         leave(token)
         exchange.finish()
 
+    def _caller(self, headers: dict[str, str]) -> RemoteParent | None:
+        if self._join == "never":
+            return None
+        parent, state = headers.get("traceparent", ""), headers.get("tracestate", "")
+        return parse_context(parent, state, ours_only=self._join == "spanferry")
+
     def _open(self, scope: Scope) -> "_Exchange | None":
         try:
             path = values.text(scope["path"])
             if any(path == prefix or path.startswith(prefix + "/") for prefix in self._exclude):
                 return None
             headers = _headers(scope)
-            caller = parse_traceparent(headers.get("traceparent", ""))
+            caller = self._caller(headers)
             name = self._name or f"{scope['method']} {path}"
             span = open_span(name, self._span_type, caller)
             if span is NO_OP_SPAN:

@@ -3,7 +3,7 @@
 import atexit
 import os
 import threading
-from typing import Final, Unpack
+from typing import TYPE_CHECKING, Final, Unpack
 
 from msgspec import Struct
 
@@ -11,8 +11,10 @@ from spanferry import outlet
 from spanferry.buffer import Buffer
 from spanferry.log import logger, say_once
 from spanferry.parcel import Parcel
-from spanferry.sender import Sender
-from spanferry.settings import Options, Settings, load_settings
+from spanferry.settings import Options, Settings, load_settings, switched_off
+
+if TYPE_CHECKING:
+    from spanferry.sender import Sender
 
 __all__ = ["Client", "Stats", "disable", "enable", "flush", "stats"]
 
@@ -60,7 +62,7 @@ class Client:
         self._settings = settings
         self._inherited: list[Sender] = []
         self._buffer = Buffer(settings.buffer_bytes, settings.drop)
-        self._sender = Sender(settings, self._buffer)
+        self._sender = _new_sender(settings, self._buffer)
 
     @property
     def settings(self) -> Settings:
@@ -113,18 +115,19 @@ class Client:
         """
         self._inherited.append(self._sender)
         self._buffer = Buffer(self._settings.buffer_bytes, self._settings.drop)
-        self._sender = Sender(self._settings, self._buffer)
+        self._sender = _new_sender(self._settings, self._buffer)
 
     def stats(self) -> Stats:
         """The account of this process."""
         put, sent, state = self._buffer.counts, self._sender.dispatcher.counts, self._sender.state
+        drops = self._sender.dispatcher.stager.drops
         dropped = {
             "buffer_full": put.dropped_full,
-            "oversize": put.dropped_oversize + sent.dropped_oversize,
-            "refused": sent.dropped_refused,
-            "broken": sent.dropped_broken,
+            "oversize": put.dropped_oversize + drops.oversize,
+            "refused": drops.refused,
+            "broken": drops.broken,
         }
-        traces_dropped = put.dropped_traces + sent.dropped_traces
+        traces_dropped = put.dropped_traces + drops.traces
         return Stats(
             enabled=True,
             connected=state.connected,
@@ -147,6 +150,13 @@ class Client:
         )
 
 
+def _new_sender(settings: Settings, buffer: Buffer) -> "Sender":
+    """The sender needs asyncio: 30 ms of import that only apps which enable tracing pay."""
+    from spanferry.sender import Sender  # noqa: PLC0415
+
+    return Sender(settings, buffer)
+
+
 _client: Client | None = None
 _switch = threading.Lock()
 
@@ -158,8 +168,13 @@ def enable(**options: Unpack[Options]) -> None:
     SPANFERRY_<OPTION>; arguments go first. Kafka need not be there yet: traces wait in the buffer.
     Called again it replaces the options, after a flush of at most `exit_timeout_s`.
 
+    With SPANFERRY_ENABLED=false in the environment nothing happens.
+
     Raises ConfigurationError, here and never later, where an option is missing or wrong.
     """
+    if switched_off(os.environ):
+        logger.info("tracing stays off: SPANFERRY_ENABLED=%s", os.environ["SPANFERRY_ENABLED"])
+        return
     settings = load_settings(options, os.environ)
     disable()
     with _switch:

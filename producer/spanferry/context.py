@@ -9,11 +9,12 @@ __all__ = ["Current", "CurrentToken", "RemoteParent", "current", "get_current_ac
 
 
 class RemoteParent(NamedTuple):
-    """Another service's span, as its traceparent header names it."""
+    """Another service's span, as its headers name it. `ours`: it goes to MLflow as ours do."""
 
     trace_id: bytes
     span_id: bytes
     sampled: bool
+    ours: bool = False
 
 
 Current: TypeAlias = Span | RemoteParent | None

@@ -1,30 +1,21 @@
-"""Dispatch: parcels become records in lanes, lanes become batches, acknowledgements settle parcels."""
+"""Dispatch: what waits in lanes becomes batches, and acknowledgements settle parcels."""
 
 import asyncio
 import os
 import time
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from msgspec import Struct
 
 from spanferry.buffer import Buffer
-from spanferry.environment import collect_environment
-from spanferry.lanes import Lane, Ledger, Receipt, Staged
-from spanferry.log import logger, say_once
-from spanferry.parcel import Parcel
-from spanferry.records import Record, header_of, records_of, recut
+from spanferry.lanes import Lane, Lanes, Ledger, Receipt, Staged
+from spanferry.log import say_once
+from spanferry.records import Record, header_of, recut
 from spanferry.settings import Settings
+from spanferry.staging import Breath, Stager
 from spanferry_schemas.limits import RECORD_BYTES_FLOOR
 
 __all__ = ["DispatchCounts", "Dispatcher"]
-
-_STAGED_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Taken from the buffer ahead of Kafka; the rest waits there, where the drop policy can reach it."""
-
-_SLICE_BYTES: Final = 64 * 1024
-_SLICE_RECORDS: Final = 8
-"""Work between two visits to the loop, which lets the app's threads have the interpreter."""
 
 
 class DispatchCounts(Struct):
@@ -36,10 +27,6 @@ class DispatchCounts(Struct):
     bytes_sent: int = 0
     batches_sent: int = 0
     batches_failed: int = 0
-    dropped_oversize: int = 0
-    dropped_refused: int = 0
-    dropped_broken: int = 0
-    dropped_traces: int = 0
 
 
 class Dispatcher:
@@ -50,34 +37,20 @@ class Dispatcher:
         self._buffer = buffer
         self._producer_id = producer_id
         self._producer: Any = None
-        self._environment: Mapping[str, str] = {}
-        self._lanes: dict[int, Lane] = {}
-        self._partitions: list[int] = []
         self._pumps: set[asyncio.Task[None]] = set()
         self._failure: Exception | None = None
-        self._since_pause = 0
-        self._record_bytes_max = settings.record_bytes_max
         self._batch_bytes = settings.batch_bytes
+        self._breath = Breath()
+        self._lanes = Lanes()
         self.ledger = Ledger(self._settled)
+        self.stager = Stager(settings, buffer, self._lanes, self.ledger, self._breath)
         self.counts = DispatchCounts()
 
-    def collect_environment(self) -> None:
-        """Look at user, script and Git once, before the first trace part is encoded."""
-        if self._settings.collect_environment:
-            self._environment = collect_environment()
-
     def open(self, producer: Any, partitions: list[int]) -> None:
-        """A producer is connected. Records staged for partitions that are gone find new lanes."""
+        """A producer is connected to the topic with these partitions."""
         self._producer = producer
-        self._partitions = partitions
         self._failure = None
-        gone = [lane for number, lane in self._lanes.items() if number not in partitions]
-        for number in partitions:
-            self._lanes.setdefault(number, Lane(number))
-        for lane in gone:
-            del self._lanes[lane.partition]
-            for staged in lane.clear():
-                self._lane(staged.record.key).push(staged)
+        self._lanes.open(partitions)
 
     async def close(self) -> None:
         """The producer ends: batches that are out go back to their lanes."""
@@ -88,8 +61,8 @@ class Dispatcher:
 
     async def turn(self) -> None:
         """Stage what there is room for and set idle lanes going. Raises what broke a batch."""
-        await self._stage()
-        for lane in self._lanes.values():
+        await self.stager.stage()
+        for lane in self._lanes:
             if lane.waiting and not lane.busy and self._failure is None:
                 lane.busy = True
                 pump = asyncio.get_running_loop().create_task(self._pump(lane))
@@ -102,58 +75,6 @@ class Dispatcher:
         """Whether all parcels up to `serial` are off our hands, or none is left at all."""
         nothing_left = not self._buffer and not self.ledger
         return nothing_left or self.ledger.settled_up_to(serial)
-
-    async def _stage(self) -> None:
-        room = self._room()
-        while room > 0:
-            parcel = self._buffer.take()
-            if parcel is None:
-                return
-            room -= parcel.size
-            receipt = self.ledger.enter(size=parcel.size, ends_trace=parcel.end is not None)
-            try:
-                await self._stage_parcel(parcel, receipt)
-            except ValueError as error:
-                self.counts.dropped_oversize += 1
-                self._dropped(receipt, "oversize", error)
-            except Exception as error:  # noqa: BLE001  one parcel must not stop the others
-                self.counts.dropped_broken += 1
-                self._dropped(receipt, "broken", error)
-            self.ledger.finish(receipt)
-
-    async def _stage_parcel(self, parcel: Parcel, receipt: Receipt) -> None:
-        for record in records_of(
-            parcel,
-            environment=self._environment,
-            record_bytes_max=self._record_bytes_max,
-            chance=os.urandom,
-        ):
-            receipt.open += 1
-            self._lane(record.key).push(Staged(record, receipt))
-            await self._breathe(len(record.value))
-
-    async def _breathe(self, size: int) -> None:
-        """Visit the loop after every slice of work."""
-        self._since_pause += size + _SLICE_BYTES // _SLICE_RECORDS
-        if self._since_pause >= _SLICE_BYTES:
-            self._since_pause = 0
-            await asyncio.sleep(0)
-
-    def _room(self) -> int:
-        """Bytes to take now. A partition without a leader must not stop the others: while one lane
-        idles, a little more is taken than the limit allows."""
-        lanes = self._lanes.values()
-        room = _STAGED_BYTES_MAX - sum(lane.waiting_bytes for lane in lanes)
-        if room <= 0 and any(not lane.waiting and not lane.busy for lane in lanes):
-            return _SLICE_BYTES
-        return room
-
-    def _lane(self, key: bytes) -> Lane:
-        """Kafka's default partitioner, so that every producer of a trace finds the same one."""
-        from aiokafka.partitioner import murmur2  # noqa: PLC0415  loaded on the sender's thread
-
-        number = (murmur2(key) & 0x7FFFFFFF) % len(self._partitions)
-        return self._lanes[self._partitions[number]]
 
     async def _pump(self, lane: Lane) -> None:
         """Send the lane's batches one after another until it is empty or one fails."""
@@ -203,7 +124,7 @@ class Dispatcher:
                     lane.put_back_unsent([one])
                     break
                 staged.append(one)
-                await self._breathe(len(record.value))
+                await self._breath.after(len(record.value))
         except BaseException:
             lane.put_back(staged)
             raise
@@ -228,13 +149,13 @@ class Dispatcher:
             lane.put_back_unsent(staged)
             return
         one = staged[0]
-        limit = min(len(one.record.value), self._record_bytes_max) // 2
+        limit = min(len(one.record.value), self.stager.record_bytes_max) // 2
         if limit < RECORD_BYTES_FLOOR:
-            self.counts.dropped_refused += 1
-            self._dropped(one.receipt, "refused", ValueError(f"a record of {size} bytes"))
+            self.stager.drops.refused += 1
+            self.stager.drop(one.receipt, "refused", ValueError(f"a record of {size} bytes"))
             self.ledger.finish(one.receipt)
             return
-        self._record_bytes_max = limit
+        self.stager.record_bytes_max = limit
         self._batch_bytes = min(self._batch_bytes, limit)
         say_once(
             f"shrink-{limit}",
@@ -250,17 +171,10 @@ class Dispatcher:
             self._recut(lane, piece)
 
     def _recut(self, lane: Lane, staged: Staged) -> None:
-        pieces: list[Record] = list(recut(staged.record, self._record_bytes_max, os.urandom))
+        pieces: list[Record] = list(recut(staged.record, self.stager.record_bytes_max, os.urandom))
         staged.receipt.open += len(pieces) - 1
         for record in pieces:
             lane.push(Staged(record, staged.receipt))
-
-    def _dropped(self, receipt: Receipt, reason: str, error: Exception) -> None:
-        receipt.dropped = True
-        if receipt.ends_trace:
-            self.counts.dropped_traces += 1
-        say_once(f"dropped-{reason}", "a trace was dropped (%s): %s", reason, error)
-        logger.debug("a trace was dropped (%s): %s", reason, error)
 
     def _settled(self, receipt: Receipt) -> None:
         self._buffer.release(receipt.size)

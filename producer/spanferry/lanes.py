@@ -4,13 +4,13 @@ No I/O here: the sender builds a batch from a lane, and tells the lane how it we
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
 
 from spanferry.records import Record
 
-__all__ = ["Lane", "Ledger", "Receipt", "Staged"]
+__all__ = ["Lane", "Lanes", "Ledger", "Receipt", "Staged"]
 
 
 class Receipt(Struct, gc=False):
@@ -119,3 +119,42 @@ class Lane:
         for staged in everything:
             staged.sequence = -1
         return everything
+
+
+class Lanes:
+    """The lanes of the topic's partitions."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[int, Lane] = {}
+        self._partitions: list[int] = []
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    def open(self, partitions: list[int]) -> None:
+        """The topic has these partitions now; what waits for others finds new lanes."""
+        self._partitions = sorted(partitions)
+        gone = [lane for number, lane in self._lanes.items() if number not in partitions]
+        for number in partitions:
+            self._lanes.setdefault(number, Lane(number))
+        for lane in gone:
+            del self._lanes[lane.partition]
+            for staged in lane.clear():
+                self.of_key(staged.record.key).push(staged)
+
+    def of_key(self, key: bytes) -> Lane:
+        """Kafka's default partitioner, so that every producer of a trace finds the same one."""
+        from aiokafka.partitioner import murmur2  # noqa: PLC0415  loaded on the sender's thread
+
+        number = (murmur2(key) & 0x7FFFFFFF) % len(self._partitions)
+        return self._lanes[self._partitions[number]]
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of all records that wait."""
+        return sum(lane.waiting_bytes for lane in self._lanes.values())
+
+    @property
+    def any_idle(self) -> bool:
+        """Whether a lane has nothing to do."""
+        return any(not lane.waiting and not lane.busy for lane in self._lanes.values())

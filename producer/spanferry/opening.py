@@ -12,6 +12,7 @@ from spanferry.context import Current, RemoteParent, current
 from spanferry.log import logger, say_once
 from spanferry.parcel import Outlet
 from spanferry.process import new_span_id, new_trace_id
+from spanferry.settings import switched_off
 from spanferry.spans import NO_OP_SPAN, NoOpSpan, Span
 from spanferry.trace_state import LiveTrace, TraceFacts
 from spanferry_schemas import mlflow_keys
@@ -23,7 +24,6 @@ _MODEL_VARIABLES: Final = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID")
 _EXPERIMENT_ID: Final = "mlflow.experimentId"
 """MLflow keeps a destination that was given for one trace as an attribute of its root."""
 
-_OFF: Final = frozenset({"false", "0", "off", "no"})
 _SAMPLING_BYTES: Final = 8
 """The end of the trace id decides, as in OpenTelemetry's TraceIdRatioBased."""
 
@@ -111,7 +111,7 @@ def complain_not_enabled() -> None:
     if _complained:
         return
     _complained = True
-    if os.environ.get("SPANFERRY_ENABLED", "").strip().lower() not in _OFF:
+    if not switched_off(os.environ):
         logger.warning(
             "spanferry is not enabled, so nothing is traced: call spanferry.enable("
             "bootstrap_servers='host:9092') when the app starts, or set SPANFERRY_ENABLED=false",

@@ -23,7 +23,8 @@ class Parcel(Struct, gc=False):
     `spans` come from `spanferry_schemas.encode_span`; `size` is their total length in bytes plus
     PARCEL_OVERHEAD_BYTES plus the length of tags, metadata and previews where they are large.
     `error` says whether a span has status ERROR, `root_duration_ns` is 0 where the root is not in
-    it, `session` is the trace's session id where it is known.
+    it, `session` is the trace's session id where it is known. `remote`: another service owns the
+    trace, so this process's environment is not the trace's.
     """
 
     trace_id: bytes
@@ -35,6 +36,7 @@ class Parcel(Struct, gc=False):
     root_duration_ns: int = 0
     session: str | None = None
     assessment: Assessment | None = None
+    remote: bool = False
 
 
 class Outlet(Protocol):

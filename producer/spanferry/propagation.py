@@ -12,24 +12,30 @@ from spanferry_schemas.limits import SPAN_ID_BYTES, TRACE_ID_BYTES
 
 __all__ = [
     "get_tracing_context_headers_for_http_request",
-    "parse_traceparent",
+    "parse_context",
     "set_tracing_context_from_http_request_headers",
 ]
 
-_HEADER: Final = "traceparent"
+_PARENT: Final = "traceparent"
+_STATE: Final = "tracestate"
+_MEMBER: Final = "spanferry"
+"""Our entry in tracestate: the caller's span id and flags in hexadecimal. Proxies and gateways that
+trace put a span of their own into traceparent, which MLflow never hears of, and pass tracestate on."""
+
 _SAMPLED_FLAG: Final = 1
 _FIELDS: Final = 4
 
 
 def get_tracing_context_headers_for_http_request() -> dict[str, str]:
-    """Headers that let the service that is called next add its spans to this trace.
+    """Headers that let the service that is called next add its spans to this trace: `traceparent`,
+    as MLflow gives it, and `tracestate`.
 
     Ask anew for every request that is sent: each answer counts as one service to wait for. Empty
     where there is no current span.
     """
     span = current.get()
     if isinstance(span, RemoteParent):
-        return _headers(span.trace_id, span.span_id, sampled=span.sampled)
+        return _headers(span.trace_id, span.span_id, sampled=span.sampled, ours=span.ours)
     if isinstance(span, NoOpSpan):
         return _headers(span.otel_trace_id, span.span_id_bytes, sampled=False)
     if span is None:
@@ -70,7 +76,23 @@ class set_tracing_context_from_http_request_headers:  # noqa: N801  MLflow's nam
             leave(self._token)
 
 
-def parse_traceparent(header: str) -> RemoteParent | None:
+def parse_context(traceparent: str, tracestate: str, *, ours_only: bool) -> RemoteParent | None:
+    """The caller's span as the two headers name it; None where they do not.
+
+    `ours_only`: only a caller whose spans go to MLflow as well, which is what our entry in
+    tracestate says; any other traceparent names a span that MLflow will never show.
+    """
+    parent = _parse_traceparent(traceparent)
+    entry = _our_entry(tracestate)
+    if parent is None or (entry is None and ours_only):
+        return None
+    if entry is None:
+        return parent
+    span_id, sampled = entry[:SPAN_ID_BYTES], bool(entry[-1] & _SAMPLED_FLAG)
+    return RemoteParent(parent.trace_id, span_id, sampled, ours=True)
+
+
+def _parse_traceparent(header: str) -> RemoteParent | None:
     """The span that a traceparent header names; None where it is not one."""
     fields = header.strip().split("-")
     if len(fields) < _FIELDS or fields[0] == "ff" or (fields[0] == "00" and len(fields) != _FIELDS):
@@ -87,17 +109,34 @@ def parse_traceparent(header: str) -> RemoteParent | None:
     return RemoteParent(trace_id, span_id, bool(flags[0] & _SAMPLED_FLAG))
 
 
+def _our_entry(tracestate: str) -> bytes | None:
+    for member in tracestate.split(","):
+        name, _, value = member.strip().partition("=")
+        if name == _MEMBER:
+            try:
+                entry = bytes.fromhex(value)
+            except ValueError:
+                return None
+            return entry if len(entry) == SPAN_ID_BYTES + 1 and any(entry[:-1]) else None
+    return None
+
+
 def _parent(headers: Mapping[str, str]) -> RemoteParent | None:
     try:
-        for name, value in headers.items():
-            if values.text(name).lower() == _HEADER:
-                return parse_traceparent(values.text(value))
+        found = {values.text(name).lower(): values.text(value) for name, value in headers.items()}
+        return parse_context(found.get(_PARENT, ""), found.get(_STATE, ""), ours_only=False)
     except Exception as error:  # noqa: BLE001  whatever a framework's headers do
         say_once("headers", "request headers could not be read: %s", values.text(error))
     return None
 
 
-def _headers(trace_id: bytes, span_id: bytes, *, sampled: bool) -> dict[str, str]:
+def _headers(
+    trace_id: bytes, span_id: bytes, *, sampled: bool, ours: bool = True
+) -> dict[str, str]:
     if not any(trace_id):
         return {}
-    return {_HEADER: f"00-{trace_id.hex()}-{span_id.hex()}-{'01' if sampled else '00'}"}
+    flags = "01" if sampled else "00"
+    headers = {_PARENT: f"00-{trace_id.hex()}-{span_id.hex()}-{flags}"}
+    if ours:
+        headers[_STATE] = f"{_MEMBER}={span_id.hex()}{flags}"
+    return headers

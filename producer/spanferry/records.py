@@ -62,13 +62,13 @@ def records_of(
 ) -> Iterator[Record]:
     """The parcel's records, in order, each at most `record_bytes_max` bytes.
 
-    `environment` goes under the trace's own metadata. Raises ValueError where a span is above the
-    wire's ceiling of 256 MiB.
+    `environment` goes under the metadata of traces that this process owns. Raises ValueError where
+    a span is above the wire's ceiling of 256 MiB.
     """
     if parcel.assessment is not None:
         yield from _assessment(parcel, record_bytes_max, chance)
         return
-    trace = _with_environment(parcel.trace, environment)
+    trace = parcel.trace if parcel.remote else _with_environment(parcel.trace, environment)
     hashed = session_hash(parcel.session) if parcel.session else 0
     common = RecordFlag.ERROR if parcel.error else RecordFlag.NONE
     for spans, last in _groups(parcel.spans, record_bytes_max, trace):

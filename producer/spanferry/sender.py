@@ -136,7 +136,7 @@ class Sender:
     async def _main(self) -> None:
         """One session after another until stopped: whatever ends a session, another one follows."""
         self._wake = asyncio.Event()
-        self.dispatcher.collect_environment()
+        self.dispatcher.stager.collect_environment()
         backoff_s = _BACKOFF_FIRST_S
         reminded_at = -_REMIND_S
         while not self._stopping:

@@ -11,9 +11,17 @@ from msgspec import Struct
 from spanferry_schemas import TOPIC
 from spanferry_schemas.limits import RECORD_BYTES_FLOOR, RECORD_BYTES_MAX
 
-__all__ = ["ConfigurationError", "DropPolicy", "Options", "Settings", "load_settings"]
+__all__ = [
+    "ConfigurationError",
+    "DropPolicy",
+    "Options",
+    "Settings",
+    "load_settings",
+    "switched_off",
+]
 
 _PREFIX: Final = "SPANFERRY_"
+_OFF: Final = frozenset({"false", "0", "off", "no"})
 
 
 class ConfigurationError(ValueError):
@@ -113,6 +121,11 @@ def _problems(settings: Settings) -> list[str]:
         ),
     ]
     return [message for wrong, message in checks if wrong]
+
+
+def switched_off(environment: Mapping[str, str]) -> bool:
+    """Whether SPANFERRY_ENABLED says that there is to be no tracing at all."""
+    return environment.get("SPANFERRY_ENABLED", "").strip().lower() in _OFF
 
 
 def load_settings(arguments: Mapping[str, object], environment: Mapping[str, str]) -> Settings:

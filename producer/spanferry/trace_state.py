@@ -143,7 +143,18 @@ class LiveTrace:
         if not spans and end is None:
             return
         session = self.facts.metadata.get(mlflow_keys.METADATA_SESSION)
-        self._outlet.put(Parcel(self.trace_id, size, spans, part, end, error, duration_ns, session))
+        parcel = Parcel(
+            self.trace_id,
+            size,
+            spans,
+            part,
+            end,
+            error,
+            duration_ns,
+            session,
+            remote=self.remote,
+        )
+        self._outlet.put(parcel)
 
     def _hand_over_from_fork(self, span: bytes, *, error: bool) -> None:
         """A span of a forked process: what waits here is the parent's, and so is the end marker."""

@@ -172,12 +172,37 @@ async def test_a_caller_with_a_trace_is_joined(captured: capture) -> None:
     assert trace.client_request_id is None
 
 
+CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
+
+
 async def test_what_the_caller_does_not_sample_is_left_out(captured: capture) -> None:
-    header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+    ours = {"traceparent": CALLER + "00", "tracestate": "spanferry=b7ad6b716920333100"}
     async with client(chat_app()) as http:
-        response = await http.get("/sync", headers={"traceparent": header})
+        response = await http.get("/sync", headers=ours)
     assert response.json() == "SYNC"
     assert not captured.parcels
+
+
+@pytest.mark.parametrize("flags", ["00", "01"])
+async def test_a_proxy_that_traces_elsewhere_takes_no_trace_away(
+    captured: capture, flags: str
+) -> None:
+    async with client(chat_app()) as http:
+        await http.get("/sync", headers={"traceparent": CALLER + flags, "X-User-ID": "u"})
+    trace = only_trace(captured)
+    assert trace.complete
+    assert trace.root.parent_id is None
+    assert trace.metadata["mlflow.trace.user"] == "u"
+
+
+async def test_any_caller_can_be_joined_and_none(captured: capture) -> None:
+    async with client(chat_app(join="any")) as http:
+        await http.get("/sync", headers={"traceparent": CALLER + "01"})
+    assert captured.traces[0].trace_id == "tr-0af7651916cd43dd8448eb211c80319c"
+    ours = {"traceparent": CALLER + "01", "tracestate": "spanferry=b7ad6b716920333101"}
+    async with client(chat_app(join="never")) as http:
+        await http.get("/sync", headers=ours)
+    assert captured.traces[1].complete
 
 
 async def test_excluded_paths_are_left_out(captured: capture) -> None:

@@ -9,7 +9,7 @@ from opentelemetry.trace import get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import spanferry
-from spanferry.propagation import parse_traceparent
+from spanferry.propagation import parse_context
 from spanferry.testing import capture
 from tests.producer.hostile import Hostile
 
@@ -24,7 +24,10 @@ def test_the_current_span_goes_out_and_is_counted(captured: capture) -> None:
     with spanferry.start_span("root") as root, spanferry.start_span("child") as child:
         first, second = out(), out()
     assert first == second
-    assert first == {"traceparent": f"00-{root.trace_id[3:]}-{child.span_id}-01"}
+    assert first == {
+        "traceparent": f"00-{root.trace_id[3:]}-{child.span_id}-01",
+        "tracestate": f"spanferry={child.span_id}01",
+    }
     end = captured.parcels[0].end
     assert end is not None
     assert (end.spans, end.contexts_out, end.remote_parent) == (2, 2, False)
@@ -89,14 +92,38 @@ def test_two_services_in_one_process_share_the_trace(captured: capture) -> None:
 def test_a_service_that_only_passes_on_does_not_come_between(captured: capture) -> None:
     with into({"traceparent": HEADER}):
         assert out() == {"traceparent": HEADER}
+    ours = {"traceparent": HEADER, "tracestate": f"spanferry={SPAN}01"}
+    with into(ours):
+        assert out() == ours
     assert not captured.parcels
+
+
+def test_a_proxy_between_us_does_not_come_between(captured: capture) -> None:
+    """It put its own span and its own sampling into traceparent, and itself before us in tracestate."""
+    with spanferry.start_span("client") as client:
+        state = out()["tracestate"]
+        proxied = {
+            "traceparent": f"00-{client.trace_id[3:]}-{SPAN}-00",
+            "tracestate": f"mesh=1, {state}",
+        }
+        with into(proxied), spanferry.start_span("server") as server:
+            pass
+    assert (server.trace_id, server.parent_id) == (client.trace_id, client.span_id)
+
+
+@pytest.mark.parametrize("state", ["", "mesh=1", "spanferry=", "spanferry=zz", f"spanferry={SPAN}"])
+def test_only_our_own_entry_makes_a_caller_ours(state: str) -> None:
+    assert parse_context(HEADER, state, ours_only=True) is None
+    parent = parse_context(HEADER, state, ours_only=False)
+    assert parent is not None
+    assert not parent.ours
 
 
 def test_what_the_caller_does_not_sample_is_not_traced(captured: capture) -> None:
     unsampled = HEADER[:-1] + "0"
     with into({"traceparent": unsampled}), spanferry.start_span("here") as here:
         assert isinstance(here, spanferry.NoOpSpan)
-        assert out() == {"traceparent": unsampled}
+        assert out()["traceparent"] == unsampled
         with spanferry.start_span("child"):
             pass
     assert not captured.parcels
@@ -147,7 +174,7 @@ def test_headers_without_a_sound_context_start_a_trace_of_their_own(
 
 @given(st.text() | st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"))
 def test_a_header_is_read_as_opentelemetry_reads_it(header: str) -> None:
-    ours = parse_traceparent(header)
+    ours = parse_context(header, "", ours_only=False)
     context = TraceContextTextMapPropagator().extract({"traceparent": header})
     theirs = get_current_span(context).get_span_context()
     if not theirs.is_valid:

@@ -1,0 +1,117 @@
+"""Staging: parcels leave the buffer and become records in the lanes of their partitions."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from spanferry.buffer import Buffer
+from spanferry.environment import collect_environment
+from spanferry.lanes import Lanes, Ledger, Receipt, Staged
+from spanferry.log import logger, say_once
+from spanferry.parcel import Parcel
+from spanferry.records import records_of
+from spanferry.settings import Settings
+
+__all__ = ["Breath", "DropCounts", "Stager"]
+
+_STAGED_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Taken from the buffer ahead of Kafka; the rest waits there, where the drop policy can reach it."""
+
+_SLICE_BYTES: Final = 64 * 1024
+_SLICE_RECORDS: Final = 8
+
+
+class DropCounts(Struct):
+    """Parcels that were taken from the buffer and cannot be sent, by reason."""
+
+    oversize: int = 0
+    """Above what the wire can carry at all."""
+    refused: int = 0
+    """The topic takes not even the smallest records."""
+    broken: int = 0
+    """Could not be encoded: a fault of ours."""
+    traces: int = 0
+    """Traces that were ended by one of these."""
+
+
+class Breath:
+    """Visits the event loop after every slice of work, which lets the app's threads have the
+    interpreter."""
+
+    def __init__(self) -> None:
+        self._since = 0
+
+    async def after(self, size: int) -> None:
+        """So many bytes, one record, have been worked on."""
+        self._since += size + _SLICE_BYTES // _SLICE_RECORDS
+        if self._since >= _SLICE_BYTES:
+            self._since = 0
+            await asyncio.sleep(0)
+
+
+class Stager:
+    """Takes what there is room for. `record_bytes_max` may shrink while it lives."""
+
+    def __init__(
+        self, settings: Settings, buffer: Buffer, lanes: Lanes, ledger: Ledger, breath: Breath
+    ) -> None:
+        self._settings = settings
+        self._buffer = buffer
+        self._lanes = lanes
+        self._ledger = ledger
+        self._breath = breath
+        self._environment: Mapping[str, str] = {}
+        self.record_bytes_max = settings.record_bytes_max
+        self.drops = DropCounts()
+
+    def collect_environment(self) -> None:
+        """Look at user, script and Git once, before the first trace part is encoded."""
+        if self._settings.collect_environment:
+            self._environment = collect_environment()
+
+    async def stage(self) -> None:
+        """Move parcels into lanes until the buffer is empty or enough is staged."""
+        room = self._room()
+        while room > 0:
+            parcel = self._buffer.take()
+            if parcel is None:
+                return
+            room -= parcel.size
+            receipt = self._ledger.enter(size=parcel.size, ends_trace=parcel.end is not None)
+            try:
+                await self._stage_parcel(parcel, receipt)
+            except ValueError as error:
+                self.drops.oversize += 1
+                self.drop(receipt, "oversize", error)
+            except Exception as error:  # noqa: BLE001  one parcel must not stop the others
+                self.drops.broken += 1
+                self.drop(receipt, "broken", error)
+            self._ledger.finish(receipt)
+
+    def drop(self, receipt: Receipt, reason: str, error: Exception) -> None:
+        """A parcel is given up: count its trace, say it once."""
+        receipt.dropped = True
+        if receipt.ends_trace:
+            self.drops.traces += 1
+        say_once(f"dropped-{reason}", "a trace was dropped (%s): %s", reason, error)
+        logger.debug("a trace was dropped (%s): %s", reason, error)
+
+    async def _stage_parcel(self, parcel: Parcel, receipt: Receipt) -> None:
+        for record in records_of(
+            parcel,
+            environment=self._environment,
+            record_bytes_max=self.record_bytes_max,
+            chance=os.urandom,
+        ):
+            receipt.open += 1
+            self._lanes.of_key(record.key).push(Staged(record, receipt))
+            await self._breath.after(len(record.value))
+
+    def _room(self) -> int:
+        """Bytes to take now. A partition without a leader must not stop the others: while one lane
+        idles, a little more is taken than the limit allows."""
+        room = _STAGED_BYTES_MAX - self._lanes.waiting_bytes
+        return _SLICE_BYTES if room <= 0 and self._lanes.any_idle else room
