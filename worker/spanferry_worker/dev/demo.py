@@ -18,11 +18,11 @@ from spanferry_schemas import TOPIC
 from spanferry_worker.dev.account import Metered, balance, costs, read_back
 from spanferry_worker.dev.ensemble import (
     GROUP,
+    START_S,
     Ensemble,
     Ports,
     clean_environment,
     prepare_directory,
-    start,
 )
 from spanferry_worker.dev.outcome import Outcome
 from spanferry_worker.dev.process import Child, StartError, answers, wait_until
@@ -41,7 +41,6 @@ EXPERIMENT: Final = "chat-service"
 _REQUESTS_PER_S: Final = 40.0
 """About what two cores take with everything on them; more would measure waiting for a core."""
 _POLL_S: Final = 0.5
-_START_S: Final = 180.0
 _PACKAGES: Final = ("fastapi", "rich", "uvicorn")
 _SEARCHES: Final = (
     "trace.status = 'ERROR'",
@@ -106,22 +105,19 @@ class _Demo:
         self._requests = plan(args.requests, f"demo-{time.strftime('%H%M%S')}")
         self._ports = Ports(broker=9092, mlflow=args.port, health=8790, app=8000)
         self._app_url = f"http://127.0.0.1:{self._ports.app}"
-        self._children = contextlib.ExitStack()
-        self._worker: Child | None = None
 
     def run(self) -> int:
         """See the module's `run`."""
         prepare_directory(self._args.directory, fresh=True)
-        with self._ports, self._children:
+        with (
+            self._ports,
+            Ensemble(self._args.directory, self._ports) as ensemble,
+            self._new_app(ensemble) as app,
+        ):
             with self._screen.starting() as progress:
-                directory, ports = self._args.directory, self._ports
-                ensemble = self._children.enter_context(start(directory, ports, progress))
-                worker = self._new_worker(ensemble)
-                app = self._children.enter_context(self._new_app(ensemble))
+                ensemble.wait_until_ready(progress)
                 progress("the app")
-                wait_until(app, lambda: answers(f"{self._app_url}/stats"), timeout_s=_START_S)
-                progress("the worker")
-                wait_until(worker, ensemble.worker_is_ready, timeout_s=_START_S)
+                wait_until(app, lambda: answers(f"{self._app_url}/stats"), timeout_s=START_S)
             self._screen.started(ensemble)
             self._screen.started_app(self._app_url)
             outcome = self._cross(ensemble)
@@ -161,21 +157,11 @@ class _Demo:
                 answered += 1
                 show(answered)
                 if self._args.kill_worker and answered == len(self._requests) // 2:
-                    self._replace_worker(ensemble)
+                    self._screen.killed(ensemble.worker.pid)
+                    ensemble.replace_worker()
 
             sending = send(self._app_url, self._requests, rate=_REQUESTS_PER_S, done=done)
             return asyncio.run(sending)
-
-    def _new_worker(self, ensemble: Ensemble) -> Child:
-        self._worker = self._children.enter_context(ensemble.new_worker())
-        return self._worker
-
-    def _replace_worker(self, ensemble: Ensemble) -> None:
-        """Kill the worker with -9 and start another in its place."""
-        if self._worker is not None:
-            self._screen.killed(self._worker.pid)
-            self._worker.kill()
-        self._new_worker(ensemble)
 
     def _wait_for_arrival(self, ensemble: Ensemble) -> float:
         """Until nothing is under way any more, or the time is over; returns the seconds."""
@@ -187,9 +173,7 @@ class _Demo:
                 show(len(self._requests) * (records - lag) // max(records, 1))
                 if not buffered and not lag:
                     break
-                if self._worker is not None and not self._worker.running:
-                    self._screen.failure(f"the worker has ended\n{self._worker.log_tail()}")
-                    break
+                ensemble.check()
                 time.sleep(_POLL_S)
         return time.monotonic() - started
 

@@ -1,14 +1,13 @@
 """`spanferry dev`: Kafka, MLflow and a worker on this machine, for the app that one is working on."""
 
 import argparse
-import contextlib
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from spanferry_worker.dev.ensemble import Ports, prepare_directory, start
-from spanferry_worker.dev.process import StartError, wait_until
+from spanferry_worker.dev.ensemble import Ensemble, Ports, prepare_directory
+from spanferry_worker.dev.process import StartError
 from spanferry_worker.dev.signals import Stopped, stop_on_signals
 from spanferry_worker.errors import FatalError
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-_START_S: Final = 180.0
 _LOOK_S: Final = 2.0
 _CODE: Final = (
     "import spanferry",
@@ -62,19 +60,17 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, screen: "Screen") -> None:
     """Until a signal. Raises StartError, also where a part ends by itself later on."""
     prepare_directory(args.directory, fresh=False)
-    with contextlib.ExitStack() as stack:
-        ports = Ports(broker=args.broker_port, mlflow=args.port, health=8790, app=0)
-        stack.enter_context(ports)
+    ports = Ports(broker=args.broker_port, mlflow=args.port, health=8790, app=0)
+    with ports, Ensemble(args.directory, ports) as ensemble:
         with screen.starting() as progress:
-            ensemble = stack.enter_context(start(args.directory, ports, progress))
-            worker = stack.enter_context(ensemble.new_worker())
-            progress("the worker")
-            wait_until(worker, ensemble.worker_is_ready, timeout_s=_START_S)
+            ensemble.wait_until_ready(progress)
         screen.started(ensemble)
-        screen.look("", [f"export SPANFERRY_BOOTSTRAP_SERVERS={ensemble.bootstrap_servers}"])
+        screen.look(
+            "For the app", [f"export SPANFERRY_BOOTSTRAP_SERVERS={ensemble.bootstrap_servers}"]
+        )
         screen.look("In the app", _CODE)
         screen.look("Traces", [f"{ensemble.tracking_uri}/#/experiments"])
         screen.stay()
-        while worker.running:
+        while True:
             time.sleep(_LOOK_S)
-        raise StartError(f"the worker has ended\n{worker.log_tail()}")
+            ensemble.check()

@@ -4,20 +4,18 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Self
-
-from msgspec import Struct
 
 from spanferry_schemas import TOPIC
 from spanferry_worker.dev.process import Child, Port, StartError, answers, listens, wait_until
 
-__all__ = ["Ensemble", "Ports", "clean_environment", "prepare_directory", "start"]
+__all__ = ["GROUP", "START_S", "Ensemble", "Ports", "clean_environment", "prepare_directory"]
 
 GROUP: Final = "spanferry"
 PARTITIONS: Final = 12
-_START_S: Final = 180.0
+START_S: Final = 180.0
 """For the slowest: MLflow imports for long and goes through all of its migrations first."""
 _MARKER: Final = ".spanferry"
 _OWN: Final = ("mlflow.db", "mlflow.db-shm", "mlflow.db-wal", "artifacts", "logs", _MARKER)
@@ -45,31 +43,52 @@ class Ports:
             claim.release()
 
 
-class Ensemble(Struct, frozen=True):
-    """The running parts. The worker may be replaced, so it is made by `new_worker`."""
+class Ensemble:
+    """The parts, running. A context manager: enter starts them all, leave ends them in order."""
 
-    directory: Path
-    ports: Ports
-    new_worker: Callable[[], Child]
+    def __init__(self, directory: Path, ports: Ports) -> None:
+        self.directory = directory
+        self.ports = ports
+        self.bootstrap_servers = f"127.0.0.1:{ports.broker}"
+        self.tracking_uri = f"http://127.0.0.1:{ports.mlflow}"
+        self.health_url = f"http://127.0.0.1:{ports.health}"
+        self._children = contextlib.ExitStack()
+        self._broker = _broker(ports, directory / "logs")
+        self._mlflow = _mlflow(directory, ports, directory / "logs")
+        self.worker = _worker(ports, directory / "logs")
+        """The one that runs now."""
 
-    @property
-    def bootstrap_servers(self) -> str:
-        """Kafka's address."""
-        return f"127.0.0.1:{self.ports.broker}"
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            for child in (self._broker, self._mlflow, self.worker):
+                stack.enter_context(child)
+            self._children = stack.pop_all()
+        return self
 
-    @property
-    def tracking_uri(self) -> str:
-        """MLflow's address, for people too."""
-        return f"http://127.0.0.1:{self.ports.mlflow}"
+    def __exit__(self, *_: object) -> None:
+        self._children.close()
 
-    @property
-    def health_url(self) -> str:
-        """The worker's health and metrics."""
-        return f"http://127.0.0.1:{self.ports.health}"
+    def wait_until_ready(self, progress: Callable[[str], None]) -> None:
+        """`progress` is told what is being waited for. Raises StartError."""
+        progress("Kafka")
+        wait_until(self._broker, lambda: listens(self.ports.broker), timeout_s=START_S)
+        progress("MLflow")
+        health = f"{self.tracking_uri}/health"
+        wait_until(self._mlflow, lambda: answers(health), timeout_s=START_S)
+        progress("the worker")
+        ready = f"{self.health_url}/readyz"
+        wait_until(self.worker, lambda: answers(ready), timeout_s=START_S)
 
-    def worker_is_ready(self) -> bool:
-        """Whether the worker has its partitions and its store."""
-        return answers(f"{self.health_url}/readyz")
+    def replace_worker(self) -> None:
+        """Kill the worker with -9 and start another in its place."""
+        self.worker.kill()
+        self.worker = self._children.enter_context(_worker(self.ports, self.directory / "logs"))
+
+    def check(self) -> None:
+        """Raises StartError where a part has ended by itself."""
+        for child in (self._broker, self._mlflow, self.worker):
+            if not child.running:
+                raise StartError(f"{child.name} has ended\n{child.log_tail()}")
 
 
 def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -96,28 +115,6 @@ def prepare_directory(directory: Path, *, fresh: bool) -> None:
             path.unlink(missing_ok=True)
     (directory / "logs").mkdir(parents=True)
     marker.touch()
-
-
-@contextlib.contextmanager
-def start(directory: Path, ports: Ports, progress: Callable[[str], None]) -> Generator[Ensemble]:
-    """Start broker and MLflow, wait for them, and end them afterwards; the worker is the caller's.
-
-    `progress` is told what is being waited for. Raises StartError.
-    """
-    logs = directory / "logs"
-    broker = _broker(ports, logs)
-    mlflow = _mlflow(directory, ports, logs)
-
-    def new_worker() -> Child:
-        return _worker(ports, logs)
-
-    with broker, mlflow:
-        progress("Kafka")
-        wait_until(broker, lambda: listens(ports.broker), timeout_s=_START_S)
-        progress("MLflow")
-        health = f"http://127.0.0.1:{ports.mlflow}/health"
-        wait_until(mlflow, lambda: answers(health), timeout_s=_START_S)
-        yield Ensemble(directory, ports, new_worker)
 
 
 def _broker(ports: Ports, logs: Path) -> Child:

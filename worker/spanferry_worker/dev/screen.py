@@ -71,6 +71,7 @@ class Screen:
         self._balance(outcome)
         self._console.print()
         self._console.print(_cost_table(outcome.costs))
+        self._console.print("[dim]wall time in the app, while all of this runs beside it[/]")
         self._console.print()
 
     def look(self, title: str, lines: Sequence[str]) -> None:
