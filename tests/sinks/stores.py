@@ -33,9 +33,15 @@ def dump(uri: str, *, without: Iterable[str] = ()) -> dict[str, list[dict[str, A
         for table in TABLES:
             found = connection.execute(sa.text(f"SELECT * FROM {table}")).mappings()
             plain = [{k: v for k, v in row.items() if k not in hidden} for row in found]
-            rows[table] = sorted(plain, key=repr)
+            rows[table] = sorted(plain, key=_position)
     engine.dispose()
     return rows
+
+
+def _position(row: dict[str, Any]) -> tuple[str, ...]:
+    """By what a row is of, so that two stores line up where their values differ."""
+    names = ("request_id", "trace_id", "key", "span_id", "name")
+    return (*(str(row.get(name)) for name in names), repr(row))
 
 
 def ids(count: int) -> list[bytes]:

@@ -15,7 +15,8 @@ from spanferry_worker.services.mlflow_sink import open_sink
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 from tests.services.mlflow import MlflowServer
 from tests.services.postgres import PostgresServer
-from tests.sinks.native_programs import EXPERIMENT, PROGRAMS, Recorded
+from tests.sinks.native_programs import PROGRAMS
+from tests.sinks.native_wire import EXPERIMENT, Recorded
 from tests.sinks.stores import dump
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(240)]
