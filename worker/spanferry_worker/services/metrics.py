@@ -10,23 +10,31 @@ _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _BYTES = (1e3, 1e4, 1e5, 1e6, 4e6, 16e6, 64e6, 256e6)
 
 
+class _Maker:
+    """Makes metrics with our prefix in one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"spanferry_{name}", text, labels, registry=self._registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"spanferry_{name}", text, labels, registry=self._registry)
+
+    def histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"spanferry_{name}", text, buckets=buckets, registry=self._registry)
+
+
 class Metrics:
     """One worker process's metrics in a registry of its own."""
 
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"spanferry_{name}", text, labels, registry=registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"spanferry_{name}", text, labels, registry=registry)
-
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"spanferry_{name}", text, buckets=buckets, registry=registry)
-
+        self.registry = CollectorRegistry()
+        make = _Maker(self.registry)
+        counter, gauge, histogram = make.counter, make.gauge, make.histogram
         self.consume_records = counter("consume_records", "Records read.")
         self.consume_bytes = counter("consume_bytes", "Bytes of the values read.")
         self.consume_missing = counter(
