@@ -86,18 +86,18 @@ def _sized(payload: str, shape: str, size: int, tight: int, rate: float, paced: 
 
 
 CASES = [
-    *_sized("10 KB", "chat", 10_000, 300, 100, 250),
-    *_sized("100 KB", "chat", 100_000, 100, 100, 200),
-    *_sized("1 MB", "chat", 1_000_000, 20, 20, 40),
-    *_sized("1 MB rows", "rows", 1_000_000, 6, 2, 6),
-    *_sized("10 MB", "chat", 10_000_000, 4, 2, 6),
-    Case(payload="10 KB", shape="chat", size=10_000, mode="paced", rate=1000, count=1000),
+    *_sized("10 KB", "chat", 10_000, 200, 100, 200),
+    *_sized("100 KB", "chat", 100_000, 60, 100, 100),
+    *_sized("1 MB", "chat", 1_000_000, 20, 20, 20),
+    *_sized("1 MB rows", "rows", 1_000_000, 4, 2, 4),
+    *_sized("10 MB", "chat", 10_000_000, 4, 2, 4),
+    Case(payload="10 KB", shape="chat", size=10_000, mode="paced", rate=1000, count=600),
     Case(
         payload="10 KB", shape="chat", size=10_000, mode="paced", style="decorated",
-        rate=100, count=200,
+        rate=100, count=100,
     ),
     Case(
-        payload="10 KB", shape="chat", size=10_000, mode="loop", rate=100, count=200, untraced=True
+        payload="10 KB", shape="chat", size=10_000, mode="loop", rate=100, count=150, untraced=True
     ),
 ]  # fmt: skip
 
