@@ -128,7 +128,8 @@ class End(Struct, array_like=True, frozen=True, gc=False):
     itself a child of another service's span.
 
     A trace is complete when an End without remote parent was seen, the Ends with remote parent are
-    as many as all `contexts_out` together, and the spans are as many as all `spans` together.
+    at least as many as all `contexts_out` together (one context may give several local roots), and
+    the spans at least as many as all `spans` together. What comes later is added to it.
     """
 
     spans: Count

@@ -318,7 +318,8 @@ def _convert(key: str, value: object, origin: str) -> object:
     try:
         return msgspec.convert(value, field.type, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{key}={value!r} (from {origin}): {str(error).lower()}") from None
+        shown = "..." if "password" in name else repr(value)
+        raise SettingsError(f"{key}={shown} (from {origin}): {str(error).lower()}") from None
 
 
 def _origins(section: str, given: Mapping[str, _Given]) -> str:

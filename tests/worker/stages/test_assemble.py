@@ -230,4 +230,4 @@ def test_completeness_is_what_the_wire_says(spans, wanted, remote, root):
         for offset, event in enumerate(events)
         if (trace := assembler.add(decoded(event, offset, number(offset)), T0_MS)) is not None
     ]
-    assert bool(finished) == (root and spans == wanted and remote == 2)
+    assert bool(finished) == (root and spans >= wanted and remote >= 2)

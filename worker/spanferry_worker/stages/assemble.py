@@ -61,8 +61,8 @@ class _Tally(Struct, gc=False):
         """True once: at the event that makes the trace complete as the wire defines it, see End."""
         if self.whole or not (
             self.root_ended
-            and self.spans == self.spans_wanted
-            and self.remote_ends == self.contexts_out
+            and self.spans >= self.spans_wanted
+            and self.remote_ends >= self.contexts_out
         ):
             return False
         self.whole = True
