@@ -155,6 +155,8 @@ def _worker(ports: Ports, logs: Path) -> Child:
             f"--group={GROUP}",
             # With a name of its own a worker that is started again takes its place at once.
             "--group-instance-id=local",
+            # MLflow starts beside it, and is not there yet when it is first asked for.
+            "--set=retry.retry_max_s=2",
         ],
         log=logs / "worker.log",
         env=clean_environment(),

@@ -1,19 +1,25 @@
 """Whether MLflow is there and takes traces: what a worker would meet when it starts."""
 
 import asyncio
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from spanferry_worker.doctor.findings import Area, Finding, Level, good, note, problem
 from spanferry_worker.doctor.reach import Address, judge_reach, reach
-from spanferry_worker.errors import FatalError, TransientError, WorkerError
 from spanferry_worker.services.mlflow_environment import prepare_environment
-from spanferry_worker.services.mlflow_sink import open_sink
 from spanferry_worker.settings import MlflowSettings
+
+if TYPE_CHECKING:
+    from spanferry_worker.services.mlflow_probe import ProbeFinding
 
 __all__ = ["check_mlflow", "server_address"]
 
 _PORTS: Final = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
+_EMPTY_REMEDY: Final = (
+    "the first worker or `mlflow server` makes MLflow's tables in it; where they should be there "
+    "already, the tracking URI leads to the wrong database"
+)
+_REMEDY: Final = "mend that, and ask again: workers start only where all of this is well"
 
 
 def server_address(tracking_uri: str) -> Address | None:
@@ -30,7 +36,7 @@ def server_address(tracking_uri: str) -> Address | None:
 
 
 async def check_mlflow(settings: MlflowSettings, timeout_s: float) -> list[Finding]:
-    """Findings about the tracking URI. An empty database is left empty."""
+    """Findings about the tracking URI. Nothing is written there; an empty database stays empty."""
     uri = settings.tracking_uri
     address = server_address(uri)
     if address is not None:
@@ -39,57 +45,28 @@ async def check_mlflow(settings: MlflowSettings, timeout_s: float) -> list[Findi
             return [reached]
     elif uri.startswith(("http:", "https:")):
         return [problem(Area.MLFLOW, f"{uri} is not an address", "write it as http://host:5000")]
+    seen = await asyncio.to_thread(_probe, uri, settings.experiment)
+    if seen is None:
+        return [note(Area.MLFLOW, "the database is empty", _EMPTY_REMEDY)]
+    wrong = [finding.text for finding in seen if not finding.good]
+    if wrong:
+        return [problem(Area.MLFLOW, text, _REMEDY) for text in wrong]
+    return [good(Area.MLFLOW, "; ".join(finding.text for finding in seen))]
+
+
+def _probe(tracking_uri: str, experiment: str) -> "list[ProbeFinding] | None":
+    """What MLflow's own code says of it; None for a database without tables. Blocking."""
     prepare_environment()
-    try:
-        if await asyncio.to_thread(_is_empty_database, uri):
-            return [
-                note(
-                    Area.MLFLOW,
-                    "the database is empty",
-                    "the first worker or `mlflow server` makes MLflow's tables in it; where they "
-                    "should be there already, the tracking URI leads to the wrong database",
-                )
-            ]
-        return [await _check_sink(settings)]
-    except WorkerError as error:
-        return [_judge_error(error)]
-
-
-def _is_empty_database(uri: str) -> bool:
-    """Whether it is a database without tables. Raises TransientError and FatalError."""
-    if urlsplit(uri).scheme.partition("+")[0].lower() not in {"postgresql", "mysql", "sqlite"}:
-        return False
-    # mlflow takes a second to import, and only this needs it.
+    # mlflow takes seconds to import.
     from spanferry_worker.services.mlflow_private import is_empty_database  # noqa: PLC0415
+    from spanferry_worker.services.mlflow_probe import probe  # noqa: PLC0415
     from spanferry_worker.services.mlflow_sql import connect  # noqa: PLC0415
 
-    engine = connect(uri)
+    seen = probe(tracking_uri, default_experiment=experiment)
+    if tracking_uri.startswith("http") or not all(finding.good for finding in seen):
+        return seen
+    engine = connect(tracking_uri)
     try:
-        return is_empty_database(engine)
+        return None if is_empty_database(engine) else seen
     finally:
         engine.dispose()
-
-
-async def _check_sink(settings: MlflowSettings) -> Finding:
-    started = asyncio.get_running_loop().time()
-    sink = open_sink(settings.tracking_uri, default_experiment=settings.experiment)
-    try:
-        await sink.open()
-    finally:
-        await sink.close()
-    ms = (asyncio.get_running_loop().time() - started) * 1000
-    from mlflow.version import VERSION  # noqa: PLC0415
-
-    text = f"{settings.tracking_uri} takes traces (MLflow {VERSION} here)"
-    return good(Area.MLFLOW, text, ms=ms)
-
-
-def _judge_error(error: WorkerError) -> Finding:
-    text = str(error)
-    if isinstance(error, TransientError):
-        remedy = "see that it runs and answers; until then workers wait and lose nothing"
-    elif isinstance(error, FatalError):
-        remedy = "mend that first: a worker ends here with exit code 3"
-    else:
-        remedy = "MLflow refuses what workers ask of it: look at its log"
-    return problem(Area.MLFLOW, text, remedy)
