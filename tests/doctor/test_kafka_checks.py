@@ -123,7 +123,7 @@ def test_a_group_without_a_topic_has_nothing_to_say() -> None:
         ("AuthenticationFailedError", "sasl_password"),
         ("UnsupportedSaslMechanismError", "sasl_mechanism"),
         ("SSLCertVerificationError", "ssl_ca_file"),
-        ("SomethingElse", "log"),
+        ("SomethingElse", "security_protocol"),
     ],
 )
 def test_handshakes_that_fail(kind: str, remedy: str) -> None:

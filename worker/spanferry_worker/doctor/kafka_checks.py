@@ -20,7 +20,6 @@ ENVELOPE_BYTES: Final = 1_024
 """Room for key, headers and Kafka's own framing around a record's value."""
 
 _DAY_MS: Final = 24 * 60 * 60 * 1000
-_CLOSED: Final = ("KafkaConnectionError", "IncompleteReadError", "ConnectionResetError")
 _SIGN_IN: Final = (
     "AuthenticationFailedError",
     "SaslAuthenticationFailed",
@@ -55,14 +54,12 @@ def judge_handshake(result: Handshake, security_protocol: str) -> Finding:
             "set kafka.ssl_ca_file to the authority that signed the broker's certificate; where it "
             "is no TLS port at all set kafka.security_protocol to PLAINTEXT or SASL_PLAINTEXT",
         )
-    if kind in _CLOSED or kind.endswith("Error"):
-        return problem(
-            Area.BROKER,
-            f"{where}, but does not speak Kafka over {security_protocol} ({kind})",
-            "set kafka.security_protocol to what that listener expects (PLAINTEXT, SSL, "
-            "SASL_PLAINTEXT, SASL_SSL), or correct the port: something else may listen there",
-        )
-    return problem(Area.BROKER, f"{where}, then fails: {kind} {text}", "look at the broker's log")
+    return problem(
+        Area.BROKER,
+        f"{where}, but does not speak Kafka over {security_protocol} ({kind})",
+        "set kafka.security_protocol to what that listener expects (PLAINTEXT, SSL, "
+        "SASL_PLAINTEXT, SASL_SSL), or correct the port: something else may listen there",
+    )
 
 
 def judge_nodes(nodes: Iterable[Reach], asked: Iterable[Address]) -> list[Finding]:

@@ -8,7 +8,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
 from msgspec import Struct
 
@@ -74,11 +74,13 @@ def client_options(settings: KafkaSettings, timeout_s: float) -> dict[str, Any]:
 async def shake_hands(address: Address, options: Mapping[str, Any]) -> Handshake:
     """Connect, encrypt and sign in as the options say. Never raises what a broker can cause."""
     own = {key: value for key, value in options.items() if key != "bootstrap_servers"}
+    connection = AIOKafkaConnection(address.host, address.port, **own)
     try:
-        connection = await create_conn(address.host, address.port, **own)
+        await connection.connect()
     except (KafkaError, OSError, ValueError) as error:
         return Handshake(address, (type(error).__name__, str(error)))
-    connection.close()
+    finally:
+        connection.close()
     return Handshake(address)
 
 
