@@ -16,6 +16,8 @@ from tests.services.postgres import PostgresServer
 from tests.services.worker import SpanferryWorker
 
 APP_TIMEOUT_S = 120
+# A killed worker's partitions move after the session's end; by default that is 45 s.
+QUICK_SESSION = ("--set=kafka.session_timeout_s=6", "--set=kafka.heartbeat_s=1")
 
 
 class Pipeline:
@@ -37,7 +39,7 @@ class Pipeline:
             topic=self.topic,
             tracking_uri=self.tracking_uri,
             group=self.group,
-            options=options,
+            options=(*QUICK_SESSION, *options),
         )
         self.workers.append(worker)
         self._stack.callback(worker.close)
