@@ -93,20 +93,20 @@ async def refusing_broker(mechanism: str) -> AsyncIterator[str]:
         36: SaslAuthenticateResponse_v1(58, refused, b"", 0),
     }
 
-    gone = asyncio.Event()
+    conversations: set[asyncio.Task[None] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        conversations.add(asyncio.current_task())
         with contextlib.suppress(asyncio.IncompleteReadError):
             while size := int.from_bytes(await reader.readexactly(4), "big"):
                 request = await reader.readexactly(size)
                 answer = answers[int.from_bytes(request[:2], "big")].encode()
                 writer.write((len(answer) + 4).to_bytes(4, "big") + request[4:8] + answer)
         writer.close()
-        gone.set()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        await gone.wait()
+        await asyncio.gather(*filter(None, conversations))
 
 
 async def test_nothing_is_set() -> None:

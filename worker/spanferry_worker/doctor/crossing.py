@@ -36,6 +36,8 @@ EXPERIMENT: Final = "spanferry-doctor"
 """Where the synthetic traces go, so that no other experiment has them."""
 
 _POLL_S: Final = 0.1
+_KAFKA_S: Final = 30.0
+"""For everything that Kafka is asked at once."""
 _SPANS: Final = 2
 _LAST_LETTERS: Final = 10
 """How far back in the dead letters to look: it is among the newest, if it is there."""
@@ -98,9 +100,10 @@ async def cross(
     hops = Hops(trace_id=trace_id_text(trace_id))
     started = clock()
     try:
-        place, offset = await _produce(options, facts.topic.name, trace_id)
-        acknowledged = clock()
-        await _fetch(options, place, offset)
+        async with asyncio.timeout(_KAFKA_S):
+            place, offset = await _produce(options, facts.topic.name, trace_id)
+            acknowledged = clock()
+            await _fetch(options, place, offset)
     except (KafkaError, OSError) as error:
         return replace(hops, kafka_error=f"{type(error).__name__}: {error}")
     visible = clock()
@@ -177,9 +180,12 @@ async def _look_for_it(
     """Why a worker has not stored it: not fetched, fetched but elsewhere, or dead."""
     place, offset = record
     try:
-        now = await ask_cluster(options, place.topic, facts.dead_letters_name, facts.group.group_id)
-        committed = now.group.committed.get(place.partition, -1)
-        dead = await _dead_letter(options, now.dead_letters, trace_id)
+        async with asyncio.timeout(_KAFKA_S):
+            now = await ask_cluster(
+                options, place.topic, facts.dead_letters_name, facts.group.group_id
+            )
+            committed = now.group.committed.get(place.partition, -1)
+            dead = await _dead_letter(options, now.dead_letters, trace_id)
     except (KafkaError, OSError) as error:
         return replace(hops, kafka_error=f"{type(error).__name__}: {error}")
     return replace(hops, consumed=committed > offset, dead=dead)

@@ -1,7 +1,8 @@
 """The whole examination, along the way of a trace; what depends on something broken is left out."""
 
+import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from aiokafka.errors import KafkaError
 
@@ -26,6 +27,8 @@ from spanferry_worker.errors import SettingsError
 from spanferry_worker.settings import KafkaSettings, Settings
 
 __all__ = ["examine"]
+
+_CLUSTER_S: Final = 30.0
 
 
 async def examine(
@@ -101,7 +104,8 @@ async def _check_cluster(
     kafka = settings.kafka
     asked, _ = parse_servers(kafka.bootstrap_servers)
     try:
-        facts = await ask_cluster(options, kafka.topic, settings.dead_letter_topic, kafka.group)
+        async with asyncio.timeout(_CLUSTER_S):
+            facts = await ask_cluster(options, kafka.topic, settings.dead_letter_topic, kafka.group)
     except (KafkaError, OSError) as error:
         return None, [
             problem(
