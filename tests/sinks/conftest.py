@@ -1,7 +1,9 @@
 """One suite over every way into MLflow: its database (SQLite, PostgreSQL) and its server."""
 
+import http.server
 import itertools
 import shutil
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,3 +123,32 @@ async def opened() -> AsyncIterator[OpenSink]:
     yield open_one
     for sink in sinks:
         await sink.close()
+
+
+@pytest.fixture
+def other_server() -> Iterator[Callable[[int, str], str]]:
+    """An HTTP server that is not MLflow: answers everything with one status and body."""
+    servers: list[http.server.HTTPServer] = []
+
+    def start(status: int, body: str) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def do_POST(self) -> None:
+                self.do_GET()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

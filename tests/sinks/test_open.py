@@ -1,13 +1,11 @@
 """What open() says about a tracking URI that is wrong, not ready, or not MLflow."""
 
-import http.server
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -61,35 +59,6 @@ async def test_open_again_after_nothing_answered(mlflow_server: MlflowServer) ->
     await sink.open()
     await sink.close()
     await sink.close()
-
-
-@pytest.fixture
-def other_server() -> Iterator[Callable[[int, str], str]]:
-    """An HTTP server that is not MLflow: answers everything with one status and body."""
-    servers: list[http.server.HTTPServer] = []
-
-    def start(status: int, body: str) -> str:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(status)
-                self.end_headers()
-                self.wfile.write(body.encode())
-
-            def do_POST(self) -> None:
-                self.do_GET()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize(

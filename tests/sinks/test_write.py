@@ -280,3 +280,16 @@ async def test_tags_for_a_trace_that_is_not_there(place: Place, opened: OpenSink
     sink = await opened(place.uri)
     with pytest.raises(TraceNotFoundError, match="replayed"):
         await sink.write([trace([], part=TracePart(tags={"a": "b"}))])
+
+
+async def test_ten_megabytes(place: Place, opened: OpenSink) -> None:
+    sink = await opened(place.uri)
+    text = json.dumps("x" * 10_000_000).encode()
+    rows = json.dumps([{"id": i, "text": f"row {i}"} for i in range(50_000)]).encode()
+    attributes = {"mlflow.spanInputs": text, "mlflow.spanOutputs": rows}
+    one = trace([span(ids(1)[0], attributes=attributes)])
+    await sink.write([one, five_spans()])
+    await sink.write([one])
+    (stored,) = place.trace(one.trace_id or b"").data.spans
+    assert len(stored.inputs) == 10_000_000
+    assert stored.outputs[-1] == {"id": 49_999, "text": "row 49999"}

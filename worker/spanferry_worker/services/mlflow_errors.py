@@ -1,5 +1,6 @@
 """Errors of MLflow, SQLAlchemy and HTTP, sorted by what to do next."""
 
+import logging
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -11,6 +12,8 @@ from mlflow.exceptions import MlflowException, RestException
 from spanferry_worker.errors import PoisonError, TransientError, WorkerError
 
 __all__ = ["error_code", "is_access", "is_missing", "mapped", "to_worker_error"]
+
+_logger = logging.getLogger(__name__)
 
 _TRANSIENT_CODES: Final = frozenset(
     {"TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED", "CANCELLED", "ABORTED",
@@ -55,6 +58,11 @@ def to_worker_error(error: Exception, doing: str) -> WorkerError:
     if isinstance(error, WorkerError):
         return error
     message = f"{doing}: {_first_lines(error)}"
+    if is_access(error):
+        message = (
+            f"MLflow refuses the worker's credentials, traces wait until it does not: {message}"
+        )
+        _logger.error("%s", message)
     return TransientError(message) if _is_transient(error) else PoisonError(message)
 
 

@@ -86,6 +86,8 @@ class HttpBackend:
     def spans(self, info: TraceInfo) -> list[Span]:
         if TraceTagKey.SPANS_LOCATION not in info.tags:
             return []  # its record was written, its spans were not
+        if (stored := self._server.stored_spans(info.trace_id)) is not None:
+            return [Span.from_dict(span) for span in stored]
         trace = self._server.call(
             f"reading trace {info.trace_id}",
             lambda: self._store.get_trace(info.trace_id, allow_partial=True),
