@@ -20,6 +20,7 @@ from tests.services.worker import SpanferryWorker
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 SERVICES = (KafkaServer, MlflowServer, PostgresServer, SpanferryWorker)
+OURS = ("SPANFERRY_", "MLFLOW_")
 OUR_PACKAGES = ["spanferry", "spanferry_schemas", "spanferry_worker"]
 
 # The same examples in every run, so that a red run is red again; HYPOTHESIS_PROFILE=explore looks
@@ -32,7 +33,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 def pytest_configure(config: pytest.Config) -> None:
     """Tests see no settings of the developer's shell, and MLflow reports its use to nobody."""
     for name in list(os.environ):
-        if name.startswith(("SPANFERRY_", "MLFLOW_")) and name != "SPANFERRY_TEST_KAFKA":
+        if name.startswith(OURS) and name != "SPANFERRY_TEST_KAFKA":
             del os.environ[name]
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -67,6 +68,17 @@ def pytest_runtest_makereport(
             if isinstance(value, SERVICES):
                 report.sections.append((f"log of {name}", value.log_tail()))
     return report
+
+
+@pytest.fixture(autouse=True)
+def clean_environment() -> Iterator[None]:
+    """What a test leaves in the environment ends with it: `mlflow.set_tracking_uri` sets a variable
+    that the worker reads."""
+    before = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
+    yield
+    for name in [name for name in os.environ if name.startswith(OURS) and name not in before]:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)
