@@ -1,6 +1,7 @@
 """What all tests share: real services, event loops, blocking-call alarms, bounded randomness."""
 
 import asyncio
+import contextlib
 import inspect
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -79,6 +80,28 @@ def clean_environment() -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith(OURS) and name not in before]:
         del os.environ[name]
     os.environ.update(before)
+
+
+@contextlib.contextmanager
+def environment_restored() -> Iterator[None]:
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def environment_of_the_module() -> Iterator[None]:
+    """What a module's fixtures set ends with it."""
+    with environment_restored():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def environment_of_the_test(environment_of_the_module: None) -> Iterator[None]:
+    """What a test sets ends with it: mlflow.set_tracking_uri(), for one, sets a variable."""
+    with environment_restored():
+        yield
 
 
 @pytest.fixture(autouse=True)

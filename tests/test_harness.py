@@ -1,6 +1,7 @@
 """The alarms of conftest.py go off when they should."""
 
 import asyncio
+import os
 import time
 import warnings
 from pathlib import Path
@@ -41,3 +42,13 @@ async def test_both_loops_means_asyncio_and_uvloop(request: pytest.FixtureReques
 def test_a_warning_is_an_error() -> None:
     with pytest.raises(UserWarning, match="unexpected"):
         warnings.warn("unexpected", stacklevel=1)
+
+
+class TestEnvironment:
+    """In this order: what the first sets, the second does not see."""
+
+    def test_a_test_sets_a_variable(self) -> None:
+        os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
+
+    def test_the_next_does_not_see_it(self) -> None:
+        assert "MLFLOW_TRACKING_URI" not in os.environ
