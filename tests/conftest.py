@@ -71,22 +71,12 @@ def pytest_runtest_makereport(
     return report
 
 
-@pytest.fixture(autouse=True)
-def clean_environment() -> Iterator[None]:
-    """What a test leaves in the environment ends with it: `mlflow.set_tracking_uri` sets a variable
-    that the worker reads."""
-    before = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
-    yield
-    for name in [name for name in os.environ if name.startswith(OURS) and name not in before]:
-        del os.environ[name]
-    os.environ.update(before)
-
-
 @contextlib.contextmanager
 def environment_restored() -> Iterator[None]:
     before = dict(os.environ)
     yield
-    os.environ.clear()
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
     os.environ.update(before)
 
 
@@ -99,7 +89,7 @@ def environment_of_the_module() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def environment_of_the_test(environment_of_the_module: None) -> Iterator[None]:
-    """What a test sets ends with it: mlflow.set_tracking_uri(), for one, sets a variable."""
+    """What a test sets ends with it: `mlflow.set_tracking_uri` sets a variable that we read."""
     with environment_restored():
         yield
 
