@@ -1,8 +1,6 @@
 """`python -m spanferry_worker` is `spanferry`."""
 
-import sys
-
-from spanferry_worker.cli import main
+from spanferry_worker.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -2,14 +2,16 @@
 
 import argparse
 import importlib
+import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from spanferry_worker.errors import FatalError
 
-__all__ = ["main"]
+__all__ = ["entry", "main"]
 
 _FATAL_EXIT_CODE: Final = 3
 
@@ -28,6 +30,18 @@ _COMMANDS: Final = {
     "dev": _Command("Kafka, MLflow and a worker for development", "spanferry_worker.dev.dev"),
     "demo": _Command("the same with an app and traffic", "spanferry_worker.dev.demo"),
 }
+
+
+def entry() -> NoReturn:
+    """`spanferry` as a process: run the command and end, also where a thread hangs in the store."""
+    code = main()
+    own = threading.main_thread()
+    if any(thread is not own and not thread.daemon for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

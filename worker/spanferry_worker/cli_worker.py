@@ -23,6 +23,6 @@ def run(args: argparse.Namespace) -> int:
         from spanferry_worker.runtime.supervisor import run_supervisor  # noqa: PLC0415
 
         return run_supervisor(settings, args.arguments)
-    from spanferry_worker.runtime.lifecycle import end_process, run_worker  # noqa: PLC0415
+    from spanferry_worker.runtime.lifecycle import run_worker  # noqa: PLC0415
 
-    return end_process(run_worker(settings, supervised=args.supervised))
+    return run_worker(settings, supervised=args.supervised)

@@ -2,11 +2,9 @@
 
 import asyncio
 import logging
-import os
 import random
 import signal
 import sys
-import threading
 from collections.abc import Coroutine
 from typing import Any
 
@@ -23,7 +21,7 @@ from spanferry_worker.services.kafka_dead_letters import KafkaDeadLetters
 from spanferry_worker.services.metrics import Metrics
 from spanferry_worker.settings import Settings, require_for_worker
 
-__all__ = ["FATAL_EXIT_CODE", "end_process", "make_parts", "open_health", "run_worker", "serve"]
+__all__ = ["FATAL_EXIT_CODE", "make_parts", "open_health", "run_worker", "serve"]
 
 FATAL_EXIT_CODE = 3
 """Restarting does not help; the last line on stderr says what does."""
@@ -45,16 +43,6 @@ def make_parts(settings: Settings) -> Parts:
         metrics=Metrics(),
         chance=random.Random(),  # noqa: S311 - spreads retries
     )
-
-
-def end_process(code: int) -> int:
-    """The code, to exit with; or exit here where a thread hangs in a call of the store."""
-    own = threading.main_thread()
-    if any(thread is not own and not thread.daemon for thread in threading.enumerate()):
-        logging.shutdown()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
