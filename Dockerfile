@@ -7,6 +7,7 @@ COPY pyproject.toml requirements.lock README.md LICENSE ./
 COPY schemas schemas
 COPY producer producer
 COPY worker worker
+COPY examples examples
 # What is installed, and what builds the wheel, has the versions and hashes of the lock.
 RUN uv build --wheel --build-constraints requirements.lock --out-dir /dist
 RUN uv venv /opt/spanferry

@@ -88,6 +88,13 @@ def test_the_image_exposes_and_checks_the_health_port() -> None:
     assert any(f"http://127.0.0.1:{PORT}/healthz" in line for line in dockerfile())
 
 
+def test_the_image_copies_all_that_the_wheel_is_built_from() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        target = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
+    folders = {name.split("/")[0] for name in [*target["packages"], *target["force-include"]]}
+    assert {f"COPY {folder} {folder}" for folder in folders} <= set(dockerfile())
+
+
 def test_the_image_copies_what_exists_and_docker_may_see() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     sources = [line.split()[1:-1] for line in dockerfile() if line.startswith("COPY ")]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import run
+from tests.packaging.conftest import ROOT, run
 
+EXAMPLES = "spanferry_worker/dev/_examples"
 PACKAGES = {"spanferry", "spanferry_schemas", "spanferry_worker"}
 
 
@@ -21,7 +22,14 @@ def test_the_wheel_holds_the_three_typed_packages_and_nothing_else(wheel: Path) 
     assert f"{metadata}/licenses/LICENSE" in names
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     stray = [n for n in names if not n.startswith(metadata) and not n.endswith((".py", "py.typed"))]
-    assert not stray
+    assert stray == [f"{EXAMPLES}/README.md"]
+
+
+def test_the_wheel_brings_the_app_of_the_demo(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        brought = {n for n in archive.namelist() if n.startswith(EXAMPLES)}
+    files = [path for path in (ROOT / "examples").rglob("*") if path.suffix in {".py", ".md"}]
+    assert brought == {f"{EXAMPLES}/{path.relative_to(ROOT / 'examples')}" for path in files}
 
 
 def test_the_wheel_offers_one_command(wheel: Path) -> None:
@@ -29,7 +37,7 @@ def test_the_wheel_offers_one_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         [name] = [n for n in archive.namelist() if n.endswith("entry_points.txt")]
         entry_points.read_string(archive.read(name).decode())
-    assert dict(entry_points["console_scripts"]) == {"spanferry": "spanferry_worker.cli:main"}
+    assert dict(entry_points["console_scripts"]) == {"spanferry": "spanferry_worker.cli:entry"}
 
 
 @pytest.mark.timeout(300)
