@@ -20,8 +20,8 @@ class PoisonError(WorkerError):
 class TraceNotFoundError(PoisonError):
     """What came belongs to a trace that MLflow does not have (yet): a later try may find it.
 
-    Raised for feedback and tags only, never for spans. The runtime may wait once and try again
-    before it dead-letters the record.
+    Raised for feedback and tags only, never for spans. The runtime tries again for a while
+    (`write.absent_s`) before it dead-letters the record.
     """
 
 

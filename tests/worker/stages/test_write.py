@@ -10,6 +10,7 @@ from spanferry_worker.stages.write import (
     DeadLetterBreaker,
     Queued,
     RetryPolicy,
+    WaitingRoom,
     WritePolicy,
     WriteQueue,
 )
@@ -201,7 +202,58 @@ def test_the_breaker_never_trips_on_good():
     assert some.saw(good=1) is False
 
 
-@pytest.mark.parametrize("wrong", [{"batch_traces_max": 0}, {"linger_s": -1}])
+def test_what_the_store_has_no_trace_for_waits_and_is_due_again():
+    room = WaitingRoom(POLICY)
+    assert room.admit(queued(1, 70), T0_MS)
+    assert room.admit(queued(2, 30), T0_MS + 1_000)
+    assert room.held_bytes == 100
+    assert room.due(T0_MS + 1_999) == []
+    (first,) = room.due(T0_MS + 2_000)
+    assert (first.trace.trace_id[-1], first.absent_since_ms) == (1, T0_MS)
+    assert room.held_bytes == 30
+    assert len(room.due(T0_MS + 9_000)) == 1
+    assert room.held_bytes == 0
+
+
+def test_it_does_not_wait_longer_than_it_may_and_not_in_any_number():
+    room = WaitingRoom(WritePolicy(absent_s=5, absent_retry_s=1, absent_max=2))
+    room.admit(queued(1), T0_MS)
+    (again,) = room.due(T0_MS + 1_000)
+    assert room.admit(again, T0_MS + 4_999)
+    (again,) = room.due(T0_MS + 9_000)
+    assert not room.admit(again, T0_MS + 5_000)
+    assert all(room.admit(queued(n), T0_MS) for n in (2, 3))
+    assert not room.admit(queued(4), T0_MS)
+    assert not WaitingRoom(WritePolicy(absent_s=0)).admit(queued(1), T0_MS)
+
+
+def test_what_waits_is_forgotten_with_its_partition():
+    room = WaitingRoom(POLICY)
+    room.admit(queued(1, lane_id=1), T0_MS)
+    room.admit(queued(2, 50, lane_id=2), T0_MS)
+    room.drop(frozenset({1}))
+    assert room.held_bytes == 50
+    assert [item.lane_id for item in room.due(T0_MS + 60_000)] == [2]
+
+
+def test_what_is_tried_again_does_not_go_with_what_is_new():
+    queue = WriteQueue(POLICY)
+    absent = [queued(n)._replace(absent_since_ms=T0_MS) for n in (2, 3)]
+    fill(queue, queued(1), *absent, queued(4))
+    batches = [queue.take(T0_MS, flush=True) for _ in range(3)]
+    assert [[item.trace.trace_id[-1] for item in batch] for batch in batches] == [[1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"batch_traces_max": 0},
+        {"linger_s": -1},
+        {"absent_s": -1},
+        {"absent_retry_s": 0},
+        {"absent_max": -1},
+    ],
+)
 def test_a_policy_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         WritePolicy(**wrong)

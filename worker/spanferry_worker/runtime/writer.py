@@ -5,14 +5,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from spanferry_worker.errors import PoisonError, TransientError, WorkerError
+from spanferry_worker.errors import PoisonError, TraceNotFoundError, TransientError, WorkerError
 from spanferry_worker.runtime.dead_letters import DeadLetterOffice
 from spanferry_worker.runtime.lanes import Lane, Lanes
 from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.runtime.wake import wait_for_event
 from spanferry_worker.settings import Settings
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
-from spanferry_worker.stages.write import Bisection, Queued, WriteQueue
+from spanferry_worker.stages.write import Bisection, Queued, WaitingRoom, WriteQueue
 
 __all__ = ["Writer"]
 
@@ -30,6 +30,7 @@ class Writer:
         self._lanes = lanes
         self._office = office
         self._queue = WriteQueue(settings.write)
+        self._absent = WaitingRoom(settings.write)
         self._changed = asyncio.Event()
         self.idle = asyncio.Event()
         """Set while nothing waits and nothing is under way."""
@@ -50,7 +51,7 @@ class Writer:
     @property
     def held_bytes(self) -> int:
         """Record bytes that wait or are under way."""
-        return self._queue.held_bytes
+        return self._queue.held_bytes + self._absent.held_bytes
 
     def oldest_write_ms(self) -> int | None:
         """When the longest-running call of the store began; None where none runs."""
@@ -59,6 +60,7 @@ class Writer:
     def drop(self, lane_ids: frozenset[int]) -> None:
         """Forget what waits for partitions that are gone."""
         self._queue.drop(lane_ids)
+        self._absent.drop(lane_ids)
         self._tell()
 
     def _tell(self) -> None:
@@ -79,6 +81,7 @@ class Writer:
         async with asyncio.TaskGroup() as group:
             for number in range(self._parts.sink.concurrency):
                 group.create_task(self._work(number), name=f"write-{number}")
+            group.create_task(self._try_again(), name="write-absent")
 
     async def _work(self, number: int) -> None:
         while True:
@@ -94,6 +97,15 @@ class Writer:
                 self._queue.settle(batch)
             self._tell()
             self.on_progress()
+
+    async def _try_again(self) -> None:
+        """Queue anew what waits for its trace. At a stop it waits on: the next worker reads it."""
+        while True:
+            await asyncio.sleep(self._settings.write.absent_retry_s)
+            now_ms = self._parts.clock.now_ms()
+            for item in self._absent.due(now_ms):
+                self._queue.add(item, now_ms)
+            self._tell()
 
     def _wanted(self, item: Queued) -> bool:
         return self._lanes.owned(item.lane_id) is not None
@@ -113,7 +125,7 @@ class Writer:
                 await self._back_off(attempt, error)
             except PoisonError as error:
                 culprit = plan.refused()
-                if culprit is not None:
+                if culprit is not None and not self._may_wait(culprit, error):
                     self._refuse(culprit, str(error))
             else:
                 attempt = 0
@@ -149,17 +161,23 @@ class Writer:
         self.failing_since_ms = None
         size = 0
         now_ms = self._parts.clock.now_ms()
-        for trace, lane_id, recorded_ms in part:
-            size += trace.size
-            lane = self._lanes.owned(lane_id)
+        for item in part:
+            size += item.trace.size
+            lane = self._lanes.owned(item.lane_id)
             # A write that returns after its partition was lost must move no offset.
             if lane is not None:
-                lane.tracker.done(position.offset for position in trace.positions)
-            if recorded_ms is not None:
-                self._parts.metrics.write_delay_seconds.observe(max(0, now_ms - recorded_ms) / 1000)
+                lane.tracker.done(position.offset for position in item.trace.positions)
+            if item.recorded_ms is not None:
+                delay_s = max(0, now_ms - item.recorded_ms) / 1000
+                self._parts.metrics.write_delay_seconds.observe(delay_s)
         self._parts.metrics.write_traces.inc(len(part))
         self._parts.metrics.write_bytes.inc(size)
         self._office.count("write", good=len(part))
+
+    def _may_wait(self, item: Queued, error: PoisonError) -> bool:
+        """Whether it waits for its trace, instead of being dead."""
+        absent = isinstance(error, TraceNotFoundError)
+        return absent and self._absent.admit(item, self._parts.clock.now_ms())
 
     def _refuse(self, item: Queued, message: str) -> None:
         self.failing_since_ms = None

@@ -8,7 +8,15 @@ from msgspec import Struct
 
 from spanferry_worker.stages.trace import AssembledTrace
 
-__all__ = ["Bisection", "DeadLetterBreaker", "Queued", "RetryPolicy", "WritePolicy", "WriteQueue"]
+__all__ = [
+    "Bisection",
+    "DeadLetterBreaker",
+    "Queued",
+    "RetryPolicy",
+    "WaitingRoom",
+    "WritePolicy",
+    "WriteQueue",
+]
 
 
 class WritePolicy(Struct, frozen=True, kw_only=True):
@@ -19,8 +27,16 @@ class WritePolicy(Struct, frozen=True, kw_only=True):
     """Record bytes; a single trace may be larger and then goes alone."""
     linger_s: float = 0.1
     """How long a trace waits for others to share its batch."""
+    absent_s: float = 300.0
+    """Feedback whose trace is not in MLflow yet is tried again for this long; then it is dead."""
+    absent_retry_s: float = 2.0
+    """... and this often."""
+    absent_max: int = 10_000
+    """More of it than this does not wait."""
 
     def __post_init__(self) -> None:
+        if self.absent_s < 0 or self.absent_retry_s <= 0 or self.absent_max < 0:
+            raise ValueError("absent_retry_s must be above 0, absent_s and absent_max at least 0")
         if self.batch_traces_max < 1 or self.batch_bytes_max < 1 or self.linger_s < 0:
             raise ValueError(
                 "batch_traces_max and batch_bytes_max must be at least 1, linger_s at least 0"
@@ -34,6 +50,8 @@ class Queued(NamedTuple):
     lane_id: int
     recorded_ms: int | None = None
     """When the record that made it complete was produced."""
+    absent_since_ms: int | None = None
+    """When the store first had no trace for it; None for what has not been tried."""
 
 
 Batch = list[Queued]
@@ -87,6 +105,9 @@ class WriteQueue:
         while self._ready and len(batch) < self._policy.batch_traces_max:
             item = self._ready[0].item
             if batch and size + item.trace.size > self._policy.batch_bytes_max:
+                break
+            # What is likely to be refused again must not have others written twice.
+            if batch and (item.absent_since_ms is None) != (batch[0].absent_since_ms is None):
                 break
             self._ready.popleft()
             self._ready_bytes -= item.trace.size
@@ -157,6 +178,42 @@ def _key(item: Queued) -> object:
     if trace.trace_id is not None:
         return trace.trace_id
     return next((each.client_request_id for each in trace.assessments), None)
+
+
+class WaitingRoom:
+    """Feedback and tags whose trace is not in the store (yet), between one try and the next.
+
+    The trace may lie in a partition that is read later, or with a worker that is behind.
+    """
+
+    def __init__(self, policy: WritePolicy) -> None:
+        self._absent_ms = int(policy.absent_s * 1000)
+        self._retry_ms = int(policy.absent_retry_s * 1000)
+        self._places = policy.absent_max
+        self._waiting: deque[_Waiting] = deque()
+        self.held_bytes = 0
+
+    def admit(self, item: Queued, now_ms: int) -> bool:
+        """Let it wait; False where it has waited for long enough, or too many do."""
+        since_ms = now_ms if item.absent_since_ms is None else item.absent_since_ms
+        if now_ms - since_ms >= self._absent_ms or len(self._waiting) >= self._places:
+            return False
+        self._waiting.append(_Waiting(item._replace(absent_since_ms=since_ms), now_ms))
+        self.held_bytes += item.trace.size
+        return True
+
+    def due(self, now_ms: int) -> Batch:
+        """Those whose next try has come, in order. They are not here any more."""
+        items: Batch = []
+        while self._waiting and now_ms - self._waiting[0].since_ms >= self._retry_ms:
+            items.append(self._waiting.popleft().item)
+        self.held_bytes -= sum(item.trace.size for item in items)
+        return items
+
+    def drop(self, lane_ids: frozenset[int]) -> None:
+        """Forget what waits for these assignments."""
+        self._waiting = deque(w for w in self._waiting if w.item.lane_id not in lane_ids)
+        self.held_bytes = sum(waiting.item.trace.size for waiting in self._waiting)
 
 
 class Bisection:
