@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 
@@ -92,6 +93,16 @@ def environment_of_the_test(environment_of_the_module: None) -> Iterator[None]:
     """What a test sets ends with it: `mlflow.set_tracking_uri` sets a variable that we read."""
     with environment_restored():
         yield
+
+
+@pytest.fixture(autouse=True)
+def logging_of_the_test() -> Iterator[None]:
+    """How a test sets up logging ends with it: a command that runs in this process does so."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture(autouse=True)
