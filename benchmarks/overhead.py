@@ -106,7 +106,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Of one run."""
 
     sdks: tuple[str, ...] = tuple(SDKS)
-    blocks: int = 5
+    blocks: int = 4
     scale: float = 1.0
     """Of the traces in a block; at least two remain."""
 
@@ -224,6 +224,7 @@ def run(options: Options, cases: list[Case], kafka: KafkaServer | None = None) -
         unquiet_blocks=sum(not result.quiet for result in results),
         kafka_records=records,
         kafka_records_expected=state.records_sent,
+        load_after=round(os.getloadavg()[0], 2),
         duration_s=round(time.perf_counter() - start, 1),
         rows=[
             _row(state, case, sdk)
@@ -253,7 +254,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one minute instead of eight")
-    parser.add_argument("--blocks", type=int, help="blocks of each case and SDK (default 5)")
+    parser.add_argument("--blocks", type=int, help="blocks of each case and SDK (default 4)")
     parser.add_argument("--sdks", nargs="+", choices=list(SDKS), default=list(SDKS))
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
     parser.add_argument(
@@ -267,7 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     options = Options(
         sdks=tuple(given.sdks),
-        blocks=given.blocks or (2 if given.quick else 5),
+        blocks=given.blocks or (1 if given.quick else 4),
         scale=0.2 if given.quick else 1.0,
     )
     report = run(options, cases)

@@ -73,6 +73,7 @@ class Report(msgspec.Struct):
     kafka_records: int
     kafka_records_expected: int
     """What spanferry counted as acknowledged."""
+    load_after: float
     duration_s: float
     rows: list[Row]
 
@@ -236,6 +237,6 @@ def _footer(report: Report) -> str:
         f"{where.cpu}, {where.cores} cores, {where.memory_gb} GB, Linux {where.kernel}, "
         f"Python {where.python}; {versions}; commit {where.commit}"
         f"{' with changes' if where.uncommitted_changes else ''}; {where.at}; "
-        f"load before {where.load_1m}; {report.duration_s:.0f} s; "
+        f"load {where.load_1m} before, {report.load_after} after; {report.duration_s:.0f} s; "
         f"idle SDKs used at most {report.idle_cpu_share_max:.1%} of a core."
     )
