@@ -44,7 +44,7 @@ _POLL_S: Final = 0.5
 _PACKAGES: Final = ("fastapi", "rich", "uvicorn")
 _SEARCHES: Final = (
     "trace.status = 'ERROR'",
-    "tag.topic = 'refunds' AND trace.execution_time_ms > 50",
+    "tag.topic = 'refunds' AND feedback.helpful = 'false'",
     "metadata.`mlflow.trace.session` = 'session-07'",
 )
 

@@ -27,13 +27,29 @@ _QUESTIONS: Final = (
     "What are your shipping times?",
     "How do returns work?",
 )
-_WORDS: Final = """
-    account answer arrive because before billing box card customer days delivery first five had
-    have invoice last letter mail money month not number order original page paid parcel password
-    please question received refund return seven shop since still than thanks that the they this
-    three ticket to two was week when with working wrote yesterday you
-""".split()  # noqa: SIM905
-_TURN_BYTES: Final = 4_000
+_SAID: Final[Mapping[str, Sequence[str]]] = {
+    "user": (
+        "I wrote to you last week and have not had an answer yet.",
+        "The parcel came on Tuesday, but one of the two boxes was open.",
+        "My card was charged twice for the same order.",
+        "I have moved, and the old address is still on the invoice.",
+        "Can somebody please look at my account?",
+        "That did not work, the page says that my link is no longer valid.",
+        "I would like to send the blue one back and keep the other.",
+        "Thanks, and how long will that take?",
+    ),
+    "assistant": (
+        "I am sorry to hear that. May I have the number of your order?",
+        "Thank you, I have found it. It left our warehouse on Monday morning.",
+        "The second charge is only a reservation; your bank releases it within a week.",
+        "I have changed the address, and a new invoice is on its way to you by mail.",
+        "Please open the sign-in page and choose the second link below the form.",
+        "You can hand it in at any post office, the label is in your messages.",
+        "It usually takes three working days, in rare cases up to seven.",
+        "Is there anything else that I can do for you?",
+    ),
+}
+_TURN_BYTES_MAX: Final = 4_000
 _SESSIONS: Final = 60
 _USERS: Final = 20
 _REQUEST_S: Final = 60.0
@@ -94,13 +110,15 @@ def _request(number: int, request_id: str, size: str, chance: random.Random) -> 
 
 
 def _history(size: int, chance: random.Random) -> list[dict[str, str]]:
-    """Turns of a conversation, `size` bytes in all: varied text, as compressible as people's."""
+    """Turns of a conversation, `size` bytes in all."""
     turns: list[dict[str, str]] = []
     while size > 0:
-        length = min(size, _TURN_BYTES)
-        words = " ".join(chance.choices(_WORDS, k=length // 4 + 1))
-        role = "user" if len(turns) % 2 == 0 else "assistant"
-        turns.append({"role": role, "content": words[:length].ljust(length, ".")})
+        role = "assistant" if len(turns) % 2 else "user"
+        length = min(size, chance.randint(200, _TURN_BYTES_MAX))
+        text = ""
+        while len(text) < length:
+            text += chance.choice(_SAID[role]) + " "
+        turns.append({"role": role, "content": text[:length]})
         size -= length
     return turns
 
