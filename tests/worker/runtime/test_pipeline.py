@@ -1,13 +1,12 @@
 """The pipeline on doubles: everything arrives once, whatever fails in between."""
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
-from spanferry_schemas import End, TracePart, encode
-from spanferry_worker.errors import FatalError, TraceNotFoundError
-from spanferry_worker.stages.trace import AssembledTrace, FinishReason
+from spanferry_schemas import End, encode
+from spanferry_worker.errors import FatalError
+from spanferry_worker.stages.trace import FinishReason
 from spanferry_worker.testing import MemoryBroker, MemoryLog, MemorySink
 from tests.worker.events import feedback, fragment, header, number, send, span, whole
 from tests.worker.runtime.harness import Harness, sample, until
@@ -130,52 +129,6 @@ async def test_the_offset_of_a_dead_letter_moves_only_with_its_acknowledgement()
         assert harness.broker.committed.get(harness.broker.partitions[0], 0) == 0
         harness.letters.transient_failures = 0
         await until(harness.all_committed)
-
-
-class ParticularSink(MemorySink):
-    """As MLflow: takes feedback by request only where it has the trace of that request."""
-
-    async def write(self, batch: Sequence[AssembledTrace]) -> None:
-        await super().write([trace for trace in batch if trace.trace_id is not None])
-        requests = {stored.trace.client_request_id for stored in self.stored.values()}
-        for trace in batch:
-            if trace.trace_id is None and trace.assessments[0].client_request_id not in requests:
-                raise TraceNotFoundError("no such trace")
-        await super().write([trace for trace in batch if trace.trace_id is None])
-
-
-async def test_feedback_by_request_waits_for_a_trace_that_comes_later():
-    harness = Harness(partitions=1)
-    harness.sink = ParticularSink()
-    harness.broker.produce(encode(feedback(1, None, "r1")), key=number(5))
-    async with harness.running() as worker:
-        await until(lambda: worker.writer.held_bytes and worker.writer.idle.is_set())
-        part = TracePart(client_request_id="r1")
-        send(harness.broker, fragment(1, [span(1)], part=part, end=End(1)))
-        await until(harness.all_committed)
-        assert worker.writer.held_bytes == 0
-    assert list(harness.sink.orphans) == [feedback(1, None, "r1").assessment_id]
-    assert harness.letters.letters == []
-
-
-async def test_feedback_whose_trace_never_comes_is_a_dead_letter_in_the_end():
-    harness = Harness(partitions=1, write__absent_s=0.1)
-    harness.sink = ParticularSink()
-    harness.broker.produce(encode(feedback(1, None, "nobody")), key=number(5))
-    async with harness.running():
-        await until(harness.all_committed)
-    (letter,) = harness.letters.letters
-    assert letter.message == "no such trace"
-
-
-async def test_a_worker_that_stops_leaves_waiting_feedback_to_the_next():
-    harness = Harness(partitions=1)
-    harness.sink = ParticularSink()
-    harness.broker.produce(encode(feedback(1, None, "r1")), key=number(5))
-    async with harness.running() as worker:
-        await until(lambda: worker.writer.held_bytes and worker.writer.idle.is_set())
-    assert not harness.all_committed()
-    assert harness.letters.letters == []
 
 
 @pytest.mark.parametrize("crash", [False, True])

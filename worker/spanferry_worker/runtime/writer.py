@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 
 from spanferry_worker.errors import PoisonError, TraceNotFoundError, TransientError, WorkerError
 from spanferry_worker.runtime.dead_letters import DeadLetterOffice
@@ -107,47 +108,41 @@ class Writer:
                 self._queue.add(item, now_ms)
             self._tell()
 
-    def _wanted(self, item: Queued) -> bool:
-        return self._lanes.owned(item.lane_id) is not None
+    @contextmanager
+    def _running(self, number: int) -> Generator[None]:
+        """While the store is being called."""
+        self._started[number] = self._parts.clock.now_ms()
+        try:
+            yield
+        finally:
+            del self._started[number]
 
     async def _write(self, batch: Sequence[Queued], number: int) -> None:
         """Store a batch whole, or bisected down to what the store refuses."""
         plan = Bisection(batch)
         attempt = 0
+
+        def wanted(item: Queued) -> bool:
+            return self._lanes.owned(item.lane_id) is not None
+
         while (part := plan.part) is not None:
-            if not all(map(self._wanted, part)):
-                plan.narrow(self._wanted)
+            if not all(map(wanted, part)):
+                plan.narrow(wanted)
                 continue
             try:
-                await self._call([item.trace for item in part], number)
+                with self._running(number):
+                    await _store(self._parts, [item.trace for item in part])
             except TransientError as error:
                 attempt += 1
                 await self._back_off(attempt, error)
             except PoisonError as error:
                 culprit = plan.refused()
-                if culprit is not None and not self._may_wait(culprit, error):
-                    self._refuse(culprit, str(error))
+                if culprit is not None:
+                    self._refuse(culprit, error)
             else:
                 attempt = 0
                 plan.accepted()
                 self._stored(part)
-
-    async def _call(self, traces: Sequence[AssembledTrace], number: int) -> None:
-        began = time.perf_counter()
-        self._started[number] = self._parts.clock.now_ms()
-        try:
-            await self._parts.sink.write(traces)
-        except WorkerError:
-            raise
-        except Exception as error:
-            # A fault of the sink that it does not know itself: find the trace that causes it.
-            _log.exception("unexpected error of the store")
-            raise PoisonError(f"{type(error).__name__}: {error}") from error
-        finally:
-            del self._started[number]
-        self._parts.metrics.write_seconds.observe(time.perf_counter() - began)
-        self._parts.metrics.write_batch_traces.observe(len(traces))
-        self._parts.metrics.write_batch_bytes.observe(sum(trace.size for trace in traces))
 
     async def _back_off(self, attempt: int, error: TransientError) -> None:
         if self.failing_since_ms is None:
@@ -174,13 +169,29 @@ class Writer:
         self._parts.metrics.write_bytes.inc(size)
         self._office.count("write", good=len(part))
 
-    def _may_wait(self, item: Queued, error: PoisonError) -> bool:
-        """Whether it waits for its trace, instead of being dead."""
+    def _refuse(self, item: Queued, error: PoisonError) -> None:
+        """Let it wait where its trace may still come; else it is dead."""
         absent = isinstance(error, TraceNotFoundError)
-        return absent and self._absent.admit(item, self._parts.clock.now_ms())
-
-    def _refuse(self, item: Queued, message: str) -> None:
+        if absent and self._absent.admit(item, self._parts.clock.now_ms()):
+            return
+        message = str(error)
         self.failing_since_ms = None
         self._parts.metrics.write_refused.inc()
         self._office.count("write", bad=1, message=message)
         self._office.take_refused(item.trace, message, item.lane_id)
+
+
+async def _store(parts: Parts, traces: Sequence[AssembledTrace]) -> None:
+    """One call of the store, measured. Raises what the sink may raise and nothing else."""
+    began = time.perf_counter()
+    try:
+        await parts.sink.write(traces)
+    except WorkerError:
+        raise
+    except Exception as error:
+        # A fault of the sink that it does not know itself: find the trace that causes it.
+        _log.exception("unexpected error of the store")
+        raise PoisonError(f"{type(error).__name__}: {error}") from error
+    parts.metrics.write_seconds.observe(time.perf_counter() - began)
+    parts.metrics.write_batch_traces.observe(len(traces))
+    parts.metrics.write_batch_bytes.observe(sum(trace.size for trace in traces))
