@@ -24,17 +24,18 @@ def stored_numbers(tracking_uri: str, experiment: str) -> Counter[int]:
     """How often each trace number is stored, by its tag; without reading spans."""
     client = MlflowClient(tracking_uri)
     experiment_id = _experiment_id(client, experiment)
-    numbers: Counter[int] = Counter()
+    # By trace id: while traces are being stored the pages shift, and one may be listed on two.
+    by_trace: dict[str, int] = {}
     token: str | None = None
     while experiment_id is not None:
         page = client.search_traces(
             locations=[experiment_id], include_spans=False, max_results=500, page_token=token
         )
-        numbers.update(int(trace.info.tags["number"]) for trace in page)
+        by_trace |= {trace.info.trace_id: int(trace.info.tags["number"]) for trace in page}
         token = page.token
         if not token:
             break
-    return numbers
+    return Counter(by_trace.values())
 
 
 def wait_for_traces(
