@@ -135,7 +135,8 @@ async def post_feedback(feedback: Feedback) -> None:
 @app.get("/stats")
 async def get_stats() -> dict[str, Any]:
     """What became of this process's traces: for dashboards and alarms."""
-    return msgspec.to_builtins(spanferry.stats())
+    stats: dict[str, Any] = msgspec.to_builtins(spanferry.stats())
+    return stats
 
 
 @spanferry.trace(name="chat", span_type=SpanType.AGENT)
