@@ -1,6 +1,7 @@
 """Tracking URIs, with and without MLflow behind them."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,10 +28,13 @@ async def web_server() -> AsyncIterator[str]:
     """Something that speaks HTTP and is no MLflow."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(WEB_PAGE)
-        await writer.drain()
-        writer.close()
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                await reader.readuntil(b"\r\n\r\n")  # a client that only connects sends nothing
+                writer.write(WEB_PAGE)
+                await writer.drain()
+        finally:
+            writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
