@@ -89,7 +89,8 @@ def _open_root(
         trace = LiveTrace(remote.trace_id, outlet, TraceFacts(), remote=True)
         return Span(trace, remote.span_id, name, span_type, start_ns, True)
     trace_id = new_trace_id()
-    if not _sampled(trace_id, defaults.ratio if ratio is None else ratio):
+    ratio = defaults.ratio if ratio is None else ratio
+    if ratio < 1.0 and not _sampled(trace_id, ratio):
         return NoOpSpan(trace_id, new_span_id())
     facts = TraceFacts(tags={mlflow_keys.TAG_TRACE_NAME: values.text(name)})
     if experiment_id is not None:
@@ -119,8 +120,7 @@ def complain_not_enabled() -> None:
 
 
 def _sampled(trace_id: bytes, ratio: float) -> bool:
-    if ratio >= 1.0:
-        return True
+    """Whether a trace is recorded where not all are."""
     return int.from_bytes(trace_id[-_SAMPLING_BYTES:], "big") < round(ratio * _SAMPLING_RANGE)
 
 

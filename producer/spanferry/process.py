@@ -6,16 +6,23 @@ from typing import Final
 
 from spanferry_schemas.limits import SPAN_ID_BYTES, TRACE_ID_BYTES
 
-__all__ = ["fork_count", "new_assessment_id", "new_span_id", "new_trace_id"]
+__all__ = ["PROCESS", "new_assessment_id", "new_span_id", "new_trace_id"]
 
 _random: Final = random.Random()  # noqa: S311  ids, not secrets
 _bits = _random.getrandbits
-_forks = 0
 
 
-def fork_count() -> int:
-    """How many forks lie between the first process that imported this and the one that asks."""
-    return _forks
+class _Process:
+    """What differs between a process and those it is forked into."""
+
+    __slots__ = ("forks",)
+
+    def __init__(self) -> None:
+        self.forks = 0
+        """Forks between the first process that imported this and the one that looks."""
+
+
+PROCESS: Final = _Process()
 
 
 def new_trace_id() -> bytes:
@@ -34,8 +41,7 @@ def new_assessment_id() -> str:
 
 
 def _after_fork() -> None:
-    global _forks  # noqa: PLW0603  the process has one
-    _forks += 1
+    PROCESS.forks += 1
     _random.seed()
 
 

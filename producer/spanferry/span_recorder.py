@@ -18,6 +18,7 @@ from spanferry.entities import (
 )
 from spanferry.log import say_once
 from spanferry.span_view import SpanView
+from spanferry.values import encode
 from spanferry_schemas import SpanEvent as WireEvent
 from spanferry_schemas import StatusCode, mlflow_keys
 
@@ -25,6 +26,9 @@ __all__ = ["EVENTS_MAX", "SpanRecorder"]
 
 EVENTS_MAX: Final = 128
 """Events and links of one span: the newest are kept, as OpenTelemetry does under MLflow."""
+
+_INPUTS: Final = mlflow_keys.SPAN_INPUTS
+_OUTPUTS: Final = mlflow_keys.SPAN_OUTPUTS
 
 _DEBUG: Final = b"10"
 _ERROR: Final = b"40"
@@ -45,11 +49,13 @@ class SpanRecorder(SpanView):
 
     def set_inputs(self, inputs: Any) -> None:
         """Record what went in."""
-        self.set_encoded(mlflow_keys.SPAN_INPUTS, values.encode(inputs))
+        if self._end_ns is None or self.is_open("inputs"):
+            self._attributes[_INPUTS] = encode(inputs)
 
     def set_outputs(self, outputs: Any) -> None:
         """Record what came out."""
-        self.set_encoded(mlflow_keys.SPAN_OUTPUTS, values.encode(outputs))
+        if self._end_ns is None or self.is_open("outputs"):
+            self._attributes[_OUTPUTS] = encode(outputs)
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set one attribute; a later value replaces an earlier one."""
@@ -58,7 +64,7 @@ class SpanRecorder(SpanView):
         elif key == mlflow_keys.SPAN_TYPE:
             self.set_span_type(value)
         elif key != mlflow_keys.REQUEST_ID:
-            self.set_encoded(str.__str__(key), values.encode(value))
+            self.set_encoded(str.__str__(key), encode(value))
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set several attributes."""

@@ -32,11 +32,11 @@ class SpanIdentity:
         "_message",
         "_name",
         "_parent_id",
-        "_span_id",
         "_span_type",
         "_start_ns",
         "_status",
         "_trace_id",
+        "span_id_bytes",
     )
 
     def __init__(
@@ -49,7 +49,8 @@ class SpanIdentity:
         start_ns: int,
     ) -> None:
         self._trace_id = trace_id
-        self._span_id = span_id
+        self.span_id_bytes = span_id
+        """The span id as it is sent."""
         self._parent_id = parent_id
         self._name = name
         self._span_type = span_type
@@ -74,7 +75,7 @@ class SpanIdentity:
     @property
     def span_id(self) -> str:
         """16 hexadecimal digits."""
-        return self._span_id.hex()
+        return self.span_id_bytes.hex()
 
     @property
     def parent_id(self) -> str | None:
@@ -100,11 +101,6 @@ class SpanIdentity:
     def end_time_ns(self) -> int | None:
         """Nanoseconds since 1970; None while the span is open."""
         return self._end_ns
-
-    @property
-    def span_id_bytes(self) -> bytes:
-        """The span id as it is sent."""
-        return self._span_id
 
     def __repr__(self) -> str:
         return (

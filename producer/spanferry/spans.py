@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextvars import ContextVar
+from time import perf_counter_ns
 from typing import Any, ClassVar, Final
 
 from msgspec.structs import replace
@@ -19,7 +20,7 @@ from spanferry.entities import (
     nanoseconds_of,
 )
 from spanferry.log import say_once
-from spanferry.process import fork_count, new_span_id
+from spanferry.process import PROCESS, new_span_id
 from spanferry.span_recorder import SpanRecorder
 from spanferry.trace_state import LiveTrace
 from spanferry_schemas import Span as WireSpan
@@ -48,6 +49,9 @@ _INFO_TYPES: Final = frozenset({"LLM", "CHAT_MODEL", "TOOL", "RETRIEVER", "AGENT
 _DEBUG: Final = b"10"
 _INFO: Final = b"20"
 
+_LOG_LEVEL: Final = mlflow_keys.SPAN_LOG_LEVEL
+
+_UNSET: Final = StatusCode.UNSET
 _OK: Final = StatusCode.OK
 _FAILED: Final = StatusCode.ERROR
 
@@ -75,18 +79,22 @@ class Span(SpanRecorder):
         start_ns: int | None,
         is_root: bool,
     ) -> None:
-        super().__init__(
-            trace.trace_id,
-            new_span_id(),
-            parent_id,
-            name,
-            span_type,
-            start_ns or trace.now_ns(),
-        )
+        self._trace_id = trace.trace_id
+        self.span_id_bytes = new_span_id()
+        self._parent_id = parent_id
+        self._name = name
+        self._span_type = span_type
+        self._end_ns = None
+        self._status = _UNSET
+        self._message = ""
+        self._attributes = {}
+        self._events = []
+        self._links = []
         self.trace = trace
         self._is_root = is_root
-        self._forks = fork_count()
+        self._forks = PROCESS.forks
         trace.count_span()
+        self._start_ns = start_ns or trace.clock_ns + perf_counter_ns()
 
     def rename(self, name: str) -> None:
         """Give a name that is known only later, to the trace too where it is called after this span."""
@@ -107,8 +115,9 @@ class Span(SpanRecorder):
 
         Ending the local root hands over the whole trace. A second call changes nothing.
         """
-        now_ns = self.trace.now_ns()
-        if not self.is_open("end"):
+        now_ns = self.trace.clock_ns + perf_counter_ns()
+        if self._end_ns is not None:
+            self.is_open("end")
             return
         try:
             if attributes:
@@ -117,7 +126,9 @@ class Span(SpanRecorder):
                 self.set_outputs(outputs)
             if status is not None:
                 self.set_status(status)
-            self._close(nanoseconds_of(end_time_ns) or now_ns)
+            if end_time_ns is not None:
+                now_ns = nanoseconds_of(end_time_ns) or now_ns
+            self._close(now_ns)
         except Exception as error:  # noqa: BLE001  the app must not see our troubles
             say_once("span-end", "a span could not be handed over: %s", values.text(error))
 
@@ -125,11 +136,11 @@ class Span(SpanRecorder):
         if self._status is not _FAILED:
             self._status, self._message = _OK, ""
         attributes = self._attributes
-        if mlflow_keys.SPAN_LOG_LEVEL not in attributes:
+        if _LOG_LEVEL not in attributes:
             level = _INFO if self._span_type in _INFO_TYPES else _DEBUG
-            attributes[mlflow_keys.SPAN_LOG_LEVEL] = level
+            attributes[_LOG_LEVEL] = level
         self._end_ns = end_ns
-        if self._forks != fork_count():
+        if self._forks != PROCESS.forks:
             return  # the process that started the span has it too, and ends it
         error = self._status is _FAILED
         encoded = self._encoded(end_ns)
@@ -141,7 +152,7 @@ class Span(SpanRecorder):
 
     def _encoded(self, end_ns: int) -> bytes:
         span = WireSpan(
-            self._span_id,
+            self.span_id_bytes,
             self._parent_id,
             self._name,
             self._span_type,

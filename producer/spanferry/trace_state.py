@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from spanferry import outlet as outlets
 from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Outlet, Parcel
-from spanferry.process import fork_count
+from spanferry.process import PROCESS
 from spanferry_schemas import End, TracePart, TraceState, mlflow_keys
 
 __all__ = ["LiveTrace", "TraceFacts"]
@@ -52,7 +52,6 @@ class LiveTrace:
 
     __slots__ = (
         "_age_ns",
-        "_clock_ns",
         "_contexts_out",
         "_forks",
         "_fragment_bytes",
@@ -62,6 +61,7 @@ class LiveTrace:
         "_sent_ns",
         "_spans",
         "changed",
+        "clock_ns",
         "ended",
         "facts",
         "remote",
@@ -77,7 +77,7 @@ class LiveTrace:
         self.changed = False
         self.ended = False
         self._outlet = outlet
-        self._forks = fork_count()
+        self._forks = PROCESS.forks
         self._fragment_bytes = settings.fragment_bytes
         self._age_ns = settings.fragment_age_s * 1e9
         self._pending: deque[tuple[bytes, bool]] = deque()
@@ -85,11 +85,12 @@ class LiveTrace:
         self._spans = count()
         self._contexts_out = count()
         self._sent_ns = perf_counter_ns()
-        self._clock_ns = time_ns() - self._sent_ns
+        self.clock_ns = time_ns() - self._sent_ns
+        """What to add to perf_counter_ns() for nanoseconds since 1970: time that never goes back."""
 
     def now_ns(self) -> int:
-        """Nanoseconds since 1970, by the wall clock at the trace's start; never goes back."""
-        return self._clock_ns + perf_counter_ns()
+        """Nanoseconds since 1970, by the wall clock at the trace's start."""
+        return self.clock_ns + perf_counter_ns()
 
     def count_span(self) -> None:
         """A span has been started."""
@@ -101,7 +102,7 @@ class LiveTrace:
 
     def add(self, span: bytes, *, error: bool) -> None:
         """Take an encoded span that has ended and is not the local root."""
-        if self._forks != fork_count():
+        if self._forks != PROCESS.forks:
             self._hand_over_from_fork(span, error=error)
             return
         self._pending.append((span, error))

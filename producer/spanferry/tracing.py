@@ -47,6 +47,8 @@ _IMMUTABLE_TAGS: Final = frozenset(
 """MLflow sets these itself and leaves them out where a user gives them at the start."""
 
 
+_UNKNOWN: Final = SpanType.UNKNOWN
+
 _START_TIME: Final = "mlflow.spanStartTimeNs"
 """MLflow keeps a given start time as an attribute too."""
 
@@ -67,11 +69,8 @@ class start_span:  # noqa: N801  MLflow's name, and a class so that entering it 
     """
 
     __slots__ = (
-        "_attributes",
-        "_description",
         "_destination",
-        "_links",
-        "_log_level",
+        "_dressing",
         "_name",
         "_run_id",
         "_span",
@@ -92,24 +91,26 @@ class start_span:  # noqa: N801  MLflow's name, and a class so that entering it 
     ) -> None:
         self._name = name
         self._span_type = span_type
-        self._attributes = attributes
         self._destination = trace_destination
-        self._log_level = log_level
         self._run_id = run_id
-        self._links = links
-        self._description = description
+        self._dressing = (
+            None
+            if attributes is None and description is None and log_level is None and links is None
+            else (attributes, description, log_level, links)
+        )
         self._span: Span = NO_OP_SPAN
         self._token: CurrentToken | None = None
 
     def __enter__(self) -> Span:
         destination = None if self._destination is None else destination_of(self._destination)
-        span_type = SpanType.UNKNOWN if self._span_type is None else self._span_type
+        span_type = _UNKNOWN if self._span_type is None else self._span_type
         span = open_span(self._name, span_type, None, None, destination)
         self._span = span
         if span is NO_OP_SPAN:
             return span
         if span.recording:
-            dress(span, self._attributes, self._description, self._log_level, self._links)
+            if self._dressing is not None:
+                dress(span, *self._dressing)
             if self._run_id is not None:
                 _set_run(span, self._run_id)
         self._token = current.set(span)

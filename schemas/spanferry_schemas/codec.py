@@ -1,5 +1,6 @@
 """Encoding, and a total decoder: any bytes at all give an event or a named rejection."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
@@ -52,9 +53,8 @@ class Rejection(Struct, frozen=True):
     message: str
 
 
-def encode_span(span: Span) -> bytes:
-    """One span as msgpack, to be put into a fragment later with `encode_fragment`."""
-    return _encoder.encode(span)
+encode_span: Final[Callable[[Span], bytes]] = _encoder.encode
+"""One span as msgpack, to be put into a fragment later with `encode_fragment`."""
 
 
 def encode_fragment(

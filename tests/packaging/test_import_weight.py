@@ -10,7 +10,7 @@ import pytest
 HEAVY = {"asyncio", "concurrent.futures", "http", "multiprocessing", "ssl", "unittest"}
 OURS = {"spanferry", "spanferry_schemas"}
 # msgspec loads typing_extensions where it happens to be installed
-LIGHT = {"msgspec", "typing_extensions"}
+LIGHT = {"msgspec", "orjson", "typing_extensions"}
 
 
 def modules_after(statement: str) -> set[str]:
@@ -25,7 +25,7 @@ def modules_after(statement: str) -> set[str]:
     return set(json.loads(printed))
 
 
-def test_only_msgspec_comes_with_spanferry() -> None:
+def test_only_the_encoders_come_with_spanferry() -> None:
     loaded = modules_after("import spanferry")
     foreign = {module.split(".")[0] for module in loaded} - sys.stdlib_module_names - OURS
     assert foreign <= LIGHT
