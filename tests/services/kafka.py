@@ -3,21 +3,20 @@
 import asyncio
 import base64
 import os
-import shutil
 import socket
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, for_code
 
 from tests.services import kafka_jars
-from tests.services.process import GuardedProcess, ServiceError, free_port, wait_until_ready
+from tests.services.process import GuardedProcess, ServiceError, free_port
+from tests.services.service import Service
 
 __all__ = ["KafkaServer"]
 
@@ -25,7 +24,6 @@ AdminUse = Callable[[AIOKafkaAdminClient], Awaitable[Any]]
 
 EXTERNAL = "SPANFERRY_TEST_KAFKA"
 HEAP_MB = 512
-START_TIMEOUT_S = 90.0
 REQUEST_TIMEOUT_MS = 15_000
 POLL_S = 0.05
 LOGGING = ("defaultLogLevel=warn", "showDateTime=true", "dateTimeFormat=HH:mm:ss.SSS")
@@ -60,31 +58,21 @@ log.cleaner.dedupe.buffer.size=4194304
 """
 
 
-class KafkaServer:
-    """Starts on entering, ends and deletes its data on leaving.
+class KafkaServer(Service):
+    """stop(), kill() and start() again keep ports and data.
 
-    stop(), kill() and start() again keep ports and data. With SPANFERRY_TEST_KAFKA=host:port set it
-    stands for that broker, which can be used but not started, paused or killed. Methods block; in
-    a coroutine call them through asyncio.to_thread.
+    With SPANFERRY_TEST_KAFKA=host:port set it stands for that broker, which can be used but not
+    started, paused or killed. Methods block; in a coroutine call them through asyncio.to_thread.
     """
 
+    name: ClassVar[str] = "Kafka"
+    start_timeout_s: ClassVar[float] = 90.0
+
     def __init__(self, *, heap_mb: int = HEAP_MB) -> None:
+        super().__init__()
         self._heap_mb = heap_mb
         self._external = os.environ.get(EXTERNAL, "")
-        self._folder: Path | None = None
-        self._process: GuardedProcess | None = None
         self.bootstrap_servers = self._external
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def start(self) -> None:
         """Start it, or start it again; returns when it answers. Nothing happens if it runs."""
@@ -92,20 +80,7 @@ class KafkaServer:
             if not _answers(self._external):
                 raise ServiceError(f"{EXTERNAL}={self._external}: no Kafka answers there")
             return
-        process = self._process or self._prepare()
-        if process.running:
-            return
-        process.start()
-        wait_until_ready(
-            process,
-            lambda: _answers(self.bootstrap_servers),
-            name="Kafka",
-            timeout_s=START_TIMEOUT_S,
-        )
-
-    def stop(self) -> None:
-        """Shut it down in order (SIGTERM)."""
-        self._own("stop").stop()
+        super().start()
 
     def kill(self) -> None:
         """End it as a crash would (SIGKILL)."""
@@ -119,22 +94,10 @@ class KafkaServer:
         """Let it go on after pause()."""
         self._own("resume").resume()
 
-    def close(self) -> None:
-        """End it, if it runs, and delete its data."""
-        if self._process is not None:
-            self._process.stop()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder = self._process = None
-
     @property
     def running(self) -> bool:
         """Whether it runs; a paused or external one counts as running."""
         return bool(self._external) or (self._process is not None and self._process.running)
-
-    def log_tail(self) -> str:
-        """The end of its log."""
-        return self._process.log_tail() if self._process else ""
 
     def create_topic(
         self, name: str, partitions: int = 1, config: dict[str, str] | None = None
@@ -160,14 +123,14 @@ class KafkaServer:
     def _own(self, action: str) -> GuardedProcess:
         if self._external:
             raise ServiceError(f"cannot {action} the broker that {EXTERNAL} names; unset it")
-        if self._process is None:
-            raise ServiceError(f"cannot {action} Kafka: it was not started")
-        return self._process
+        return super()._own(action)
 
-    def _prepare(self) -> GuardedProcess:
+    def _answers(self) -> bool:
+        return _answers(self.bootstrap_servers)
+
+    def _prepare(self, folder: Path) -> GuardedProcess:
         """Choose ports, write the configuration, format the storage."""
         classpath, java = kafka_jars.classpath(), kafka_jars.java()
-        self._folder = folder = Path(tempfile.mkdtemp(prefix="spanferry-kafka-"))
         port, controller_port = free_port(), free_port()
         properties = folder / "server.properties"
         properties.write_text(
@@ -183,11 +146,10 @@ class KafkaServer:
         self.bootstrap_servers = f"127.0.0.1:{port}"
         options = [f"-Xmx{self._heap_mb}m", f"-Xms{self._heap_mb // 2}m", "-XX:+UseSerialGC"]
         options += [f"-Dorg.slf4j.simpleLogger.{setting}" for setting in LOGGING]
-        self._process = GuardedProcess(
+        return GuardedProcess(
             [java, *options, "-cp", classpath, "kafka.Kafka", properties],
             log=folder / "kafka.log",
         )
-        return self._process
 
 
 def _administer(bootstrap_servers: str, use: AdminUse) -> None:

@@ -7,13 +7,13 @@ import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 from pathlib import Path
-from typing import Self
+from typing import ClassVar
 
 import psycopg
 
-from tests.services.process import GuardedProcess, ServiceError, free_port, wait_until_ready
+from tests.services.process import GuardedProcess, ServiceError, free_port
+from tests.services.service import Service
 
 __all__ = ["PostgresServer"]
 
@@ -27,50 +27,16 @@ INITDB_OPTIONS = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "
 SYSTEM_PROGRAMS = Path("/usr/lib/postgresql")
 
 
-class PostgresServer:
-    """Starts on entering, ends and deletes its data on leaving; stop() and start() keep both.
+class PostgresServer(Service):
+    """With `durable` it syncs to disk as in production, which is what a benchmark wants."""
 
-    With `durable` it syncs to disk as in production, which is what a benchmark wants.
-    """
+    name: ClassVar[str] = "PostgreSQL"
 
     def __init__(self, *, durable: bool = False) -> None:
+        super().__init__()
         self._durable = durable
-        self._folder: Path | None = None
-        self._process: GuardedProcess | None = None
         self._port = 0
         self._numbers = itertools.count(1)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def start(self) -> None:
-        """Start it, or start it again; returns when it answers. Nothing happens if it runs."""
-        process = self._process or self._prepare()
-        if not process.running:
-            process.start()
-            wait_until_ready(process, self._answers, name="PostgreSQL")
-
-    def stop(self) -> None:
-        """Shut it down in order; clients are disconnected."""
-        if self._process is None:
-            raise ServiceError("cannot stop PostgreSQL: it was not started")
-        self._process.stop()
-
-    def close(self) -> None:
-        """End it, if it runs, and delete its data."""
-        if self._process is not None:
-            self._process.stop()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder = self._process = None
 
     def new_database(self) -> str:
         """Create an empty database and return its SQLAlchemy URL."""
@@ -78,10 +44,6 @@ class PostgresServer:
         with self._connect() as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://postgres@127.0.0.1:{self._port}/{name}"
-
-    def log_tail(self) -> str:
-        """The end of its log."""
-        return self._process.log_tail() if self._process else ""
 
     def _connect(self) -> "psycopg.Connection[tuple[object, ...]]":
         return psycopg.connect(
@@ -100,9 +62,8 @@ class PostgresServer:
             return False
         return True
 
-    def _prepare(self) -> GuardedProcess:
+    def _prepare(self, folder: Path) -> GuardedProcess:
         """Choose a port and make an empty cluster."""
-        self._folder = folder = Path(tempfile.mkdtemp(prefix="spanferry-postgres-"))
         user = _unprivileged_user(folder)
         programs = _programs(folder, user)
         data = folder / "data"
@@ -122,13 +83,12 @@ class PostgresServer:
         settings += [f"unix_socket_directories={folder}"]
         settings += [] if self._durable else NOT_DURABLE
         options = [option for setting in settings for option in ("-c", setting)]
-        self._process = GuardedProcess(
+        return GuardedProcess(
             [programs / "postgres", "-D", data, *options],
             log=folder / "postgres.log",
             user=user,
             stop_signal=signal.SIGINT,  # its "fast" shutdown; SIGTERM would wait for clients
         )
-        return self._process
 
 
 def _unprivileged_user(folder: Path) -> str:
