@@ -35,4 +35,4 @@ check:
 lock:
 	$(COMPILE) requirements.lock $(ARGS)
 clean:
-	rm -rf .venv .tools .cache dist *.egg-info .*_cache .hypothesis .coverage spanferry-demo
+	rm -rf .venv .tools .cache dist *.egg-info .*_cache .hypothesis .coverage spanferry-demo spanferry-dev

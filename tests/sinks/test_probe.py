@@ -41,8 +41,23 @@ def test_nothing_there(tmp_path: Path) -> None:
         (finding,) = probe(uri, default_experiment="x")
         assert not finding.good
         assert "secret" not in finding.text
-    found = probe(f"sqlite:///{tmp_path}/new.db", default_experiment="x")
-    assert "empty" in found[-1].text
+
+
+def test_nothing_in_it_yet(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    (finding,) = probe(f"sqlite:///{path}", default_experiment="x")
+    assert finding.good
+    assert finding.empty
+    assert "not there yet" in finding.text
+    assert not path.exists()
+
+    path.touch()
+    found = probe(f"sqlite:///{path}", default_experiment="x")
+    assert found[-1].empty
+    assert not path.stat().st_size
+
+    (finding,) = probe(f"sqlite:///{tmp_path}/no/folder.db", default_experiment="x")
+    assert not finding.good
 
 
 def test_a_foreign_database(tmp_path: Path) -> None:

@@ -46,27 +46,19 @@ async def check_mlflow(settings: MlflowSettings, timeout_s: float) -> list[Findi
     elif uri.startswith(("http:", "https:")):
         return [problem(Area.MLFLOW, f"{uri} is not an address", "write it as http://host:5000")]
     seen = await asyncio.to_thread(_probe, uri, settings.experiment)
-    if seen is None:
-        return [note(Area.MLFLOW, "the database is empty", _EMPTY_REMEDY)]
+    empty = [finding.text for finding in seen if finding.empty]
+    if empty:
+        return [note(Area.MLFLOW, text, _EMPTY_REMEDY) for text in empty]
     wrong = [finding.text for finding in seen if not finding.good]
     if wrong:
         return [problem(Area.MLFLOW, text, _REMEDY) for text in wrong]
     return [good(Area.MLFLOW, "; ".join(finding.text for finding in seen))]
 
 
-def _probe(tracking_uri: str, experiment: str) -> "list[ProbeFinding] | None":
-    """What MLflow's own code says of it; None for a database without tables. Blocking."""
+def _probe(tracking_uri: str, experiment: str) -> "list[ProbeFinding]":
+    """What MLflow's own code says of it. Blocking."""
     prepare_environment()
     # mlflow takes seconds to import.
-    from spanferry_worker.services.mlflow_private import is_empty_database  # noqa: PLC0415
     from spanferry_worker.services.mlflow_probe import probe  # noqa: PLC0415
-    from spanferry_worker.services.mlflow_sql import connect  # noqa: PLC0415
 
-    seen = probe(tracking_uri, default_experiment=experiment)
-    if tracking_uri.startswith("http") or not all(finding.good for finding in seen):
-        return seen
-    engine = connect(tracking_uri)
-    try:
-        return None if is_empty_database(engine) else seen
-    finally:
-        engine.dispose()
+    return probe(tracking_uri, default_experiment=experiment)

@@ -1,5 +1,6 @@
 """What a worker would find behind a tracking URI, in plain words. Changes nothing there."""
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,10 +36,14 @@ _WRITES = (
 
 
 class ProbeFinding(Struct, frozen=True):
-    """One thing that was seen, and whether a worker can live with it. The text names the remedy."""
+    """One thing that was seen, and whether a worker can live with it. The text names the remedy.
+
+    `empty`: there is a place for MLflow's tables, and nothing in it yet.
+    """
 
     good: bool
     text: str
+    empty: bool = False
 
 
 def probe(tracking_uri: str, *, default_experiment: str) -> list[ProbeFinding]:
@@ -82,13 +87,14 @@ def _ask_experiment(store: Any, name: str) -> tuple[str, str] | None:
 
 
 def _probe_database(uri: str, default_experiment: str) -> list[ProbeFinding]:
+    if _is_file_to_come(uri):
+        return [ProbeFinding(good=True, text=f"{uri} is not there yet", empty=True)]
     engine = connect(uri)
     try:
         where = engine.url.render_as_string(hide_password=True)
         findings = [_good(f"the database {where} answers")]
         if private.is_empty_database(engine):
-            text = "it is empty: the first worker or `mlflow server` makes MLflow's tables in it"
-            return [*findings, _good(text)]
+            return [*findings, ProbeFinding(good=True, text=f"{where} is empty", empty=True)]
         check_schema(engine, initialise=False)
         revision = private.schema_revision(engine)
         findings.append(_good(f"its schema {revision} is that of this worker's MLflow {VERSION}"))
@@ -103,6 +109,18 @@ def _probe_database(uri: str, default_experiment: str) -> list[ProbeFinding]:
         return [*findings, _judge_experiment(default_experiment, experiment)]
     finally:
         engine.dispose()
+
+
+def _is_file_to_come(uri: str) -> bool:
+    """Whether it is an SQLite file that can be made: connecting would already make it."""
+    try:
+        url = sa.make_url(uri)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        return False
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return False
+    path = Path(url.database)
+    return path.parent.is_dir() and not path.exists()
 
 
 def _probe_rights(engine: sa.Engine) -> ProbeFinding:
