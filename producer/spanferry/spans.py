@@ -79,6 +79,7 @@ class Span(SpanRecorder):
         start_ns: int | None,
         is_root: bool,
     ) -> None:
+        # What SpanIdentity.__init__ sets, without the call: every span in a request pays for it.
         self._trace_id = trace.trace_id
         self.span_id_bytes = new_span_id()
         self._parent_id = parent_id

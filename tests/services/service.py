@@ -8,10 +8,33 @@ from typing import ClassVar, Self
 
 from tests.services.process import GuardedProcess, ServiceError, wait_until_ready
 
-__all__ = ["Service"]
+__all__ = ["Service", "Startable"]
 
 
-class Service(abc.ABC):
+class Startable(abc.ABC):
+    """Starts on entering, ends on leaving, and where the start fails."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Start it; returns when it can be used."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """End it, if it runs, and delete what it left."""
+
+
+class Service(Startable):
     """Starts on entering, ends and deletes its data on leaving; stop() and start() keep both.
 
     A service says what it is called, how it is prepared and whether it answers.
@@ -24,17 +47,6 @@ class Service(abc.ABC):
     def __init__(self) -> None:
         self._folder: Path | None = None
         self._process: GuardedProcess | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def start(self) -> None:
         """Start it, or start it again; returns when it answers. Nothing happens if it runs."""

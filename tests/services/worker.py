@@ -4,18 +4,18 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Self
 
 import httpx
 
 from tests.services.process import GuardedProcess, free_port, wait_until_ready
+from tests.services.service import Startable
 
 __all__ = ["SpanferryWorker"]
 
 START_TIMEOUT_S = 60.0
 
 
-class SpanferryWorker:
+class SpanferryWorker(Startable):
     """Starts on entering, drains and ends on leaving. `options` are `spanferry worker`'s own."""
 
     def __init__(
@@ -42,17 +42,6 @@ class SpanferryWorker:
             log=self._folder / "worker.log",
             env={"MLFLOW_DISABLE_TELEMETRY": "true"},
         )
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def start(self, *, ready: bool = True) -> None:
         """Start it; with `ready` return when it owns partitions and reaches MLflow."""

@@ -26,10 +26,16 @@ class ParticularSink(MemorySink):
         await super().write([trace for trace in batch if trace.trace_id is None])
 
 
-async def test_feedback_by_request_waits_for_a_trace_that_comes_later():
-    harness = Harness(partitions=1)
+def with_feedback(request: str, **settings: object) -> Harness:
+    """A worker to be, with feedback on a request in front of it."""
+    harness = Harness(partitions=1, **settings)
     harness.sink = ParticularSink()
-    harness.broker.produce(encode(feedback(1, None, "r1")), key=number(5))
+    harness.broker.produce(encode(feedback(1, None, request)), key=number(5))
+    return harness
+
+
+async def test_feedback_by_request_waits_for_a_trace_that_comes_later():
+    harness = with_feedback("r1")
     async with harness.running() as worker:
         await until(lambda: worker.writer.held_bytes and worker.writer.idle.is_set())
         part = TracePart(client_request_id="r1")
@@ -41,9 +47,7 @@ async def test_feedback_by_request_waits_for_a_trace_that_comes_later():
 
 
 async def test_feedback_whose_trace_never_comes_is_a_dead_letter_in_the_end():
-    harness = Harness(partitions=1, write__absent_s=0.1)
-    harness.sink = ParticularSink()
-    harness.broker.produce(encode(feedback(1, None, "nobody")), key=number(5))
+    harness = with_feedback("nobody", write__absent_s=0.1)
     async with harness.running():
         await until(harness.all_committed)
     (letter,) = harness.letters.letters
@@ -51,9 +55,7 @@ async def test_feedback_whose_trace_never_comes_is_a_dead_letter_in_the_end():
 
 
 async def test_a_worker_that_stops_leaves_waiting_feedback_to_the_next():
-    harness = Harness(partitions=1)
-    harness.sink = ParticularSink()
-    harness.broker.produce(encode(feedback(1, None, "r1")), key=number(5))
+    harness = with_feedback("r1")
     async with harness.running() as worker:
         await until(lambda: worker.writer.held_bytes and worker.writer.idle.is_set())
     assert not harness.all_committed()

@@ -26,7 +26,7 @@ from spanferry_schemas import (
 )
 from spanferry_schemas.mlflow_keys import SPAN_INPUTS, SPAN_OUTPUTS, TAG_TRACE_NAME
 from spanferry_worker.doctor.findings import Area, Finding, good, note, problem
-from spanferry_worker.doctor.kafka_facts import ClusterFacts, TopicFacts, ask_cluster
+from spanferry_worker.doctor.kafka_facts import KAFKA_S, ClusterFacts, TopicFacts, ask_cluster
 from spanferry_worker.services.kafka_client import close_quietly
 from spanferry_worker.services.mlflow_environment import prepare_environment
 
@@ -36,8 +36,6 @@ EXPERIMENT: Final = "spanferry-doctor"
 """Where the synthetic traces go, so that no other experiment has them."""
 
 _POLL_S: Final = 0.1
-_KAFKA_S: Final = 30.0
-"""For everything that Kafka is asked at once."""
 _SPANS: Final = 2
 _LAST_LETTERS: Final = 10
 """How far back in the dead letters to look: it is among the newest, if it is there."""
@@ -100,7 +98,7 @@ async def cross(
     hops = Hops(trace_id=trace_id_text(trace_id))
     started = clock()
     try:
-        async with asyncio.timeout(_KAFKA_S):
+        async with asyncio.timeout(KAFKA_S):
             place, offset = await _produce(options, facts.topic.name, trace_id)
             acknowledged = clock()
             await _fetch(options, place, offset)
@@ -180,7 +178,7 @@ async def _look_for_it(
     """Why a worker has not stored it: not fetched, fetched but elsewhere, or dead."""
     place, offset = record
     try:
-        async with asyncio.timeout(_KAFKA_S):
+        async with asyncio.timeout(KAFKA_S):
             now = await ask_cluster(
                 options, place.topic, facts.dead_letters_name, facts.group.group_id
             )

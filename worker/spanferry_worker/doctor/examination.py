@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from aiokafka.errors import KafkaError
 
@@ -16,6 +16,7 @@ from spanferry_worker.doctor.kafka_checks import (
     judge_topic,
 )
 from spanferry_worker.doctor.kafka_facts import (
+    KAFKA_S,
     ClusterFacts,
     ask_cluster,
     client_options,
@@ -27,8 +28,6 @@ from spanferry_worker.errors import SettingsError
 from spanferry_worker.settings import KafkaSettings, Settings
 
 __all__ = ["examine"]
-
-_CLUSTER_S: Final = 30.0
 
 
 async def examine(
@@ -104,7 +103,7 @@ async def _check_cluster(
     kafka = settings.kafka
     asked, _ = parse_servers(kafka.bootstrap_servers)
     try:
-        async with asyncio.timeout(_CLUSTER_S):
+        async with asyncio.timeout(KAFKA_S):
             facts = await ask_cluster(options, kafka.topic, settings.dead_letter_topic, kafka.group)
     except (KafkaError, OSError) as error:
         return None, [

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -17,6 +17,7 @@ from spanferry_worker.services.kafka_client import close_quietly, connection_opt
 from spanferry_worker.settings import KafkaSettings
 
 __all__ = [
+    "KAFKA_S",
     "ClusterFacts",
     "GroupFacts",
     "Handshake",
@@ -26,6 +27,9 @@ __all__ = [
     "log_ends",
     "shake_hands",
 ]
+
+KAFKA_S: Final = 30.0
+"""For everything that Kafka is asked at once."""
 
 
 class Handshake(Struct, frozen=True):
