@@ -23,6 +23,7 @@ from spanferry.feedback import (
     log_expectation,
     log_feedback,
 )
+from spanferry.scope import context
 from spanferry.settings import ConfigurationError
 from spanferry.spans import NoOpSpan, Span
 from spanferry.tracing import (
@@ -51,6 +52,7 @@ __all__ = [
     "SpanStatusCode",
     "SpanType",
     "Stats",
+    "context",
     "disable",
     "enable",
     "flush",

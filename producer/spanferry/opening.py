@@ -12,6 +12,7 @@ from spanferry.context import Current, RemoteParent, current
 from spanferry.log import logger, say_once
 from spanferry.parcel import Outlet
 from spanferry.process import new_span_id, new_trace_id
+from spanferry.scope import scope
 from spanferry.settings import switched_off
 from spanferry.spans import NO_OP_SPAN, NoOpSpan, Span
 from spanferry.trace_state import LiveTrace, TraceFacts
@@ -56,6 +57,9 @@ def open_span(
     `experiment_id` and `ratio` hold for a new trace only.
     """
     try:
+        inside = scope.get()
+        if inside is not None and inside.enabled is False:
+            return NO_OP_SPAN
         around = current.get() if parent is None else parent
         if type(around) is Span:
             if experiment_id is not None:
@@ -99,6 +103,9 @@ def _open_root(
         settings = outlet.settings
         facts.experiment_id, facts.experiment = settings.experiment_id, settings.experiment
     _link_model(facts, defaults.model_id)
+    inside = scope.get()
+    if inside is not None:
+        inside.dress(facts)
     trace = LiveTrace(trace_id, outlet, facts, remote=False)
     span = Span(trace, None, name, span_type, start_ns, True)
     if experiment_id is not None:

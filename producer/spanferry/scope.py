@@ -1,0 +1,75 @@
+"""What holds for every trace that starts within a block: MLflow's `mlflow.tracing.context`."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, Final
+
+from msgspec import Struct
+
+from spanferry import values
+from spanferry.log import say_once
+from spanferry.trace_state import TraceFacts
+from spanferry_schemas import mlflow_keys
+
+__all__ = ["Scope", "context", "scope"]
+
+
+class Scope(Struct, frozen=True):
+    """The innermost block together with those around it. All text in it is encodable in UTF-8."""
+
+    metadata: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    enabled: bool | None = None
+
+    def dress(self, facts: TraceFacts) -> None:
+        """Give a new trace what the scope says. A trace's name stays its own, as in MLflow."""
+        facts.tags = {**self.tags, **facts.tags}
+        facts.metadata.update(self.metadata)
+        if mlflow_keys.METADATA_MODEL_ID in self.metadata:
+            facts.active_model = None
+
+
+scope: Final[ContextVar[Scope | None]] = ContextVar("spanferry_scope", default=None)
+"""The scope that is in force here; None outside of all blocks."""
+
+
+@contextmanager
+def context(
+    metadata: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    enabled: bool | None = None,
+    session_id: str | None = None,
+    user: str | None = None,
+) -> Iterator[None]:
+    """Give metadata and tags to every trace that starts inside the block, without a span of its own.
+
+    For traces that other code makes. Blocks nest, the inner one wins. With `enabled=False` nothing
+    is recorded inside, spans under one that is already open included; None leaves that as it is
+    around. A trace that is open already is not changed: see `update_current_trace`.
+    """
+    own = _texts("metadata", metadata)
+    if session_id is not None:
+        own[mlflow_keys.METADATA_SESSION] = values.text(session_id)
+    if user is not None:
+        own[mlflow_keys.METADATA_USER] = values.text(user)
+    around = scope.get() or Scope()
+    inside = Scope(
+        {**around.metadata, **own},
+        {**around.tags, **_texts("tags", tags)},
+        around.enabled if enabled is None else enabled,
+    )
+    token = scope.set(inside)
+    try:
+        yield
+    finally:
+        with suppress(ValueError, RuntimeError):  # left in another context than it was entered in
+            scope.reset(token)
+
+
+def _texts(what: str, given: Mapping[Any, Any] | None) -> dict[str, str]:
+    try:
+        return {values.text(key): values.text(value) for key, value in (given or {}).items()}
+    except Exception as error:  # noqa: BLE001  whatever a user's mapping does
+        say_once(f"scope-{what}", "the context's %s are left out: %s", what, values.text(error))
+        return {}
