@@ -9,7 +9,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from spanferry.settings import Settings
-from spanferry_schemas import Assessment, End, TracePart
+from spanferry_schemas import Assessment, Attachment, End, TracePart
 
 __all__ = ["PARCEL_OVERHEAD_BYTES", "Outlet", "Parcel"]
 
@@ -24,7 +24,7 @@ class Parcel(Struct, gc=False):
     PARCEL_OVERHEAD_BYTES plus the length of tags, metadata and previews where they are large.
     `error` says whether a span has status ERROR, `root_duration_ns` is 0 where the root is not in
     it, `session` is the trace's session id where it is known. `remote`: another service owns the
-    trace, so this process's environment is not the trace's.
+    trace, so this process's environment is not the trace's. `attachments` are counted in `size` too.
     """
 
     trace_id: bytes
@@ -37,6 +37,7 @@ class Parcel(Struct, gc=False):
     session: str | None = None
     assessment: Assessment | None = None
     remote: bool = False
+    attachments: list[Attachment] = []
 
 
 class Outlet(Protocol):

@@ -62,14 +62,19 @@ def records_of(
 ) -> Iterator[Record]:
     """The parcel's records, in order, each at most `record_bytes_max` bytes.
 
+    Attachments come first, each in a record of its own: they are there when the trace is complete.
     `environment` goes under the metadata of traces that this process owns. Raises ValueError where
-    a span is above the wire's ceiling of 256 MiB.
+    a span or an attachment is above the wire's ceiling of 256 MiB.
     """
     if parcel.assessment is not None:
         yield from _assessment(parcel, record_bytes_max, chance)
         return
     trace = parcel.trace if parcel.remote else _with_environment(parcel.trace, environment)
     hashed = session_hash(parcel.session) if parcel.session else 0
+    if parcel.attachments:
+        yield from _attachments(parcel, hashed, record_bytes_max, chance)
+        if not parcel.spans and trace is None and parcel.end is None:
+            return
     common = RecordFlag.ERROR if parcel.error else RecordFlag.NONE
     for spans, last in _groups(parcel.spans, record_bytes_max, trace):
         end = parcel.end if last else None
@@ -111,6 +116,19 @@ def _assessment(parcel: Parcel, record_bytes_max: int, chance: Chance) -> Iterat
     key = assessment.trace_id or assessment_key(assessment.client_request_id or "")
     whole = Record(key=key, value=encode(assessment), kind=RecordKind.ASSESSMENT)
     yield from recut(whole, record_bytes_max, chance)
+
+
+def _attachments(
+    parcel: Parcel, hashed: int, record_bytes_max: int, chance: Chance
+) -> Iterator[Record]:
+    for attachment in parcel.attachments:
+        whole = Record(
+            key=parcel.trace_id,
+            value=encode_fragment(parcel.trace_id, [], attachments=[attachment]),
+            kind=RecordKind.FRAGMENT,
+            session_hash=hashed,
+        )
+        yield from recut(whole, record_bytes_max, chance)
 
 
 def _with_environment(trace: TracePart | None, environment: Mapping[str, str]) -> TracePart | None:

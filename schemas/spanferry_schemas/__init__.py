@@ -13,6 +13,7 @@ from spanferry_schemas.codec import (
 from spanferry_schemas.events import (
     Assessment,
     AssessmentKind,
+    Attachment,
     Chunk,
     End,
     Event,
@@ -43,6 +44,7 @@ __all__ = [
     "WIRE_VERSION",
     "Assessment",
     "AssessmentKind",
+    "Attachment",
     "Chunk",
     "End",
     "Event",

@@ -9,6 +9,7 @@ from msgspec import Raw, Struct
 
 from spanferry_schemas.events import (
     Assessment,
+    Attachment,
     Chunk,
     EncodedFragment,
     End,
@@ -58,10 +59,16 @@ encode_span: Final[Callable[[Span], bytes]] = _encoder.encode
 
 
 def encode_fragment(
-    trace_id: bytes, spans: list[bytes], trace: TracePart | None = None, end: End | None = None
+    trace_id: bytes,
+    spans: list[bytes],
+    trace: TracePart | None = None,
+    end: End | None = None,
+    attachments: list[Attachment] | None = None,
 ) -> bytes:
     """A fragment's record value from spans already encoded; the same bytes as `encode` gives."""
-    fragment = EncodedFragment(trace_id, [Raw(span) for span in spans], trace, end)
+    fragment = EncodedFragment(
+        trace_id, [Raw(span) for span in spans], trace, end, attachments or []
+    )
     return _VERSION_PREFIX + _encoder.encode(fragment)
 
 
@@ -115,7 +122,9 @@ def _check(event: Event) -> Event | Rejection:
             return Rejection(
                 RejectReason.INVALID, "an assessment needs a trace_id or a client_request_id"
             )
-        case Fragment() if not event.spans and event.trace is None and event.end is None:
+        case Fragment() if (
+            not event.spans and event.trace is None and event.end is None and not event.attachments
+        ):
             return Rejection(RejectReason.INVALID, "a fragment with nothing in it")
         case _:
             return event

@@ -20,6 +20,7 @@ from spanferry_schemas.limits import (
 __all__ = [
     "Assessment",
     "AssessmentKind",
+    "Attachment",
     "Chunk",
     "EncodedFragment",
     "End",
@@ -35,6 +36,10 @@ __all__ = [
 
 TraceId = Annotated[bytes, Meta(min_length=TRACE_ID_BYTES, max_length=TRACE_ID_BYTES)]
 SpanId = Annotated[bytes, Meta(min_length=SPAN_ID_BYTES, max_length=SPAN_ID_BYTES)]
+AttachmentId = Annotated[
+    str,
+    Meta(pattern=r"\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"),
+]
 GroupId = Annotated[bytes, Meta(min_length=CHUNK_GROUP_ID_BYTES, max_length=CHUNK_GROUP_ID_BYTES)]
 Nanoseconds = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -100,6 +105,17 @@ class Span(Struct, array_like=True, frozen=True):
     links: list[SpanLink] = []
 
 
+class Attachment(Struct, array_like=True, frozen=True, gc=False):
+    """Bytes that inputs or outputs refer to by `mlflow-attachment://<id>?...`: an image, a sound.
+
+    `attachment_id` is a UUID in its canonical text form; it becomes a file name.
+    """
+
+    attachment_id: AttachmentId
+    content_type: str
+    data: bytes
+
+
 class TracePart(Struct, array_like=True, frozen=True):
     """What belongs to the trace and not to a span. Later parts of one trace override earlier ones.
 
@@ -107,6 +123,10 @@ class TracePart(Struct, array_like=True, frozen=True):
     `active_model` is a LoggedModel's name, looked up by the worker; an id goes to the metadata
     `mlflow.modelId` at once. Session and user are the metadata `mlflow.trace.session` and
     `mlflow.trace.user`. `state` None means: as the root span ended.
+
+    `model_params` are the active model's, added where it lacks them. `prompts` are names and versions
+    of registered prompts that the trace used. `deleted_tags` are taken away from what was set before;
+    a tag that the same part or a later one sets is there.
     """
 
     experiment_id: str | None = None
@@ -118,6 +138,9 @@ class TracePart(Struct, array_like=True, frozen=True):
     tags: dict[str, str] = {}
     metadata: dict[str, str] = {}
     active_model: str | None = None
+    model_params: dict[str, str] = {}
+    prompts: list[tuple[str, str]] = []
+    deleted_tags: list[str] = []
 
 
 class End(Struct, array_like=True, frozen=True, gc=False):
@@ -144,6 +167,7 @@ class Fragment(Struct, array_like=True, frozen=True, tag=1):
     spans: list[Span]
     trace: TracePart | None = None
     end: End | None = None
+    attachments: list[Attachment] = []
 
 
 class EncodedFragment(Struct, array_like=True, frozen=True, tag=1):
@@ -153,6 +177,7 @@ class EncodedFragment(Struct, array_like=True, frozen=True, tag=1):
     spans: list[Raw]
     trace: TracePart | None = None
     end: End | None = None
+    attachments: list[Attachment] = []
 
 
 class Chunk(Struct, array_like=True, frozen=True, tag=2):

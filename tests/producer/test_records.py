@@ -1,6 +1,7 @@
 """From parcels to records: every span arrives, every record fits."""
 
 import os
+import uuid
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from spanferry.records import Record, header_of, records_of
 from spanferry_schemas import (
     Assessment,
     AssessmentKind,
+    Attachment,
     Chunk,
     End,
     Fragment,
@@ -102,6 +104,25 @@ def test_every_span_arrives_once_and_every_record_fits(sizes, tag_size):
     assert [fragment.trace for fragment in whole if fragment.trace] == [part]
     assert whole[-1].end == End(len(spans))
     assert sum(1 for fragment in whole if fragment.end) == 1
+
+
+@given(st.lists(st.integers(0, 30_000), min_size=1, max_size=4), st.booleans())
+def test_attachments_arrive_before_the_end_and_every_record_fits(sizes, alone):
+    attachments = [
+        Attachment(str(uuid.UUID(int=number)), "image/png", b"p" * size)
+        for number, size in enumerate(sizes)
+    ]
+    spans = [] if alone else [a_span(1, 10_000)]
+    end = None if alone else End(1)
+    records = cut(a_parcel(spans, attachments=attachments, end=end))
+    assert all(len(record.value) <= RECORD_BYTES_FLOOR for record in records)
+    assert all(record.key == TRACE_ID for record in records)
+    whole = fragments(records)
+    assert [one for fragment in whole for one in fragment.attachments] == attachments
+    assert not any(fragment.spans or fragment.end for fragment in whole[: len(sizes)])
+    rest = whole[len(sizes) :]
+    assert [span for fragment in rest for span in fragment.spans] == spans
+    assert [fragment.end for fragment in rest if fragment.end] == ([] if alone else [end])
 
 
 def test_an_assessment_is_keyed_by_its_trace_or_its_request():

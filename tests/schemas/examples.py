@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from spanferry_schemas import (
     Assessment,
     AssessmentKind,
+    Attachment,
     Chunk,
     End,
     Fragment,
@@ -63,6 +64,22 @@ EXAMPLES = {
         end=End(spans=2, contexts_out=1),
     ),
     "fragment_minimal": Fragment(trace_id=TRACE_ID, spans=[], end=End(spans=0)),
+    "fragment_full": Fragment(
+        trace_id=TRACE_ID,
+        spans=[ROOT],
+        trace=TracePart(
+            experiment_id="7",
+            active_model="chat-agent",
+            model_params={"temperature": "0.2"},
+            prompts=[("greeting", "3")],
+            deleted_tags=["draft"],
+        ),
+        end=End(spans=1),
+        attachments=[
+            Attachment("01234567-89ab-4cde-8f01-23456789abcd", "image/png", b"\x89PNG\r\n")
+        ],
+    ),
+    "fragment_end": Fragment(trace_id=TRACE_ID, spans=[], end=End(spans=1, remote_parent=True)),
     "chunk": Chunk(
         trace_id=TRACE_ID, group_id=b"\x07" * 8, index=1, count=3, total_bytes=20, data=b"01234567"
     ),
@@ -88,6 +105,9 @@ EXAMPLES = {
         error=("TIMEOUT", "judge did not answer", None),
     ),
 }
+
+EARLIER = {"fragment", "fragment_minimal"}
+"""Written before fragments had attachments: read for ever, not written any more."""
 
 _ns = st.integers(0, 2**63 - 1)
 _text = st.text(max_size=20)
@@ -123,6 +143,15 @@ trace_part = st.builds(
     tags=_strings,
     metadata=_strings,
     active_model=st.none() | _text,
+    model_params=_strings,
+    prompts=st.lists(st.tuples(_text, _text), max_size=2),
+    deleted_tags=st.lists(_text, max_size=2),
+)
+attachment = st.builds(
+    Attachment,
+    attachment_id=st.uuids().map(str),
+    content_type=_text,
+    data=st.binary(max_size=20),
 )
 end = st.builds(
     End,
@@ -136,6 +165,7 @@ fragment = st.builds(
     spans=st.lists(span, min_size=1, max_size=4),
     trace=st.none() | trace_part,
     end=st.none() | end,
+    attachments=st.lists(attachment, max_size=2),
 )
 chunk = st.integers(1, 65_536).flatmap(
     lambda count: st.builds(

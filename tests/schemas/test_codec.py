@@ -1,5 +1,7 @@
 """The wire's codec: what goes in comes out, and any bytes at all get an answer."""
 
+import uuid
+
 import msgspec
 import pytest
 from hypothesis import example, given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from spanferry_schemas import (
     WIRE_VERSION,
+    Attachment,
     Rejection,
     RejectReason,
     decode,
@@ -25,9 +28,9 @@ def test_every_event_survives_the_wire(event):
 @given(examples.fragment)
 def test_a_fragment_of_encoded_spans_is_the_same_bytes(fragment):
     spans = [encode_span(span) for span in fragment.spans]
-    assert encode_fragment(fragment.trace_id, spans, fragment.trace, fragment.end) == encode(
-        fragment
-    )
+    assert encode_fragment(
+        fragment.trace_id, spans, fragment.trace, fragment.end, fragment.attachments
+    ) == encode(fragment)
 
 
 @given(st.binary(max_size=200))
@@ -78,6 +81,8 @@ def test_a_rejection_says_why(value, reason, words):
     "change",
     [
         {"trace_id": b"short"},
+        {"attachments": [Attachment("../../outside", "image/png", b"")]},
+        {"attachments": [Attachment(str(uuid.UUID(int=1)) + "\n", "image/png", b"")]},
         {"spans": [], "trace": None, "end": None},
         {"spans": [msgspec.structs.replace(examples.ROOT, span_id=b"seven77")]},
         {"spans": [msgspec.structs.replace(examples.ROOT, start_ns=-1)]},

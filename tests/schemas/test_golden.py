@@ -1,4 +1,4 @@
-"""Golden bytes: what version 1 wrote is read for ever, and is still what we write.
+"""Golden bytes: what version 1 ever wrote is read for ever; the newest of it is what we write.
 
 `python -m tests.schemas.test_golden` writes the files anew; do that only for events that are new.
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spanferry_schemas import decode, encode
-from tests.schemas.examples import EXAMPLES
+from tests.schemas.examples import EARLIER, EXAMPLES
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -18,7 +18,7 @@ def test_golden_bytes_decode_for_ever(name):
     assert decode((GOLDEN / f"v1_{name}.bin").read_bytes()) == EXAMPLES[name]
 
 
-@pytest.mark.parametrize("name", sorted(EXAMPLES))
+@pytest.mark.parametrize("name", sorted(EXAMPLES.keys() - EARLIER))
 def test_golden_bytes_are_what_is_written(name):
     assert encode(EXAMPLES[name]) == (GOLDEN / f"v1_{name}.bin").read_bytes()
 

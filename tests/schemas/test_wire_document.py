@@ -7,6 +7,7 @@ import pytest
 
 from spanferry_schemas import (
     Assessment,
+    Attachment,
     Chunk,
     End,
     Fragment,
@@ -50,6 +51,7 @@ def test_the_example_is_what_it_says():
         ("**span**", Span, False),
         ("**trace part**", TracePart, False),
         ("**end**", End, False),
+        ("**attachment**", Attachment, False),
         ("### Chunk, tag 2", Chunk, True),
         ("### Assessment, tag 3", Assessment, True),
         ("## The header", RecordMeta, False),
