@@ -23,6 +23,7 @@ from spanferry.feedback import (
     log_expectation,
     log_feedback,
 )
+from spanferry.git import git_version
 from spanferry.scope import context
 from spanferry.settings import ConfigurationError
 from spanferry.spans import NoOpSpan, Span
@@ -60,6 +61,7 @@ __all__ = [
     "get_current_active_span",
     "get_last_active_trace_id",
     "get_tracing_context_headers_for_http_request",
+    "git_version",
     "log_expectation",
     "log_feedback",
     "set_active_model",

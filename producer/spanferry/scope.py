@@ -1,6 +1,6 @@
 """What holds for every trace that starts within a block: MLflow's `mlflow.tracing.context`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final
@@ -41,7 +41,7 @@ def context(
     enabled: bool | None = None,
     session_id: str | None = None,
     user: str | None = None,
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """Give metadata and tags to every trace that starts inside the block, without a span of its own.
 
     For traces that other code makes. Blocks nest, the inner one wins. With `enabled=False` nothing

@@ -6,8 +6,6 @@ import sys
 
 import pytest
 
-from spanferry.environment import without_credentials
-
 OURS = "from spanferry.environment import collect_environment as c; import json; print(json.dumps(c()))"
 MLFLOWS = (
     "from mlflow.tracing.utils.environment import resolve_env_metadata as r; "
@@ -51,15 +49,3 @@ def test_on_a_detached_head_as_mlflow(checkout):
 
 def test_outside_of_a_checkout_as_mlflow(tmp_path):
     assert collected(OURS, tmp_path) == collected(MLFLOWS, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("url", "clean"),
-    [
-        ("https://user:token@host/path", "https://host/path"),
-        ("git@host:team/app.git", "git@host:team/app.git"),
-        ("/srv/app.git", "/srv/app.git"),
-    ],
-)
-def test_credentials_are_not_recorded(url, clean):
-    assert without_credentials(url) == clean
