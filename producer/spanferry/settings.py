@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, TypedDict
 import msgspec
 from msgspec import Struct
 
+from spanferry.process_metadata import process_metadata
 from spanferry_schemas import TOPIC
 from spanferry_schemas.limits import RECORD_BYTES_FLOOR, RECORD_BYTES_MAX
 
@@ -65,6 +66,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     client_id: str = "spanferry"
     collect_environment: bool = True
     """Attach source name and type, user and Git version as MLflow does."""
+    metadata: dict[str, str] = {}
+    """Attached to every trace, under what the trace sets itself: app version, deployment, region. A
+    mapping; in the environment a JSON object or `key=value,key=value`."""
 
     def __post_init__(self) -> None:
         """Check what types cannot say. Raises ConfigurationError."""
@@ -90,6 +94,7 @@ class Options(TypedDict, total=False):
     exit_timeout_s: float | None
     client_id: str | None
     collect_environment: bool | None
+    metadata: Mapping[str, object] | None
 
 
 def _problems(settings: Settings) -> list[str]:
@@ -167,6 +172,8 @@ def _experiment_from_mlflow(options: dict[str, Any], environment: Mapping[str, s
 
 def _convert(value: object, kind: Any, origin: str) -> Any:
     try:
+        if kind == dict[str, str]:
+            return process_metadata(value)
         return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # msgspec's ValidationError is one
         raise ConfigurationError(f"{origin}{value!r} cannot be used: {error}") from error

@@ -63,14 +63,14 @@ class Stager:
         self._lanes = lanes
         self._ledger = ledger
         self._breath = breath
-        self._environment: Mapping[str, str] = {}
+        self._environment: Mapping[str, str] = settings.metadata
         self.record_bytes_max = settings.record_bytes_max
         self.drops = DropCounts()
 
     def collect_environment(self) -> None:
         """Look at user, script and Git once, before the first trace part is encoded."""
         if self._settings.collect_environment:
-            self._environment = collect_environment()
+            self._environment = {**collect_environment(), **self._settings.metadata}
 
     async def stage(self) -> None:
         """Move parcels into lanes until the buffer is empty or enough is staged."""

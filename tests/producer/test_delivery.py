@@ -9,6 +9,7 @@ import uuid
 
 import pytest
 
+import spanferry
 from spanferry.client import Stats, disable, enable, flush, stats
 from tests.producer.topic import read_fragments, read_topic
 from tests.producer.traffic import a_trace, send
@@ -67,6 +68,35 @@ def test_sequences_have_neither_gap_nor_repeat(kafka, topic):
     for record in read_topic(kafka.bootstrap_servers, topic):
         by_partition.setdefault(record.partition, []).append(read_meta(record.headers).sequence)
     assert all(found == list(range(len(found))) for found in by_partition.values())
+
+
+def test_the_process_says_what_its_traces_do_not_say_themselves(kafka, topic):
+    said = {"app_version": "2.4", "region": "eu", "mlflow.source.name": "chat"}
+    enable(bootstrap_servers=kafka.bootstrap_servers, topic=topic, metadata=said)
+    with spanferry.start_span("root"):
+        spanferry.update_current_trace(metadata={"region": "us"})
+        headers = spanferry.get_tracing_context_headers_for_http_request()
+    with (
+        spanferry.set_tracing_context_from_http_request_headers(headers),
+        spanferry.start_span("of another service's trace"),
+    ):
+        spanferry.update_current_trace(tags={"t": "t"})
+    assert flush(20)
+    own, others = [one.trace for one in read_fragments(kafka.bootstrap_servers, topic)]
+    assert own.metadata["app_version"] == "2.4"
+    assert own.metadata["region"] == "us"
+    assert own.metadata["mlflow.source.name"] == "chat"
+    assert own.metadata["mlflow.source.type"] == "LOCAL"
+    assert others.metadata == {}
+
+
+def test_metadata_does_not_need_the_collected_environment(kafka, topic):
+    servers = kafka.bootstrap_servers
+    enable(bootstrap_servers=servers, topic=topic, metadata={"a": 1}, collect_environment=False)
+    send(1)
+    assert flush(20)
+    (fragment,) = read_fragments(servers, topic)
+    assert fragment.trace.metadata == {"a": "1"}
 
 
 def test_giants_arrive_whole(kafka, topic):

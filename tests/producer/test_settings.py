@@ -2,6 +2,7 @@
 
 import pytest
 
+from spanferry import log
 from spanferry.settings import ConfigurationError, DropPolicy, Settings, load_settings
 
 BROKER = {"bootstrap_servers": "broker:9092"}
@@ -53,6 +54,17 @@ def test_the_experiment_falls_back_to_mlflows_variables(arguments, environment, 
         (BROKER | {"linger_s": 0}, {}, "linger_s"),
         (BROKER | {"exit_timeout_s": -1}, {}, "exit_timeout_s"),
         (BROKER | {"topic": ""}, {}, "topic is empty"),
+        (BROKER | {"metadata": ["region"]}, {}, "metadata=.*must be a mapping, not list"),
+        (BROKER | {"metadata": {3: "a"}}, {}, "metadata=.*a key must be a text .* not 3"),
+        (BROKER | {"metadata": {" ": "a"}}, {}, "a key must be a text that is not empty"),
+        (
+            BROKER,
+            {"SPANFERRY_METADATA": "eu-west"},
+            "SPANFERRY_METADATA=.*'eu-west' is not key=value",
+        ),
+        (BROKER, {"SPANFERRY_METADATA": "=a"}, "a key must be a text that is not empty"),
+        (BROKER, {"SPANFERRY_METADATA": '{"a": '}, "begins as a JSON object and is none"),
+        (BROKER, {"SPANFERRY_METADATA": '["a"]'}, "is not key=value"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_name(arguments, environment, words):
@@ -64,3 +76,42 @@ def test_every_option_can_be_given_to_enable():
     from spanferry.settings import Options
 
     assert set(Options.__annotations__) == set(Settings.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"app_version": "2.4", "replicas": 3, "canary": True}, "2.4 3 True"),
+        ({"app_version": "2.4", "region": None}, "2.4"),
+    ],
+)
+def test_metadata_is_stored_as_text(given, expected):
+    settings = load_settings(BROKER | {"metadata": given}, {"SPANFERRY_METADATA": "other=1"})
+    assert " ".join(settings.metadata.values()) == expected
+    assert "region" not in settings.metadata
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [
+        ("region=eu-west, app_version = 2.4 ,", {"region": "eu-west", "app_version": "2.4"}),
+        ("query=a=b", {"query": "a=b"}),
+        (
+            ' {"region": "eu", "n": 1.50, "x": [1,  2], "no": null} ',
+            {"region": "eu", "n": "1.50", "x": "[1,  2]"},
+        ),
+        ("", {}),
+    ],
+)
+def test_metadata_comes_from_the_environment(variable, expected):
+    assert load_settings(BROKER, {"SPANFERRY_METADATA": variable}).metadata == expected
+
+
+def test_metadata_longer_than_mlflow_takes_is_cut_and_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(log, "_said", set())
+    given = {"metadata": {"k" * 300: "v" * 9_000, "ok": "\ud800"}}
+    for _ in range(2):
+        settings = load_settings(BROKER | given, {})
+        assert settings.metadata == {"k" * 250: "v" * 8_000, "ok": "?"}
+    (record,) = caplog.records
+    assert "shorten it in enable(metadata=...)" in record.getMessage()
