@@ -1,23 +1,29 @@
 """The model to which new traces belong."""
 
+from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
 
 from spanferry import values
 from spanferry.log import say_once
 
-__all__ = ["ActiveModel", "get_active_model", "set_active_model"]
+__all__ = ["NAME_REFUSES", "ActiveModel", "get_active_model", "set_active_model"]
+
+NAME_REFUSES: Final = "/:.%\"'"
+"""What MLflow refuses in a LoggedModel's name."""
 
 
 class ActiveModel:
     """A model that has been made active; as a context manager it gives way again at the end."""
 
-    __slots__ = ("_before", "_token", "model_id", "name")
+    __slots__ = ("_before", "_token", "model_id", "name", "params")
 
-    def __init__(self, name: str | None, model_id: str | None) -> None:
+    def __init__(self, name: str | None, model_id: str | None, params: dict[str, str]) -> None:
         self.name = name
         self.model_id = model_id
+        self.params = params
+        """Never changed: every trace of the model refers to it."""
         self._before: ActiveModel | None = None
         self._token: Token[ActiveModel | None] | None = None
 
@@ -51,23 +57,50 @@ _here: ContextVar[ActiveModel | None] = ContextVar("spanferry_active_model", def
 _anywhere: ActiveModel | None = None
 
 
-def set_active_model(*, name: str | None = None, model_id: str | None = None) -> ActiveModel:
+def set_active_model(
+    *,
+    name: str | None = None,
+    model_id: str | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> ActiveModel:
     """Link the traces that start from now on to a LoggedModel, by name or by id.
 
-    The worker looks the name up, and makes the model where there is none. Holds in this context
-    (thread or task and what it starts) and in those that have not set a model themselves.
+    The worker looks the name up, and makes the model where there is none, with `params` (temperature,
+    prompt version, retriever's settings) as its parameters; values are stored as text. Holds in this
+    context (thread or task and what it starts) and in those that have not set a model themselves.
     """
     model = ActiveModel(
         None if name is None else values.text(name),
         None if model_id is None else values.text(model_id),
+        {} if params is None else _texts(params),
     )
-    if name is None and model_id is None:
+    if not model.name and model.model_id is None:
         say_once("active-model", "set_active_model needs a name or a model_id: nothing is changed")
-    else:
-        model.activate()
+        return model
+    if model.model_id is not None and model.params:
+        say_once(
+            "model-id-params", "params are for a model by name: with a model_id they are left out"
+        )
+    if model.model_id is None and any(letter in NAME_REFUSES for letter in model.name or ""):
+        say_once(
+            "model-name",
+            "set_active_model(name=%r): MLflow refuses a name with one of %s in it, so traces are "
+            "stored without their model: replace it, as git_version() does",
+            model.name,
+            " ".join(NAME_REFUSES),
+        )
+    model.activate()
     return model
 
 
 def get_active_model() -> ActiveModel | None:
     """The model of a trace that starts here and now."""
     return _here.get() or _anywhere
+
+
+def _texts(params: Mapping[Any, Any]) -> dict[str, str]:
+    try:
+        return {values.text(key): values.text(value) for key, value in params.items()}
+    except Exception as error:  # noqa: BLE001  whatever a user's mapping does
+        say_once("model-params", "a model's params are left out: %s", values.text(error))
+        return {}

@@ -9,6 +9,7 @@ import hashlib
 import os
 from typing import Final, TypeAlias
 
+from spanferry.active_model import NAME_REFUSES
 from spanferry.log import logger
 
 __all__ = ["branch_of", "commit_of", "git_version", "has_git", "remote_of"]
@@ -43,8 +44,7 @@ _DIFF: Final = (
 )
 """Staged and unstaged changes, the same bytes whatever the user has configured."""
 
-_NOT_IN_MODEL_NAMES: Final = str.maketrans(dict.fromkeys("/:.%\"'", "-"))
-"""What branches and tags may have in their names and MLflow's LoggedModels may not."""
+_AS_MODEL_NAME: Final = str.maketrans(dict.fromkeys(NAME_REFUSES, "-"))
 
 
 def git_version(path: Place = None) -> str | None:
@@ -70,7 +70,7 @@ def git_version(path: Place = None) -> str | None:
         logger.warning("git_version: git could not compare the files, so there is no version")
         return None
     branch = branch_of(path) or _line(path, "describe", "--tags", "--exact-match", "HEAD") or "HEAD"
-    version = f"git-{branch.translate(_NOT_IN_MODEL_NAMES)}-{commit[:_HASH_CHARS]}"
+    version = f"git-{branch.translate(_AS_MODEL_NAME)}-{commit[:_HASH_CHARS]}"
     if changes:
         version += f"-dirty-{hashlib.sha256(changes).hexdigest()[:_HASH_CHARS]}"
     untracked = _line(path, "ls-files", "--others", "--exclude-standard", "--directory")

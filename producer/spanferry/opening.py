@@ -134,7 +134,7 @@ def _sampled(trace_id: bytes, ratio: float) -> bool:
 def _link_model(facts: TraceFacts, model_id: str | None) -> None:
     model = get_active_model()
     if model is not None and model.model_id is None:
-        facts.active_model = model.name
+        facts.active_model, facts.model_params = model.name, model.params
         return
     model_id = model_id if model is None else model.model_id
     if model_id is not None:

@@ -26,6 +26,8 @@ class TraceFacts(Struct):
     tags: dict[str, str] = {}
     metadata: dict[str, str] = {}
     active_model: str | None = None
+    model_params: dict[str, str] = {}
+    """Of the active model by name; never changed, so traces share it."""
 
     def part(self) -> TracePart:
         """The facts as they are now."""
@@ -39,6 +41,7 @@ class TraceFacts(Struct):
             self.tags.copy(),
             self.metadata.copy(),
             self.active_model,
+            {} if self.active_model is None else self.model_params,
         )
 
 
@@ -166,7 +169,7 @@ class LiveTrace:
 def _length(part: TracePart) -> int:
     """About what a trace's part takes, for the buffer's account."""
     size = len(part.request_preview or "") + len(part.response_preview or "")
-    for texts in (part.tags, part.metadata):
+    for texts in (part.tags, part.metadata, part.model_params):
         for key, value in texts.items():
             size += len(key) + len(value)
     return size

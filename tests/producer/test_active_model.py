@@ -1,0 +1,81 @@
+"""The active model by name, with the parameters that it is made with."""
+
+import contextvars
+from typing import Any
+
+import pytest
+
+import spanferry
+from spanferry import active_model
+from spanferry.testing import capture
+from tests.producer.hostile import Hostile
+
+
+@pytest.fixture(autouse=True)
+def no_active_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's model ends with it."""
+    monkeypatch.setattr(active_model, "_anywhere", None)
+    monkeypatch.setattr(
+        active_model, "_here", contextvars.ContextVar("active_model_of_test", default=None)
+    )
+
+
+def one_trace(captured: capture) -> tuple[str | None, dict[str, str]]:
+    captured.clear()
+    with spanferry.start_span("root"):
+        pass
+    (trace,) = captured.traces
+    return trace.part.active_model, trace.part.model_params
+
+
+def test_params_go_with_the_name_as_text(captured: capture) -> None:
+    given = {"temperature": 0.2, "prompt": "v3", "tools": ["search"]}
+    model = spanferry.set_active_model(name="agent", params=given)
+    given["prompt"] = "changed later"
+    stored = {"temperature": "0.2", "prompt": "v3", "tools": "['search']"}
+    assert model.params == stored
+    assert one_trace(captured) == ("agent", stored)
+
+
+def test_the_block_ends_the_params_too(captured: capture) -> None:
+    spanferry.set_active_model(name="outer", params={"a": 1})
+    with spanferry.set_active_model(name="inner"):
+        assert one_trace(captured) == ("inner", {})
+    assert one_trace(captured) == ("outer", {"a": "1"})
+
+
+def test_a_model_by_id_has_no_params_of_ours(
+    captured: capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    spanferry.set_active_model(name="agent", params={"a": 1})
+    with spanferry.start_span("root"):
+        spanferry.update_current_trace(model_id="m-1")
+    (trace,) = captured.traces
+    assert (trace.part.active_model, trace.part.model_params) == (None, {})
+    spanferry.set_active_model(model_id="m-2", params={"a": 1})
+    assert one_trace(captured) == (None, {})
+    assert "with a model_id they are left out" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["agent-1.4", "team/agent", "agent:1", "100%", "'agent'"])
+def test_a_name_that_mlflow_refuses_is_said_at_once(
+    name: str, captured: capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    spanferry.set_active_model(name=name)
+    assert "MLflow refuses a name with one of" in caplog.text
+    assert "git_version" in caplog.text
+
+
+def test_an_empty_name_changes_nothing(captured: capture, caplog: pytest.LogCaptureFixture) -> None:
+    spanferry.set_active_model(name="before")
+    spanferry.set_active_model(name="")
+    assert one_trace(captured) == ("before", {})
+    assert "needs a name" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "params", [Hostile(), {Hostile(): Hostile()}, 3, ["a"]], ids=lambda one: type(one).__name__
+)
+def test_no_params_raise(params: Any, captured: capture) -> None:
+    spanferry.set_active_model(name="agent", params=params)
+    assert one_trace(captured)[0] == "agent"
