@@ -1,6 +1,7 @@
 """The active model by name, with the parameters that it is made with."""
 
 import contextvars
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -74,8 +75,10 @@ def test_an_empty_name_changes_nothing(captured: capture, caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize(
-    "params", [Hostile(), {Hostile(): Hostile()}, 3, ["a"]], ids=lambda one: type(one).__name__
+    "make",
+    [Hostile, lambda: {Hostile(): Hostile()}, lambda: 3, lambda: ["a"]],
+    ids=["hostile", "hostile inside", "number", "list"],
 )
-def test_no_params_raise(params: Any, captured: capture) -> None:
-    spanferry.set_active_model(name="agent", params=params)
+def test_no_params_raise(make: Callable[[], Any], captured: capture) -> None:
+    spanferry.set_active_model(name="agent", params=make())
     assert one_trace(captured)[0] == "agent"
