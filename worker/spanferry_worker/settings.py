@@ -133,6 +133,9 @@ class MlflowSettings(Struct, frozen=True, kw_only=True):
     """postgresql://, mysql://, sqlite:/// or http(s)://. Required."""
     experiment: str = "Default"
     """For traces that name none."""
+    artifact_server: str = ""
+    """The MLflow server (http://…) that serves artifacts, for a worker that writes into its database:
+    attachments go there. Without it images stay in the spans as base64."""
 
 
 class ProcessSettings(Struct, frozen=True, kw_only=True):

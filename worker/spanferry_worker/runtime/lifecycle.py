@@ -37,7 +37,11 @@ def make_parts(settings: Settings) -> Parts:
 
     return Parts(
         log=KafkaLog(settings.kafka),
-        sink=open_sink(settings.mlflow.tracking_uri, default_experiment=settings.mlflow.experiment),
+        sink=open_sink(
+            settings.mlflow.tracking_uri,
+            default_experiment=settings.mlflow.experiment,
+            artifact_server=settings.mlflow.artifact_server,
+        ),
         letters=KafkaDeadLetters(settings),
         clock=SystemClock(),
         metrics=Metrics(),

@@ -1,13 +1,15 @@
 """What the writer needs of a way into MLflow: straight into its database, or through its server."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from mlflow.entities import Span, TraceInfo, TraceState
 from mlflow.entities.assessment import Assessment
 
 from spanferry_worker.services.mlflow_private import attribute_texts
 from spanferry_worker.services.mlflow_text import Limits
+
+_T = TypeVar("_T")
 
 __all__ = ["Backend", "calls", "disturbed_ms"]
 
@@ -26,6 +28,10 @@ class Backend(Protocol):
     @property
     def store(self) -> Any:
         """MLflow's own tracking store, for experiments and models."""
+        ...
+
+    def ask(self, doing: str, request: Callable[[Any], _T]) -> _T:
+        """Run one request on `store`. `doing` begins the message of an error."""
         ...
 
     def infos(self, trace_ids: Sequence[str]) -> dict[str, TraceInfo]:

@@ -1,6 +1,7 @@
 """The wire's structs as MLflow's entities, with the values that MLflow's own SDK derives."""
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from mlflow.entities import (
     TraceState,
 )
 from mlflow.entities.assessment import Assessment
+from mlflow.entities.model_registry import PromptVersion
+from mlflow.exceptions import MlflowException
 from mlflow.tracing.constant import (
     MAX_CHARS_IN_TRACE_INFO_METADATA,
     TRACE_SCHEMA_VERSION,
@@ -34,7 +37,9 @@ from mlflow.tracing.utils import (
     aggregate_usage_from_span_nodes,
 )
 from mlflow.tracing.utils.default_log_level import default_log_level_for_span_type
+from mlflow.tracing.utils.prompt import update_linked_prompts_tag
 from mlflow.tracing.utils.truncation import set_request_response_preview
+from mlflow.utils.mlflow_tags import IMMUTABLE_TAGS
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import SpanContext, Status, StatusCode
@@ -44,7 +49,9 @@ from spanferry_worker.services.mlflow_private import attribute_texts, set_links
 from spanferry_worker.services.mlflow_text import Texts
 from spanferry_worker.stages.trace import AssembledTrace
 
-__all__ = ["EntityBuilder", "aggregation_nodes", "derive", "is_root", "root_of"]
+__all__ = ["EntityBuilder", "aggregation_nodes", "derive", "is_root", "prompt_versions", "root_of"]
+
+_logger = logging.getLogger(__name__)
 
 _STATUS: Final = {
     wire.StatusCode.UNSET: StatusCode.UNSET,
@@ -142,13 +149,7 @@ class EntityBuilder:
     def lay_over(self, info: TraceInfo, part: wire.TracePart) -> None:
         """Put what the app itself has set over what `info` has."""
         limits, texts = self._texts.limits, self._texts
-        for key, value in part.tags.items():
-            chars = limits.tag_value_chars
-            if key == TraceTagKey.TRACE_NAME:
-                chars = limits.trace_name_chars
-            info.tags[texts.cut("tag key", key, limits.key_chars)] = texts.cut(
-                f"value of tag {key[:50]}", value, chars
-            )
+        self._lay_tags(info, part)
         for key, value in part.metadata.items():
             chars = limits.metadata_value_chars
             if key == TraceMetadataKey.TRACE_SESSION:
@@ -165,6 +166,20 @@ class EntityBuilder:
         if part.state in {wire.TraceState.OK, wire.TraceState.ERROR}:
             info.state = TraceState(part.state)
 
+    def _lay_tags(self, info: TraceInfo, part: wire.TracePart) -> None:
+        limits, texts = self._texts.limits, self._texts
+        for key in self.deleted_tags(part):
+            info.tags.pop(key, None)
+        for key, value in part.tags.items():
+            chars = limits.tag_value_chars
+            if key == TraceTagKey.TRACE_NAME:
+                chars = limits.trace_name_chars
+            info.tags[texts.cut("tag key", key, limits.key_chars)] = texts.cut(
+                f"value of tag {key[:50]}", value, chars
+            )
+        if part.prompts:
+            _link_prompts(info, prompt_versions(part))
+
     def finish(self, info: TraceInfo, spans: Sequence[Span]) -> None:
         """Add previews and size statistics: what MLflow's exporter does last."""
         data = TraceData(spans=list(spans))
@@ -177,6 +192,22 @@ class EntityBuilder:
             chars = self._texts.limits.trace_name_chars
             info.tags[TraceTagKey.TRACE_NAME] = self._texts.cut("trace name", name, chars)
         add_size_stats_to_trace_metadata(Trace(info, data))
+
+    def deleted_tags(self, part: wire.TracePart) -> list[str]:
+        """The tags that the part takes away, as they are stored."""
+        cut = self._texts.cut
+        keys = [cut("tag key", key, self._texts.limits.key_chars) for key in part.deleted_tags]
+        return [key for key in keys if key not in part.tags and key not in IMMUTABLE_TAGS]
+
+    def model_params(self, part: wire.TracePart) -> dict[str, str]:
+        """Parameters for the active model, as MLflow holds them."""
+        limits, cut = self._texts.limits, self._texts.cut
+        return {
+            cut("parameter name", key, limits.param_key_chars): cut(
+                f"value of parameter {key[:50]}", value, limits.param_value_chars
+            )
+            for key, value in part.model_params.items()
+        }
 
     def client_request_id(self, text: str) -> str:
         """As it is stored, and therefore as it must be searched for."""
@@ -302,6 +333,25 @@ def derive(info: TraceInfo, spans: Sequence[Span]) -> None:
         (TraceMetadataKey.OUTPUTS, SpanAttributeKey.OUTPUTS),
     ):
         info.trace_metadata[key] = _shortened(attributes.get(attribute, ""))
+
+
+def prompt_versions(part: wire.TracePart) -> list[PromptVersion]:
+    """The prompts that the trace used. Their templates are MLflow's own business."""
+    make: Any = PromptVersion  # its base declares an abstract method that it never uses
+    return [
+        make(name, int(version), "")
+        for name, version in part.prompts
+        if version.isdecimal()  # anything else is an alias, which was not looked up
+    ]
+
+
+def _link_prompts(info: TraceInfo, prompts: Sequence[PromptVersion]) -> None:
+    """Name the prompts in the trace's tag, as MLflow's SDK does while the trace is open."""
+    key = TraceTagKey.LINKED_PROMPTS
+    try:
+        info.tags[key] = update_linked_prompts_tag(info.tags.get(key), list(prompts))
+    except MlflowException:
+        _logger.debug("the tag %s is the user's own", key)
 
 
 def aggregation_nodes(spans: Sequence[Span], key: str) -> list[SpanAggregationNode]:

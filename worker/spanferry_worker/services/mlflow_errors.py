@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException, RestException
 
 from spanferry_worker.errors import PoisonError, TransientError, WorkerError
 
-__all__ = ["error_code", "is_access", "is_missing", "mapped", "to_worker_error"]
+__all__ = ["causes", "error_code", "is_access", "is_missing", "mapped", "to_worker_error"]
 
 _logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def mapped(doing: str) -> Generator[None]:
 
 
 def _is_transient(error: Exception) -> bool:
-    for cause in _chain(error):
+    for cause in causes(error):
         if isinstance(cause, sqlalchemy.exc.SQLAlchemyError):
             return _is_transient_sql(cause)
         if isinstance(cause, (requests.exceptions.RequestException, OSError)):
@@ -104,7 +104,8 @@ def _is_transient_sql(error: sqlalchemy.exc.SQLAlchemyError) -> bool:
     return isinstance(error, _TRANSIENT_SQL)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from, the latest first."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

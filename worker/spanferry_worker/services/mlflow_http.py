@@ -7,10 +7,10 @@ the server rounds start and end one by one, and MLflow's SDK sees the same when 
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from mlflow.entities import Span, TraceInfo
 from mlflow.entities.assessment import Assessment
@@ -30,6 +30,7 @@ from spanferry_worker.services.mlflow_text import Limits
 
 __all__ = ["HTTP_LIMITS", "HttpBackend"]
 
+_T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 
 HTTP_LIMITS: Final = Limits(
@@ -73,6 +74,9 @@ class HttpBackend:
     @property
     def store(self) -> Any:
         return self._store
+
+    def ask(self, doing: str, request: Callable[[Any], _T]) -> _T:
+        return self._server.call(doing, lambda: request(self._store))
 
     def infos(self, trace_ids: Sequence[str]) -> dict[str, TraceInfo]:
         found: dict[str, TraceInfo] = {}

@@ -2,18 +2,20 @@
 # ruff: noqa: SLF001
 # pyright: reportPrivateUsage=false
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from mlflow.entities import Link, Span
+from mlflow.entities import Link, LiveSpan, Span
 from mlflow.store.db import utils as db_utils
+from mlflow.tracing.attachments import Attachment
 from mlflow.tracking._tracking_service import utils as tracking_utils
 from mlflow.utils import validation
 
 __all__ = [
+    "AttachmentHolder",
     "attribute_texts",
     "create_engine",
     "credentials",
@@ -30,6 +32,44 @@ __all__ = [
 _db: Any = db_utils
 _tracking: Any = tracking_utils
 _validation: Any = validation
+
+
+class AttachmentHolder(LiveSpan):
+    """Stands in for a live span, so that MLflow's own walk can go over a value.
+
+    `name` gives the id of an attachment by its content. `refusals` says what was above MLflow's
+    limit (MLFLOW_TRACE_MAX_ATTACHMENT_SIZE) and is therefore left out.
+    """
+
+    def __init__(self, trace_id: str, name: Callable[[bytes], str]) -> None:
+        # Not LiveSpan's own: there is no OpenTelemetry span behind this one.
+        self._of = trace_id
+        self._name = name
+        self._attachments = {}
+        self.refusals: list[str] = []
+
+    @property
+    def trace_id(self) -> str:
+        return self._of
+
+    def take(self, value: Any) -> Any:
+        """The value with references in place of base64."""
+        return self._extract_attachments(value, extract_base64=True)
+
+    def found(self) -> list[Attachment]:
+        """What the references refer to."""
+        return list(self._attachments.values())
+
+    def record_exception(self, exception: str | Exception) -> None:
+        self.refusals.append(str(exception))
+
+    def _is_recording(self) -> bool:
+        return True
+
+    def _store_attachment(self, attachment: Attachment) -> str:
+        attachment._id = self._name(attachment.content_bytes)
+        reference: str = super()._store_attachment(attachment)
+        return reference
 
 
 def attribute_texts(span: Span) -> Mapping[str, str]:

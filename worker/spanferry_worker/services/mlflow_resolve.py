@@ -1,14 +1,21 @@
 """Names of experiments and models as MLflow's ids, created where they are missing, kept for a while."""
 
+import json
 import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mlflow.entities import Experiment, LifecycleStage, LoggedModelStatus, LoggedModelTag
+from mlflow.entities import (
+    Experiment,
+    LifecycleStage,
+    LoggedModelParameter,
+    LoggedModelStatus,
+    LoggedModelTag,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
@@ -22,6 +29,7 @@ __all__ = ["Resolver"]
 
 _logger = logging.getLogger(__name__)
 
+_PLACES: Final = frozenset({"experiment", "experiment-id"})
 KEEP_S: Final = 30.0
 """How long an answer is believed: a deleted or restored experiment is noticed within this time."""
 ENTRIES_MAX: Final = 10_000
@@ -68,10 +76,11 @@ class Resolver:
         name = part.experiment or self._default_experiment
         return self._kept_or("experiment", name, "", self._by_name)
 
-    def model_id(self, name: str, experiment_id: str) -> str | None:
+    def model_id(self, name: str, experiment_id: str, params: Mapping[str, str]) -> str | None:
         """The newest LoggedModel of that name in the experiment, made EXTERNAL where missing.
 
-        None, and a log line, for a name that MLflow refuses: the trace matters more than its link.
+        It is given those of `params` that it lacks. None, and a log line, for a name that MLflow
+        refuses: the trace matters more than its link.
         """
         try:
             validate_model_name(name)
@@ -80,11 +89,15 @@ class Resolver:
                 self._refused_models.add(name)
                 _logger.warning("traces are stored without their model: %s", error)
             return None
-        return self._kept_or("model", name, experiment_id, self._model)
+        model_id = self._kept_or("model", name, experiment_id, self._model)
+        if params:
+            given = json.dumps(params, sort_keys=True)
+            self._kept_or("params", given, model_id, self._add_params)
+        return model_id
 
     def known_experiments(self) -> list[str]:
         """The ids that were looked up lately."""
-        return list({v for (kind, _, _), (_, v) in self._kept.items() if kind != "model"})
+        return list({v for (kind, _, _), (_, v) in self._kept.items() if kind in _PLACES})
 
     def forget(self) -> None:
         """Ask again for everything: an answer has proved wrong."""
@@ -161,6 +174,20 @@ class Resolver:
         self._store.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         _logger.info("created external model %r in experiment %s", name, experiment_id)
         model_id: str = model.model_id
+        return model_id
+
+    def _add_params(self, params: str, model_id: str) -> str:
+        """What create_external_model and log_model_params do. A parameter never changes its value."""
+        wanted: dict[str, str] = json.loads(params)
+        with mapped(f"looking up the parameters of model {model_id}"):
+            known = self._store.get_logged_model(model_id).params or {}
+        missing = [LoggedModelParameter(k, v) for k, v in wanted.items() if k not in known]
+        if missing:
+            try:
+                with mapped(f"storing parameters of model {model_id}"):
+                    self._store.log_logged_model_params(model_id, missing)
+            except PoisonError as error:
+                _logger.warning("a model lacks parameters that the app has given: %s", error)
         return model_id
 
     def _upload_model_file(self, model: Any) -> None:

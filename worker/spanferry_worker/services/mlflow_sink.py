@@ -12,6 +12,7 @@ from spanferry_worker.services.mlflow_environment import prepare_environment
 from spanferry_worker.stages.trace import AssembledTrace
 
 if TYPE_CHECKING:
+    from spanferry_worker.services.mlflow_artifacts import Artifacts
     from spanferry_worker.services.mlflow_backend import Backend
     from spanferry_worker.services.mlflow_write import Writer
 
@@ -37,12 +38,14 @@ def open_sink(
     default_experiment: str,
     concurrency: int = CONCURRENCY,
     artifact_root: str | None = None,
+    artifact_server: str = "",
 ) -> "MlflowSink":
     """A sink for the tracking URI, not connected yet: that is what its open() does.
 
     `default_experiment` is the name that a trace without one of its own gets. `artifact_root` is
     where experiments made by the worker keep artifacts; None means where the default experiment
-    of the database has its own. Raises FatalError for a URI that no sink can serve.
+    of the database has its own. `artifact_server` is the MLflow server that serves them, where that
+    is not the tracking URI. Raises FatalError for a URI that no sink can serve.
     """
     scheme = urlsplit(tracking_uri).scheme.partition("+")[0].lower()
     if scheme in _SQL_SCHEMES:
@@ -53,7 +56,8 @@ def open_sink(
             return SqlBackend(tracking_uri, artifact_root=artifact_root)
 
         at_once = 1 if scheme == "sqlite" else concurrency
-        return MlflowSink(open_sql, tracking_uri, default_experiment, at_once)
+        artifact_uri = artifact_server or tracking_uri
+        return MlflowSink(open_sql, artifact_uri, default_experiment, at_once)
     if scheme in _HTTP_SCHEMES:
 
         def open_http() -> "Backend":
@@ -77,16 +81,18 @@ class MlflowSink:
     def __init__(
         self,
         open_backend: "Callable[[], Backend]",
-        tracking_uri: str,
+        artifact_uri: str,
         default_experiment: str,
         concurrency: int,
     ) -> None:
+        """`artifact_uri`: MLflow's tracking URI, as its artifact stores want to know it."""
         self._open_backend = open_backend
-        self._tracking_uri = tracking_uri
+        self._artifact_uri = artifact_uri
         self._default_experiment = default_experiment
         self._concurrency = concurrency
         self._threads: ThreadPoolExecutor | None = None
         self._backend: Backend | None = None
+        self._artifacts: Artifacts | None = None
         self._writer: Writer | None = None
 
     @property
@@ -117,13 +123,18 @@ class MlflowSink:
                     await asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
             except TimeoutError:
                 _logger.warning("MLflow is still writing; leaving it behind")
+        artifacts, self._artifacts = self._artifacts, None
+        if artifacts is not None:
+            artifacts.close()
         backend, self._backend = self._backend, None
         if backend is not None:
             await asyncio.to_thread(backend.close)
 
     def _open(self) -> None:
         prepare_environment()
-        from spanferry_worker.services.mlflow_build import EntityBuilder  # noqa: PLC0415 - slow
+        from spanferry_worker.services import mlflow_extract  # noqa: PLC0415 - slow
+        from spanferry_worker.services.mlflow_artifacts import Artifacts  # noqa: PLC0415
+        from spanferry_worker.services.mlflow_build import EntityBuilder  # noqa: PLC0415
         from spanferry_worker.services.mlflow_resolve import Resolver  # noqa: PLC0415
         from spanferry_worker.services.mlflow_text import Texts  # noqa: PLC0415
         from spanferry_worker.services.mlflow_write import Writer  # noqa: PLC0415
@@ -134,15 +145,24 @@ class MlflowSink:
         resolver = Resolver(
             backend.store,
             default_experiment=self._default_experiment,
-            tracking_uri=self._tracking_uri,
+            tracking_uri=self._artifact_uri,
         )
         try:
             resolver.check_default()
         except BaseException:
             backend.close()
             raise
-        self._backend = backend
-        self._writer = Writer(backend, EntityBuilder(Texts(backend.limits)), resolver)
+        root: str = getattr(backend.store, "artifact_root_uri", "")
+        artifacts = Artifacts(self._artifact_uri, default_root=root)
+        extracting = mlflow_extract.is_wanted() and artifacts.reachable()
+        self._backend, self._artifacts = backend, artifacts
+        self._writer = Writer(
+            backend,
+            EntityBuilder(Texts(backend.limits)),
+            resolver,
+            artifacts,
+            extract=mlflow_extract.extract if extracting else None,
+        )
 
     @staticmethod
     def _write(writer: "Writer", batch: Sequence[AssembledTrace]) -> None:

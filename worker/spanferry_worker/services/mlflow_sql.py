@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 import sqlalchemy.exc
@@ -28,6 +28,7 @@ from spanferry_worker.services.mlflow_text import Limits
 
 __all__ = ["SQL_LIMITS", "SqlBackend", "check_schema", "connect"]
 
+_T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 
 SQL_LIMITS: Final = Limits(tag_value_chars=8000, metadata_value_chars=8000, json_depth=500)
@@ -128,6 +129,10 @@ class SqlBackend:
     @property
     def store(self) -> Any:
         return self._store
+
+    def ask(self, doing: str, request: Callable[[Any], _T]) -> _T:
+        with mapped(doing):
+            return request(self._store)
 
     def infos(self, trace_ids: Sequence[str]) -> dict[str, TraceInfo]:
         with mapped("looking up traces"):

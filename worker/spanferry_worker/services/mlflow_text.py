@@ -33,6 +33,8 @@ class Limits(NamedTuple):
     preview_chars: int = 1000
     trace_name_chars: int = 4096
     session_chars: int = 250
+    param_key_chars: int = 250
+    param_value_chars: int = 6000
 
 
 class Texts:

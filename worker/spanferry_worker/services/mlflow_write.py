@@ -1,7 +1,8 @@
 """Storing a batch: new traces the cheap way, known ones merged, feedback where its trace is."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import methodcaller
 from typing import Final
 
 from mlflow.entities import Span, TraceInfo
@@ -10,8 +11,10 @@ from mlflow.tracing.constant import TraceMetadataKey
 import spanferry_schemas as wire
 from spanferry_schemas import trace_id_text
 from spanferry_worker.errors import PoisonError, TraceNotFoundError
+from spanferry_worker.services.mlflow_artifacts import Artifacts
 from spanferry_worker.services.mlflow_backend import Backend
-from spanferry_worker.services.mlflow_build import EntityBuilder
+from spanferry_worker.services.mlflow_build import EntityBuilder, prompt_versions
+from spanferry_worker.services.mlflow_errors import is_missing
 from spanferry_worker.services.mlflow_merge import (
     is_stale,
     merged_info,
@@ -32,13 +35,27 @@ CANDIDATES_MAX: Final = 5
 class Writer:
     """Writes batches through one backend. Blocking; several threads may call it at once."""
 
-    def __init__(self, backend: Backend, builder: EntityBuilder, resolver: Resolver) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        builder: EntityBuilder,
+        resolver: Resolver,
+        artifacts: Artifacts,
+        *,
+        extract: Callable[[AssembledTrace], AssembledTrace] | None,
+    ) -> None:
+        """`extract` takes attachments out of the spans; None leaves them where they are."""
         self._backend = backend
         self._builder = builder
         self._resolver = resolver
+        self._artifacts = artifacts
+        self._extract = extract
+        self._prompts_failed = False
 
     def write(self, batch: Sequence[AssembledTrace]) -> None:
         """As Sink.write. Repeating a batch changes nothing: what is stored is looked up first."""
+        if self._extract is not None:
+            batch = [self._extract(trace) for trace in batch]
         stored = self._backend.infos(
             list({trace_id_text(t.trace_id) for t in batch if t.trace_id is not None})
         )
@@ -77,12 +94,21 @@ class Writer:
             infos.append(info)
             spans[trace_id] = entities
         self._backend.write_new(infos, spans)
+        again: dict[str, AssembledTrace] = {}
+        beside: dict[str, AssembledTrace] = {}
         for trace_id, trace in traces.items():
             overriding = any(assessment.overrides for assessment in trace.assessments)
             # Another worker may have written other parts of an unfinished trace at the same time.
             if overriding or not trace.complete:
-                for info in self._backend.infos([trace_id]).values():
-                    self._merge(trace, info)
+                again[trace_id] = trace
+            elif trace.attachments or trace.trace.prompts:
+                beside[trace_id] = trace
+        if again or beside:
+            found = self._backend.infos([*again, *beside])
+            self._add_beside((beside[key], info) for key, info in found.items() if key in beside)
+            for trace_id, trace in again.items():
+                if trace_id in found:
+                    self._merge(trace, found[trace_id])
 
     def _merge(self, trace: AssembledTrace, info: TraceInfo | None) -> None:
         """Add to a stored trace what it does not have yet; write nothing where it has it all."""
@@ -101,6 +127,37 @@ class Writer:
         for assessment in _unique(trace.assessments):
             if assessment.assessment_id not in known:
                 self._backend.add_assessment(self._builder.assessment(trace_id, assessment))
+        self._add_beside([(trace, info)])
+
+    def _add_beside(self, traces: Iterable[tuple[AssembledTrace, TraceInfo]]) -> None:
+        """What MLflow keeps beside a stored trace: its attachments, its links to prompts."""
+        pairs = list(traces)
+        self._artifacts.upload((info, one) for trace, info in pairs for one in trace.attachments)
+        for trace, info in pairs:
+            if trace.trace.prompts:
+                self._link_prompts(trace.trace, info.trace_id)
+
+    def _link_prompts(self, part: wire.TracePart, trace_id: str) -> None:
+        """Linking is for the prompt's page; the trace names its prompts in a tag of its own."""
+        link = methodcaller("link_prompts_to_trace", trace_id, prompt_versions(part))
+        try:
+            self._backend.ask(f"linking prompts to trace {trace_id}", link)
+        except PoisonError as error:
+            if not self._prompts_failed:
+                self._prompts_failed = True
+                _logger.warning("traces are stored without links to their prompts: %s", error)
+
+    def _delete_tags(self, info: TraceInfo, part: wire.TracePart) -> None:
+        for key in self._builder.deleted_tags(part):
+            if key not in info.tags:
+                continue
+            delete = methodcaller("delete_trace_tag", info.trace_id, key)
+            try:
+                self._backend.ask(f"deleting a tag of trace {info.trace_id}", delete)
+            except PoisonError as error:
+                if error.__cause__ is None or not is_missing(error.__cause__):
+                    raise
+                # somebody else has deleted it between our look and our write
 
     def _merge_spans(self, trace: AssembledTrace, info: TraceInfo) -> TraceInfo:
         part = trace.trace
@@ -124,6 +181,7 @@ class Writer:
         self._move(merged, part, came)
         if not same_info(merged, info):
             self._backend.put_info(merged)
+        self._delete_tags(info, part)
         return info
 
     def _move(self, info: TraceInfo, part: wire.TracePart, came: Sequence[Span]) -> None:
@@ -139,7 +197,8 @@ class Writer:
     def _model_id(self, part: wire.TracePart, experiment_id: str) -> str | None:
         if part.active_model is None or TraceMetadataKey.MODEL_ID in part.metadata:
             return None
-        return self._resolver.model_id(part.active_model, experiment_id)
+        params = self._builder.model_params(part)
+        return self._resolver.model_id(part.active_model, experiment_id, params)
 
     def _assess_by_request(self, trace: AssembledTrace) -> None:
         """Attach assessments to the newest trace of their client request id."""

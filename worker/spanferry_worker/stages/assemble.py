@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from spanferry_schemas import Assessment, End, Fragment, Span, TracePart
+from spanferry_schemas import Assessment, Attachment, End, Fragment, Span, TracePart
 from spanferry_worker.stages.decode import Decoded
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason, Position
 
@@ -74,6 +74,7 @@ class _Open:
 
     __slots__ = (
         "assessments",
+        "attachments",
         "first_ms",
         "keys",
         "part",
@@ -93,6 +94,7 @@ class _Open:
         self.part: TracePart | None = None
         self.spans: dict[bytes, Span] = {}
         self.assessments: dict[str, Assessment] = {}
+        self.attachments: dict[str, Attachment] = {}
         self.keys: set[object] = set()
         self.positions: list[Position] = []
         self.size = 0
@@ -237,6 +239,7 @@ class Assembler:
             complete=entry.tally.whole,
             size=entry.size,
             positions=entry.positions,
+            attachments=list(entry.attachments.values()),
         )
 
     def _remember(self, trace_id: bytes, tally: _Tally) -> None:
@@ -299,6 +302,8 @@ def _merge(entry: _Open, event: Fragment, decoded: Decoded) -> int:
         if known is None or (known.end_ns == 0 and span.end_ns != 0):
             spans[span.span_id] = span
     entry.tally.spans += len(event.spans) - repeated
+    for attachment in event.attachments:
+        entry.attachments[attachment.attachment_id] = attachment
     return repeated
 
 
@@ -316,10 +321,14 @@ def _repeat_key(event: Fragment, origin: bytes | None) -> object | None:
 def merge_parts(old: TracePart, new: TracePart) -> TracePart:
     """The later part over the earlier one: what it gives counts, dictionaries are united.
 
-    An experiment's id and name belong together: a part that gives either replaces both.
+    An experiment's id and name belong together: a part that gives either replaces both. Within a
+    part tags are deleted before others are set.
     """
     gives_experiment = new.experiment_id is not None or new.experiment is not None
     place = new if gives_experiment else old
+    tags = {key: value for key, value in old.tags.items() if key not in new.deleted_tags}
+    tags |= new.tags
+    deleted = dict.fromkeys([*old.deleted_tags, *new.deleted_tags])
     return TracePart(
         experiment_id=place.experiment_id,
         experiment=place.experiment,
@@ -327,9 +336,12 @@ def merge_parts(old: TracePart, new: TracePart) -> TracePart:
         client_request_id=_later(old.client_request_id, new.client_request_id),
         request_preview=_later(old.request_preview, new.request_preview),
         response_preview=_later(old.response_preview, new.response_preview),
-        tags={**old.tags, **new.tags},
+        tags=tags,
         metadata={**old.metadata, **new.metadata},
         active_model=_later(old.active_model, new.active_model),
+        model_params={**old.model_params, **new.model_params},
+        prompts=list(dict.fromkeys([*old.prompts, *new.prompts])),
+        deleted_tags=[key for key in deleted if key not in tags],
     )
 
 

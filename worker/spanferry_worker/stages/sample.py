@@ -1,10 +1,12 @@
 """sample: what is kept of a trace, by its size. A pure function, so that a replay decides the same."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from spanferry_schemas import Attachment, Span
 from spanferry_worker.stages.skeleton import skeleton
 from spanferry_worker.stages.trace import AssembledTrace
 
@@ -42,7 +44,7 @@ class SamplingPolicy(Struct, frozen=True, kw_only=True):
     """The rules. The default keeps everything as it came."""
 
     full_bytes_max: int | None = None
-    """Traces with more record bytes than this are cut to skeletons; None: never."""
+    """Traces with more record bytes than this, attachments apart, are cut to skeletons; None: never."""
     attribute_bytes_max: int = 1_024
     """In a skeleton, the longest attribute that stays whole; longer ones become previews of this."""
     events_bytes_max: int = 8_192
@@ -72,7 +74,7 @@ class Sampler:
     def decide(self, trace: AssembledTrace) -> Decision:
         """What is to be kept of the trace: the first rule that matches."""
         ceiling = self._policy.full_bytes_max
-        if ceiling is not None and trace.size > ceiling:
+        if ceiling is not None and trace.size - _attached_bytes(trace) > ceiling:
             return _TOO_BIG
         return _KEEP_ALL
 
@@ -93,7 +95,18 @@ class Sampler:
                     for span in trace.spans
                 ]
                 part = replace(trace.trace, metadata={**trace.trace.metadata, **_marks(decision)})
-                return replace(trace, spans=spans, trace=part)
+                kept = [one for one in trace.attachments if _is_referred_to(one, spans)]
+                return replace(trace, spans=spans, trace=part, attachments=kept)
+
+
+def _attached_bytes(trace: AssembledTrace) -> int:
+    return sum(len(attachment.data) for attachment in trace.attachments)
+
+
+def _is_referred_to(attachment: Attachment, spans: Sequence[Span]) -> bool:
+    """Whether what is left of the payloads still names it: what was cut needs no attachment."""
+    name = attachment.attachment_id.encode()
+    return any(name in value for span in spans for value in span.attributes.values())
 
 
 def _marks(decision: Decision) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from spanferry_schemas import Assessment, Span, TracePart
+from spanferry_schemas import Assessment, Attachment, Span, TracePart
 
 __all__ = ["AssembledTrace", "FinishReason", "Position"]
 
@@ -38,11 +38,11 @@ class Position(NamedTuple):
 class AssembledTrace(Struct, frozen=True):
     """A trace as the sinks write it. `spans` are unique by span id, in order of arrival.
 
-    `spans` may be empty: then `assessments`, `tags` or metadata for a trace that is (or is to be) in
-    MLflow. `trace_id` is None only for assessments that name a client request id instead.
-    `complete` is False where spans are known to be missing or still to come. `positions` are the
-    records it was made of: they may be committed once it is durable. `size` is the sum of their
-    values in bytes before compression.
+    `spans` may be empty: then `assessments`, `attachments`, tags or metadata for a trace that is (or
+    is to be) in MLflow. `attachments` are unique by their id. `trace_id` is None only for assessments
+    that name a client request id instead. `complete` is False where spans are known to be missing or
+    still to come. `positions` are the records it was made of: they may be committed once it is
+    durable. `size` is the sum of their values in bytes before compression.
     """
 
     trace_id: bytes | None
@@ -53,3 +53,4 @@ class AssembledTrace(Struct, frozen=True):
     complete: bool
     size: int
     positions: list[Position]
+    attachments: list[Attachment] = []

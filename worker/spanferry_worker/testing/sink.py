@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from spanferry_schemas import Assessment, Span, TracePart
+from spanferry_schemas import Assessment, Attachment, Span, TracePart
 from spanferry_worker.errors import PoisonError, TransientError
 from spanferry_worker.stages.assemble import merge_parts
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
@@ -22,6 +22,7 @@ class StoredTrace(Struct):
     complete: bool
     reasons: list[FinishReason]
     writes: int = 0
+    attachments: dict[str, Attachment] = {}
 
 
 class MemorySink:
@@ -103,6 +104,7 @@ class MemorySink:
         stored.trace = merge_parts(stored.trace, trace.trace)
         stored.spans |= {span.span_id: span for span in trace.spans}
         stored.assessments |= {each.assessment_id: each for each in trace.assessments}
+        stored.attachments |= {each.attachment_id: each for each in trace.attachments}
         stored.complete = stored.complete or trace.complete
         stored.reasons.append(trace.reason)
         stored.writes += 1
