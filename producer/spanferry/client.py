@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 from msgspec import Struct
 
-from spanferry import outlet
+from spanferry import bridge, outlet
 from spanferry.buffer import Buffer
 from spanferry.log import logger, say_once
 from spanferry.parcel import Parcel
@@ -180,6 +180,8 @@ def enable(**options: Unpack[Options]) -> None:
     with _switch:
         client = Client(settings)
         _install(client)
+        if settings.mlflow:
+            bridge.switch_on(accelerate=settings.accelerate)
         client.start()
 
 
@@ -187,6 +189,8 @@ def disable() -> None:
     """Flush for at most `exit_timeout_s`, then stop. Traced functions go on untraced."""
     with _switch:
         client = _client
+        if client is not None:
+            bridge.switch_off()
         _install(None)
         if client is not None:
             client.close(client.settings.exit_timeout_s)

@@ -1,7 +1,8 @@
 """Where a new span goes: under the current one, under another service's, or into a new trace."""
 
 import os
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -18,7 +19,7 @@ from spanferry.spans import NO_OP_SPAN, NoOpSpan, Span
 from spanferry.trace_state import LiveTrace, TraceFacts
 from spanferry_schemas import mlflow_keys
 
-__all__ = ["complain_not_enabled", "open_span"]
+__all__ = ["Kinds", "complain_not_enabled", "install_kinds", "open_span"]
 
 _RATIO_VARIABLE: Final = "MLFLOW_TRACE_SAMPLING_RATIO"
 _MODEL_VARIABLES: Final = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID")
@@ -39,8 +40,32 @@ class _Defaults(Struct, frozen=True):
     model_id: str | None
 
 
+class Dress(Protocol):
+    """`experiment_given`: it was chosen for this very trace."""
+
+    def __call__(self, facts: TraceFacts, *, experiment_given: bool) -> None: ...
+
+
+class Kinds(Struct, frozen=True):
+    """What is made where a span or a trace starts."""
+
+    span: type[Span] = Span
+    no_op: type[NoOpSpan] = NoOpSpan
+    trace: type[LiveTrace] = LiveTrace
+    dress: Dress | None = None
+    """Gives a new trace what else holds for it. What it raises loses the trace."""
+
+
 _defaults: _Defaults | None = None
 _complained = False
+_kinds = Kinds()
+_span_kind: type[Span] = Span
+
+
+def install_kinds(kinds: Kinds) -> None:
+    """Have other spans and traces made from now on."""
+    global _kinds, _span_kind  # noqa: PLW0603  the process has one
+    _kinds, _span_kind = kinds, kinds.span
 
 
 def open_span(
@@ -61,14 +86,19 @@ def open_span(
         if inside is not None and inside.enabled is False:
             return NO_OP_SPAN
         around = current.get() if parent is None else parent
-        if type(around) is Span:
-            if experiment_id is not None:
-                say_once("destination", "a destination is for root spans only and is ignored")
-            return Span(around.trace, around.span_id_bytes, name, span_type, start_ns, False)
-        if type(around) is NoOpSpan:
-            return around
-        remote = around if type(around) is RemoteParent else None
-        return _open_root(name, span_type, remote, start_ns, experiment_id, ratio)
+        if around is None:
+            return _open_root(name, span_type, None, start_ns, experiment_id, ratio)
+        if type(around) is not _span_kind:
+            if isinstance(around, RemoteParent):
+                return _open_root(name, span_type, around, start_ns, experiment_id, ratio)
+            if isinstance(around, NoOpSpan):
+                return around
+        trace = around.trace
+        if trace is None:  # the span of a tracer that does not go through us
+            return _open_root(name, span_type, None, start_ns, experiment_id, ratio)
+        if experiment_id is not None:
+            say_once("destination", "a destination is for root spans only and is ignored")
+        return _span_kind(trace, around.span_id_bytes, name, span_type, start_ns, False)
     except Exception as error:  # noqa: BLE001  the app must not see our troubles
         say_once("span-start", "a span could not be started: %s", values.text(error))
         return NO_OP_SPAN
@@ -89,13 +119,13 @@ def _open_root(
     defaults = _defaults if _defaults is not None and _defaults.outlet is outlet else _read(outlet)
     if remote is not None:
         if not remote.sampled:
-            return NoOpSpan(remote.trace_id, remote.span_id)
-        trace = LiveTrace(remote.trace_id, outlet, TraceFacts(), remote=True)
-        return Span(trace, remote.span_id, name, span_type, start_ns, True)
+            return _kinds.no_op(remote.trace_id, remote.span_id)
+        trace = _kinds.trace(remote.trace_id, outlet, TraceFacts(), remote=True)
+        return _span_kind(trace, remote.span_id, name, span_type, start_ns, True)
     trace_id = new_trace_id()
     ratio = defaults.ratio if ratio is None else ratio
     if ratio < 1.0 and not _sampled(trace_id, ratio):
-        return NoOpSpan(trace_id, new_span_id())
+        return _kinds.no_op(trace_id, new_span_id())
     facts = TraceFacts(tags={mlflow_keys.TAG_TRACE_NAME: values.text(name)})
     if experiment_id is not None:
         facts.experiment_id = values.text(experiment_id)
@@ -106,8 +136,10 @@ def _open_root(
     inside = scope.get()
     if inside is not None:
         inside.dress(facts)
-    trace = LiveTrace(trace_id, outlet, facts, remote=False)
-    span = Span(trace, None, name, span_type, start_ns, True)
+    if _kinds.dress is not None:
+        _kinds.dress(facts, experiment_given=experiment_id is not None)
+    trace = _kinds.trace(trace_id, outlet, facts, remote=False)
+    span = _span_kind(trace, None, name, span_type, start_ns, True)
     if experiment_id is not None:
         span.set_attribute(_EXPERIMENT_ID, experiment_id)
     return span

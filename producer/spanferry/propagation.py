@@ -38,7 +38,7 @@ def get_tracing_context_headers_for_http_request() -> dict[str, str]:
         return _headers(span.trace_id, span.span_id, sampled=span.sampled, ours=span.ours)
     if isinstance(span, NoOpSpan):
         return _headers(span.otel_trace_id, span.span_id_bytes, sampled=False)
-    if span is None:
+    if span is None or span.trace is None:
         say_once("no-context", "there is no current span: the request carries no tracing context")
         return {}
     span.trace.count_context_out()

@@ -66,6 +66,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     client_id: str = "spanferry"
     collect_environment: bool = True
     """Attach source name and type, user and Git version as MLflow does."""
+    mlflow: bool = True
+    """Have MLflow's own API (mlflow.trace, start_span, autolog …) go through Kafka too."""
+    accelerate: bool = True
+    """Put spanferry's fast spans behind MLflow's API; without it MLflow makes its own, slower ones."""
     metadata: dict[str, str] = {}
     """Attached to every trace, under what the trace sets itself: app version, deployment, region. A
     mapping; in the environment a JSON object or `key=value,key=value`."""
@@ -94,6 +98,8 @@ class Options(TypedDict, total=False):
     exit_timeout_s: float | None
     client_id: str | None
     collect_environment: bool | None
+    mlflow: bool | None
+    accelerate: bool | None
     metadata: Mapping[str, object] | None
 
 

@@ -50,12 +50,12 @@ class SpanRecorder(SpanView):
     def set_inputs(self, inputs: Any) -> None:
         """Record what went in."""
         if self._end_ns is None or self.is_open("inputs"):
-            self._attributes[_INPUTS] = encode(inputs)
+            self._attributes[_INPUTS] = encode(inputs, self.attach)
 
     def set_outputs(self, outputs: Any) -> None:
         """Record what came out."""
         if self._end_ns is None or self.is_open("outputs"):
-            self._attributes[_OUTPUTS] = encode(outputs)
+            self._attributes[_OUTPUTS] = encode(outputs, self.attach)
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set one attribute; a later value replaces an earlier one."""
@@ -156,6 +156,10 @@ class SpanRecorder(SpanView):
             self.set_status(SpanStatus(SpanStatusCode.ERROR, message))
         except Exception as error:  # noqa: BLE001  whatever a user's exception does
             say_once("exception", "an exception could not be recorded: %s", values.text(error))
+
+    def attach(self, attachment: Any) -> str:
+        """Take MLflow's Attachment; the text that stands for it in inputs and outputs."""
+        return values.text(attachment)
 
     def is_open(self, what: str) -> bool:
         """Whether `what` may still be set; said once where it may not."""

@@ -35,8 +35,8 @@ class SpanIdentity:
         "_span_type",
         "_start_ns",
         "_status",
-        "_trace_id",
         "span_id_bytes",
+        "trace_id_bytes",
     )
 
     def __init__(
@@ -48,7 +48,8 @@ class SpanIdentity:
         span_type: str,
         start_ns: int,
     ) -> None:
-        self._trace_id = trace_id
+        self.trace_id_bytes = trace_id
+        """The trace id as it is sent."""
         self.span_id_bytes = span_id
         """The span id as it is sent."""
         self._parent_id = parent_id
@@ -65,7 +66,7 @@ class SpanIdentity:
     @property
     def trace_id(self) -> str:
         """MLflow's id of the trace: `tr-` and 32 hexadecimal digits."""
-        return trace_id_text(self._trace_id)
+        return trace_id_text(self.trace_id_bytes)
 
     @property
     def request_id(self) -> str:

@@ -1,6 +1,7 @@
 """Spans and their end: what MLflow's LiveSpan and NoOpSpan are."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from time import perf_counter_ns
 from typing import Any, ClassVar, Final
@@ -23,8 +24,8 @@ from spanferry.log import say_once
 from spanferry.process import PROCESS, new_span_id
 from spanferry.span_recorder import SpanRecorder
 from spanferry.trace_state import LiveTrace
+from spanferry_schemas import Attachment, StatusCode, encode_span, mlflow_keys, trace_id_text
 from spanferry_schemas import Span as WireSpan
-from spanferry_schemas import StatusCode, encode_span, mlflow_keys, trace_id_text
 
 __all__ = [
     "NO_OP_SPAN",
@@ -38,6 +39,7 @@ __all__ = [
     "SpanStatusCode",
     "SpanType",
     "get_last_active_trace_id",
+    "install_before_end",
 ]
 
 NO_OP_SPAN_TRACE_ID: Final = "MLFLOW_NO_OP_SPAN_TRACE_ID"
@@ -51,12 +53,15 @@ _INFO: Final = b"20"
 
 _LOG_LEVEL: Final = mlflow_keys.SPAN_LOG_LEVEL
 
+_ATTACHMENT_BYTES_MAX: Final = "MLFLOW_TRACE_MAX_ATTACHMENT_SIZE"
+
 _UNSET: Final = StatusCode.UNSET
 _OK: Final = StatusCode.OK
 _FAILED: Final = StatusCode.ERROR
 
 _last_trace: ContextVar[bytes | None] = ContextVar("spanferry_last_trace", default=None)
 _last_trace_anywhere: bytes | None = None
+_before_end: Callable[["Span"], None] | None = None
 
 
 class Span(SpanRecorder):
@@ -80,7 +85,7 @@ class Span(SpanRecorder):
         is_root: bool,
     ) -> None:
         # What SpanIdentity.__init__ sets, without the call: every span in a request pays for it.
-        self._trace_id = trace.trace_id
+        self.trace_id_bytes = trace.trace_id
         self.span_id_bytes = new_span_id()
         self._parent_id = parent_id
         self._name = name
@@ -94,7 +99,7 @@ class Span(SpanRecorder):
         self.trace = trace
         self._is_root = is_root
         self._forks = PROCESS.forks
-        trace.count_span()
+        trace.opened(self)
         self._start_ns = start_ns or trace.clock_ns + perf_counter_ns()
 
     def rename(self, name: str) -> None:
@@ -104,6 +109,20 @@ class Span(SpanRecorder):
             if self._is_root and tags.get(mlflow_keys.TAG_TRACE_NAME) == self._name:
                 tags[mlflow_keys.TAG_TRACE_NAME] = values.text(name)
             self._name = name
+
+    def attach(self, attachment: Any) -> str:
+        """Take MLflow's Attachment; the reference that stands for it in inputs and outputs."""
+        data = bytes(attachment.content_bytes)
+        limit = os.environ.get(_ATTACHMENT_BYTES_MAX, "")
+        if limit.isdecimal() and 0 < int(limit) < len(data):
+            self.record_exception(
+                f"Attachment too large ({len(data)} bytes > {limit} bytes limit). Content discarded."
+            )
+            return f"[Attachment too large: {len(data)} bytes exceeds {limit} bytes limit]"
+        reference = values.text(attachment.ref(self.trace_id))
+        content_type = values.text(attachment.content_type)
+        self.trace.attach(Attachment(values.text(attachment.id), content_type, data))
+        return reference
 
     def end(
         self,
@@ -140,6 +159,8 @@ class Span(SpanRecorder):
         if _LOG_LEVEL not in attributes:
             level = _INFO if self._span_type in _INFO_TYPES else _DEBUG
             attributes[_LOG_LEVEL] = level
+        if _before_end is not None:
+            _before_end(self)
         self._end_ns = end_ns
         if self._forks != PROCESS.forks:
             return  # the process that started the span has it too, and ends it
@@ -149,7 +170,7 @@ class Span(SpanRecorder):
             self.trace.add(encoded, error=error)
             return
         self.trace.finish(encoded, error=error, duration_ns=end_ns - self._start_ns)
-        _remember(self._trace_id)
+        _remember(self.trace_id_bytes)
 
     def _encoded(self, end_ns: int) -> bytes:
         span = WireSpan(
@@ -205,7 +226,7 @@ class NoOpSpan(Span):
     @property
     def otel_trace_id(self) -> bytes:
         """The trace's id for other services; all zero where there is no trace at all."""
-        return self._trace_id
+        return self.trace_id_bytes
 
     def is_open(self, what: str) -> bool:  # noqa: ARG002  there is nothing to say
         """Never."""
@@ -259,6 +280,15 @@ def get_last_active_trace_id(thread_local: bool = False) -> str | None:
     """The trace whose local root ended last in this process; with `thread_local` in this context."""
     last = _last_trace.get() if thread_local else _last_trace_anywhere
     return None if last is None else trace_id_text(last)
+
+
+def install_before_end(call: Callable[[Span], None] | None) -> None:
+    """Have every span shown to `call` when all of it is set and nothing is encoded yet.
+
+    It may still change the span. It must not raise; what it raises loses the span.
+    """
+    global _before_end  # noqa: PLW0603  the process has one
+    _before_end = call
 
 
 def _remember(trace_id: bytes) -> None:

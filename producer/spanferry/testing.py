@@ -9,8 +9,8 @@ assert trace.root.inputs == {"question": "why?"}
 from types import TracebackType
 from typing import Any, Final, Self
 
+from spanferry import bridge, values
 from spanferry import outlet as outlets
-from spanferry import values
 from spanferry.parcel import Outlet, Parcel
 from spanferry.settings import Settings
 from spanferry.span_view import SpanView
@@ -174,6 +174,8 @@ class capture:  # noqa: N801  used as a function: `with capture() as captured`
 
     def __enter__(self) -> Self:
         self._before = outlets.install(self)
+        if self._before is None and self._settings.mlflow:
+            bridge.switch_on(accelerate=self._settings.accelerate)
         return self
 
     def __exit__(
@@ -183,6 +185,8 @@ class capture:  # noqa: N801  used as a function: `with capture() as captured`
         stack: TracebackType | None,
     ) -> None:
         outlets.install(self._before)
+        if self._before is None:
+            bridge.switch_off()
 
     @property
     def traces(self) -> list[CapturedTrace]:

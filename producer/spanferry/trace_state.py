@@ -9,9 +9,12 @@ from msgspec import Struct
 from spanferry import outlet as outlets
 from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Outlet, Parcel
 from spanferry.process import PROCESS
-from spanferry_schemas import End, TracePart, TraceState, mlflow_keys
+from spanferry_schemas import Attachment, End, TracePart, TraceState, mlflow_keys
 
 __all__ = ["LiveTrace", "TraceFacts"]
+
+_NONE: list[Attachment] = []
+"""Shared by all traces without attachments, so never added to."""
 
 
 class TraceFacts(Struct):
@@ -63,6 +66,7 @@ class LiveTrace:
         "_pending_bytes",
         "_sent_ns",
         "_spans",
+        "attachments",
         "changed",
         "clock_ns",
         "ended",
@@ -79,6 +83,8 @@ class LiveTrace:
         self.remote = remote
         self.changed = False
         self.ended = False
+        self.attachments: list[Attachment] = _NONE
+        """What waits to be handed over with the spans; `attach` adds to it."""
         self._outlet = outlet
         self._forks = PROCESS.forks
         self._fragment_bytes = settings.fragment_bytes
@@ -95,13 +101,20 @@ class LiveTrace:
         """Nanoseconds since 1970, by the wall clock at the trace's start."""
         return self.clock_ns + perf_counter_ns()
 
-    def count_span(self) -> None:
+    def opened(self, span: object) -> None:  # noqa: ARG002  for those who keep the spans
         """A span has been started."""
         next(self._spans)
 
     def count_context_out(self) -> None:
         """The trace's context is being handed to another service."""
         next(self._contexts_out)
+
+    def attach(self, attachment: Attachment) -> None:
+        """Take bytes that a span refers to; they go with the spans that are handed over next."""
+        if self.attachments is _NONE:
+            self.attachments = []
+        self.attachments.append(attachment)
+        self._pending_bytes += len(attachment.data)
 
     def add(self, span: bytes, *, error: bool) -> None:
         """Take an encoded span that has ended and is not the local root."""
@@ -146,6 +159,9 @@ class LiveTrace:
             error = error or failed
         if not spans and end is None:
             return
+        attachments, self.attachments = self.attachments, _NONE
+        for attachment in attachments:
+            size += len(attachment.data)
         session = self.facts.metadata.get(mlflow_keys.METADATA_SESSION)
         parcel = Parcel(
             self.trace_id,
@@ -157,6 +173,7 @@ class LiveTrace:
             duration_ns,
             session,
             remote=self.remote,
+            attachments=attachments,
         )
         self._outlet.put(parcel)
 

@@ -2,12 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from spanferry import outlet as outlets
 from spanferry import values
 from spanferry.active_model import ActiveModel, set_active_model
-from spanferry.context import CurrentToken, current, get_current_active_span, leave
+from spanferry.context import (
+    CurrentToken,
+    RemoteParent,
+    current,
+    get_current_active_span,
+    leave,
+)
 from spanferry.entities import LinkLike, SpanLogLevel, SpanType, nanoseconds_of
 from spanferry.log import say_once
 from spanferry.opening import complain_not_enabled, open_span
@@ -15,7 +21,7 @@ from spanferry.propagation import (
     get_tracing_context_headers_for_http_request,
     set_tracing_context_from_http_request_headers,
 )
-from spanferry.spans import NO_OP_SPAN, Span, get_last_active_trace_id
+from spanferry.spans import NO_OP_SPAN, NoOpSpan, Span, get_last_active_trace_id
 from spanferry.trace_state import LiveTrace, TraceFacts
 from spanferry_schemas import TraceState, mlflow_keys
 
@@ -51,6 +57,12 @@ _UNKNOWN: Final = SpanType.UNKNOWN
 
 _START_TIME: Final = "mlflow.spanStartTimeNs"
 """MLflow keeps a given start time as an attribute too."""
+
+
+Dressing: TypeAlias = tuple[
+    Mapping[str, Any] | None, str | None, SpanLogLevel | str | None, Sequence[LinkLike] | None
+]
+"""Attributes, description, log level and links of a new span."""
 
 
 class TraceDestination(Protocol):
@@ -102,9 +114,21 @@ class start_span:  # noqa: N801  MLflow's name, and a class so that entering it 
         self._token: CurrentToken | None = None
 
     def __enter__(self) -> Span:
+        return self._enter(None)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        stack: TracebackType | None,
+    ) -> None:
+        self._exit(error)
+
+    def _enter(self, ratio: float | None) -> Span:
+        """Start the span and make it current; `ratio` is as `open_span` takes it."""
         destination = None if self._destination is None else destination_of(self._destination)
         span_type = _UNKNOWN if self._span_type is None else self._span_type
-        span = open_span(self._name, span_type, None, None, destination)
+        span = open_span(self._name, span_type, None, None, destination, ratio)
         self._span = span
         if span is NO_OP_SPAN:
             return span
@@ -116,12 +140,8 @@ class start_span:  # noqa: N801  MLflow's name, and a class so that entering it 
         self._token = current.set(span)
         return span
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        stack: TracebackType | None,
-    ) -> None:
+    def _exit(self, error: BaseException | None) -> None:
+        """End the span, with the exception that leaves its block."""
         token, self._token = self._token, None
         if token is None:
             return
@@ -131,6 +151,12 @@ class start_span:  # noqa: N801  MLflow's name, and a class so that entering it 
             span.record_exception(error)
         if span.end_time_ns is None:
             span.end()
+
+    def _given(self) -> tuple[Any, ...]:
+        """What it was made with, in the order of the parameters."""
+        attributes, description, log_level, links = self._dressing or (None, None, None, None)
+        first = (self._name, self._span_type, attributes, self._destination)
+        return (*first, log_level, self._run_id, links, description)
 
 
 def start_span_no_context(  # noqa: PLR0913, PLR0917  MLflow's signature
@@ -156,11 +182,24 @@ def start_span_no_context(  # noqa: PLR0913, PLR0917  MLflow's signature
     span = open_span(name, span_type, parent_span, start_ns, experiment_id)
     if not span.recording:
         return span
+    dressing = (attributes, description, log_level, links)
+    return outfit(span, start_ns, inputs, dressing, tags, metadata)
+
+
+def outfit(  # noqa: PLR0913, PLR0917  what is left of MLflow's signature
+    span: Span,
+    start_ns: int | None,
+    inputs: Any,
+    dressing: Dressing,
+    tags: Mapping[str, str] | None,
+    metadata: Mapping[str, str] | None,
+) -> Span:
+    """Give a new span, and its trace, all that `start_span_no_context` was given for it."""
     if start_ns is not None:
         span.set_attribute(_START_TIME, start_ns)
     if inputs is not None:
         span.set_inputs(inputs)
-    dress(span, attributes, description, log_level, links)
+    dress(span, *dressing)
     if tags is not None:
         _add_texts(span.trace, "tags", tags, leave_out=_IMMUTABLE_TAGS)
     if metadata is not None:
@@ -192,10 +231,10 @@ def update_current_trace(  # noqa: PLR0913, PLR0917  MLflow's signature
     left out.
     """
     span = current.get()
-    if not isinstance(span, Span):
-        _complain_no_trace()
+    if isinstance(span, NoOpSpan):
         return
-    if not span.recording:
+    if span is None or isinstance(span, RemoteParent) or span.trace is None:
+        _complain_no_trace()
         return
     trace = span.trace
     if trace.ended:

@@ -9,7 +9,8 @@ therefore unfolded here first, on snapshots, and then encoded. Meaning as MLflow
 
 import dataclasses
 import json
-from typing import Any, Final, cast
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 import orjson
@@ -50,16 +51,25 @@ _STRICT: Final = (
 _encode = msgspec.json.Encoder().encode
 
 
+Attach: TypeAlias = Callable[[Any], str]
+
+_ATTACHMENTS: Final = "mlflow.tracing.attachments"
+"""Where MLflow's Attachment comes from."""
+
+
 class _NotJsonError(Exception):
     """A cycle, or a key that JSON does not have: MLflow stores the repr of the whole value."""
 
 
-def encode(value: object) -> bytes:
-    """`value` as one JSON text in UTF-8, as it is now."""
+def encode(value: object, attach: Attach | None = None) -> bytes:
+    """`value` as one JSON text in UTF-8, as it is now.
+
+    `attach` is given every MLflow Attachment in it and answers the text that stands for it.
+    """
     try:
         return _dumps(value, None, _STRICT)
     except Exception:  # noqa: BLE001  whatever a user's value does
-        return _encode_other(value)
+        return _encode_other(value, attach)
 
 
 def decode(encoded: bytes) -> Any:
@@ -110,14 +120,14 @@ def _note(value: object) -> str:
         return "<spanferry: cannot record this value>"
 
 
-def _encode_other(value: object) -> bytes:
+def _encode_other(value: object, attach: Attach | None) -> bytes:
     """What orjson does not take."""
     try:
         return _encode(value)
     except Exception:  # noqa: BLE001, S110  whatever a user's value does
         pass
     try:
-        return _encode(_Unfolding().plain(value, 0))
+        return _encode(_Unfolding(attach).plain(value, 0))
     except Exception:  # noqa: BLE001  whatever a user's value does
         return _encode(_representation(value))
 
@@ -125,9 +135,10 @@ def _encode_other(value: object) -> bytes:
 class _Unfolding:
     """One walk over one value, on snapshots of its containers; bounded in nodes and depth."""
 
-    __slots__ = ("_nodes_left", "_path")
+    __slots__ = ("_attach", "_nodes_left", "_path")
 
-    def __init__(self) -> None:
+    def __init__(self, attach: Attach | None) -> None:
+        self._attach = attach
         self._nodes_left = _NODES_MAX
         self._path: set[int] = set()
 
@@ -171,6 +182,8 @@ class _Unfolding:
             return _plain_int(int.__int__(value))
         if issubclass(kind, float):
             return float.__float__(value)
+        if self._attach is not None and kind.__module__ == _ATTACHMENTS:
+            return self._attach(value)
         try:
             content = _content(value, kind)
         except Exception:  # noqa: BLE001  whatever a user's value does

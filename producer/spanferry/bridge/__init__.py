@@ -1,0 +1,9 @@
+"""MLflow's own tracing API over Kafka: what stands in MLflow's place while spanferry is enabled.
+
+`spanferry.bridge` itself knows no MLflow; `installing` and what it imports are loaded once the app
+has imported MLflow.
+"""
+
+from spanferry.bridge.arrival import switch_off, switch_on
+
+__all__ = ["switch_off", "switch_on"]

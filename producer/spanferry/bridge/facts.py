@@ -1,0 +1,60 @@
+"""What MLflow knows about a trace that starts: experiment, run, model, and the context's tags."""
+
+from typing import Any
+
+from mlflow.tracing import provider
+from mlflow.tracing.context import _USER_TRACE_CONTEXT  # pyright: ignore[reportPrivateUsage]
+from mlflow.tracing.utils import _try_get_prediction_context  # pyright: ignore[reportPrivateUsage]
+from mlflow.tracking import fluent
+
+from spanferry import values
+from spanferry.trace_state import TraceFacts
+from spanferry_schemas import mlflow_keys
+
+__all__ = ["dress"]
+
+
+def dress(facts: TraceFacts, *, experiment_given: bool) -> None:
+    """Give a new trace what MLflow's own span processor gives it. Asks no server.
+
+    `experiment_given`: it was chosen for this very trace.
+    """
+    run = fluent._get_latest_active_run()
+    if not experiment_given:
+        _choose_experiment(facts, run)
+    metadata, tags = facts.metadata, facts.tags
+    if run is not None:
+        metadata[mlflow_keys.METADATA_SOURCE_RUN] = run.info.run_id
+    prediction = _try_get_prediction_context()
+    model_id = fluent._get_active_model_id_global()
+    if not model_id and prediction is not None:
+        model_id = prediction.model_id
+    if model_id:
+        metadata[mlflow_keys.METADATA_MODEL_ID] = model_id
+        facts.active_model = None
+    if prediction is not None and prediction.dependencies_schemas:
+        _put(tags, prediction.dependencies_schemas)
+    context = _USER_TRACE_CONTEXT.get()
+    if context is not None:
+        name = tags.get(mlflow_keys.TAG_TRACE_NAME)
+        _put(metadata, context.metadata)
+        _put(tags, context.tags)
+        if name is not None:
+            tags[mlflow_keys.TAG_TRACE_NAME] = name
+
+
+def _choose_experiment(facts: TraceFacts, run: Any) -> None:
+    """As MLflow: a destination, an active run, set_experiment; then what enable() was given."""
+    destination = provider._MLFLOW_TRACE_USER_DESTINATION.get()
+    chosen = getattr(destination, "experiment_id", None)
+    if chosen is None and run is not None:
+        chosen = run.info.experiment_id
+    if chosen is None:
+        chosen = fluent._active_experiment_id
+    if chosen is not None:
+        facts.experiment_id = values.text(chosen)
+
+
+def _put(texts: dict[str, str], given: dict[str, Any] | None) -> None:
+    for key, value in (given or {}).items():
+        texts[values.text(key)] = values.text(value)

@@ -1,0 +1,190 @@
+"""MLflow's fluent functions over light spans. Where those may not be used MLflow's own are called."""
+
+import contextlib
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Token
+from types import TracebackType
+from typing import Any, Final
+
+from mlflow.entities import NoOpSpan as MlflowNoOpSpan
+from mlflow.entities.span import NO_OP_SPAN_TRACE_ID
+from mlflow.tracing import fluent, provider
+from mlflow.tracing.utils import capture_function_input_args
+
+from spanferry import tracing
+from spanferry.arguments import Arguments
+from spanferry.bridge.gate import GATE, disabled_here, ratio_here
+from spanferry.bridge.light import LightNoOpSpan, LightSpan
+from spanferry.context import Current, ForeignParent, RemoteParent, current, leave
+from spanferry.entities import nanoseconds_of
+from spanferry.opening import open_span
+from spanferry.spans import NO_OP_SPAN
+
+__all__ = ["MLFLOWS", "REPLACEMENTS"]
+
+
+class MLFLOWS:  # noqa: N801  a constant: what the functions below stand for
+    """MLflow's own functions."""
+
+    start_span = staticmethod(fluent.start_span)
+    start_span_no_context = staticmethod(fluent.start_span_no_context)
+    get_current_active_span = staticmethod(fluent.get_current_active_span)
+    update_current_trace = staticmethod(fluent.update_current_trace)
+    set_span_in_context = staticmethod(provider.set_span_in_context)
+    detach_span_from_context = staticmethod(provider.detach_span_from_context)
+    capture_function_input_args = staticmethod(capture_function_input_args)
+
+
+class start_span(tracing.start_span, contextlib.ContextDecorator):  # noqa: N801  MLflow's name
+    """As mlflow.start_span."""
+
+    __slots__ = ("_mlflows",)
+
+    def __enter__(self) -> Any:
+        self._mlflows: Any = None
+        if disabled_here():
+            return MlflowNoOpSpan()
+        around = current.get()
+        if not _light_under(around):
+            self._mlflows = MLFLOWS.start_span(*self._given())
+            return self._mlflows.__enter__()
+        span = self._enter(ratio_here() if around is None else None)
+        return MlflowNoOpSpan() if span is NO_OP_SPAN else span
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        stack: TracebackType | None,
+    ) -> None:
+        if self._mlflows is None:
+            self._exit(error)
+        else:
+            mlflows, self._mlflows = self._mlflows, None
+            mlflows.__exit__(kind, error, stack)
+
+    def _recreate_cm(self) -> "start_span":
+        """A decorator enters anew for every call."""
+        return type(self)(*self._given())
+
+
+def _light_under(around: Current) -> bool:
+    """Whether a new span there may be a light one."""
+    if type(around) is LightSpan:
+        return GATE.is_light()
+    if type(around) is ForeignParent and around.trace is None:
+        return False
+    return GATE.is_light_for_root()
+
+
+def start_span_no_context(  # noqa: PLR0913, PLR0917  MLflow's signature
+    name: str,
+    span_type: str = "UNKNOWN",
+    parent_span: Any = None,
+    inputs: Any = None,
+    attributes: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    experiment_id: str | None = None,
+    start_time_ns: int | None = None,
+    log_level: Any = None,
+    links: Sequence[Any] | None = None,
+    description: str | None = None,
+) -> Any:
+    """As mlflow.start_span_no_context."""
+    if disabled_here():
+        return MlflowNoOpSpan()
+    parent = parent_span
+    if parent_span is not None and type(parent_span) is not LightSpan:
+        if parent_span.trace_id == NO_OP_SPAN_TRACE_ID:
+            return parent_span if type(parent_span) is LightNoOpSpan else MlflowNoOpSpan()
+        parent = getattr(parent_span._span, "_spanferry", None)
+    around = current.get() if parent is None else parent
+    if not _light_under(around) or (parent is None and parent_span is not None):
+        return MLFLOWS.start_span_no_context(
+            name,
+            span_type,
+            parent_span,
+            inputs,
+            attributes,  # type: ignore[arg-type]
+            tags,  # type: ignore[arg-type]
+            metadata,  # type: ignore[arg-type]
+            experiment_id,
+            start_time_ns,
+            log_level,
+            links,  # type: ignore[arg-type]
+            description,
+        )
+    start_ns = None if start_time_ns is None else nanoseconds_of(start_time_ns)
+    ratio = ratio_here() if around is None else None
+    span = open_span(name, span_type, parent, start_ns, experiment_id, ratio)
+    if not span.recording:
+        return MlflowNoOpSpan() if span is NO_OP_SPAN else span
+    dressing = (attributes, description, log_level, links)
+    return tracing.outfit(span, start_ns, inputs, dressing, tags, metadata)
+
+
+def get_current_active_span() -> Any:
+    """As mlflow.get_current_active_span."""
+    around = current.get()
+    if type(around) is LightSpan:
+        return around
+    if isinstance(around, RemoteParent | LightNoOpSpan):
+        return None
+    return MLFLOWS.get_current_active_span()
+
+
+def update_current_trace(*args: Any, **kwargs: Any) -> None:
+    """As mlflow.update_current_trace."""
+    around = current.get()
+    if isinstance(around, LightSpan | LightNoOpSpan):
+        tracing.update_current_trace(*args, **kwargs)
+    else:
+        MLFLOWS.update_current_trace(*args, **kwargs)
+
+
+def set_span_in_context(span: Any) -> Any:
+    """As mlflow.tracing.provider.set_span_in_context."""
+    if type(span) is LightSpan and GATE.installed:
+        return current.set(span)
+    return MLFLOWS.set_span_in_context(span)
+
+
+def detach_span_from_context(token: Any) -> None:
+    """As mlflow.tracing.provider.detach_span_from_context."""
+    if isinstance(token, Token):
+        leave(token)
+    else:
+        MLFLOWS.detach_span_from_context(token)
+
+
+_arguments: weakref.WeakKeyDictionary[Callable[..., Any], Arguments] = weakref.WeakKeyDictionary()
+
+
+def _capture_function_input_args(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """As mlflow's, with every function's signature read once."""
+    try:
+        known = _arguments.get(func)
+        if known is None:
+            known = _arguments[func] = Arguments(func)
+        captured = known(args, kwargs)
+    except Exception:  # noqa: BLE001  a callable that cannot be kept weakly, or has no signature
+        captured = None
+    if captured is None:
+        return MLFLOWS.capture_function_input_args(func, args, kwargs)
+    return captured
+
+
+REPLACEMENTS: Final[tuple[tuple[Any, Any], ...]] = (
+    (MLFLOWS.start_span, start_span),
+    (MLFLOWS.start_span_no_context, start_span_no_context),
+    (MLFLOWS.get_current_active_span, get_current_active_span),
+    (MLFLOWS.update_current_trace, update_current_trace),
+    (MLFLOWS.set_span_in_context, set_span_in_context),
+    (MLFLOWS.detach_span_from_context, detach_span_from_context),
+    (MLFLOWS.capture_function_input_args, _capture_function_input_args),
+)
+"""MLflow's function, and what stands for it."""

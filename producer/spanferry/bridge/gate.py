@@ -1,0 +1,99 @@
+"""Whether MLflow's API may be served by light spans here and now."""
+
+from typing import Any, Final
+
+from mlflow.environment_variables import (
+    MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT,
+    MLFLOW_TRACE_SAMPLING_RATIO,
+    MLFLOW_USE_DEFAULT_TRACER_PROVIDER,
+)
+from mlflow.tracing import provider
+from mlflow.tracing.context import _USER_TRACE_CONTEXT  # pyright: ignore[reportPrivateUsage]
+from mlflow.tracing.sampling import _SAMPLING_RATIO_OVERRIDE  # pyright: ignore[reportPrivateUsage]
+from mlflow.tracing.utils import maybe_get_request_id
+from opentelemetry.sdk.trace import TracerProvider
+
+from spanferry.bridge.plain import BridgedProcessor
+
+__all__ = ["GATE", "Gate", "disabled_here", "ratio_here"]
+
+
+class Gate:
+    """Looks at MLflow's tracer provider again whenever there is another one.
+
+    Light spans are what MLflow would have made if the only processor of its provider is ours. Where
+    there are others (OTLP export, Unity Catalog, an instrumentation's own), or none because tracing
+    is disabled, MLflow makes the spans itself.
+    """
+
+    __slots__ = ("_is_light", "_processors", "_provider", "installed", "ratio")
+
+    def __init__(self) -> None:
+        self.installed = False
+        """Whether the bridge is there at all, with light spans."""
+        self.ratio = 1.0
+        self._provider: Any = None
+        self._processors: Any = None
+        self._is_light = False
+
+    def is_light(self) -> bool:
+        """For a span under another one: whether tracing is as it was when that was started."""
+        known = self._provider
+        return (
+            self._is_light
+            and self.installed
+            and known is not None
+            and provider.provider._isolated_tracer_provider is known
+        )
+
+    def is_light_for_root(self) -> bool:
+        """For a span that starts a trace."""
+        if not self.installed:
+            return False
+        if (
+            self._provider is None
+            or provider.provider._isolated_tracer_provider is not self._provider
+            or self._provider._active_span_processor._span_processors is not self._processors
+        ):
+            self._look()
+        return self._is_light and not maybe_get_request_id(is_evaluate=True)
+
+    def forget(self) -> None:
+        """The tracer provider is about to change."""
+        self._provider = None
+        self._is_light = False
+
+    def _look(self) -> None:
+        self.forget()
+        if not MLFLOW_USE_DEFAULT_TRACER_PROVIDER.get():
+            return
+        provider._get_tracer(__name__)  # makes the provider where there is none
+        found = provider.provider.get()
+        if not isinstance(found, TracerProvider):
+            return
+        processors = found._active_span_processor._span_processors
+        self._is_light = (
+            len(processors) == 1
+            and isinstance(processors[0], BridgedProcessor)
+            and not processors[0].exports_metrics
+            and not MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT.get()
+        )
+        ratio = MLFLOW_TRACE_SAMPLING_RATIO.get()
+        self.ratio = ratio if ratio is not None and 0.0 <= ratio <= 1.0 else 1.0
+        self._processors = processors
+        self._provider = found
+
+
+GATE: Final = Gate()
+
+
+def disabled_here() -> bool:
+    """Whether `mlflow.tracing.context(enabled=False)` is in force."""
+    context = _USER_TRACE_CONTEXT.get()
+    return context is not None and context.enabled is False
+
+
+def ratio_here() -> float:
+    """The part of the traces that start here which is kept."""
+    override: float | None = _SAMPLING_RATIO_OVERRIDE.get()
+    return GATE.ratio if override is None else override

@@ -1,0 +1,115 @@
+"""Puts the bridge in MLflow's place, and takes it out again."""
+
+import sys
+from typing import Any, Final
+
+import mlflow
+from mlflow.tracing import provider
+from mlflow.tracing.client import TracingClient
+from mlflow.tracing.trace_manager import InMemoryTraceManager
+from opentelemetry.trace import NoOpTracerProvider
+
+from spanferry import opening, spans
+from spanferry.bridge import fluent, tracing_client
+from spanferry.bridge.facts import dress
+from spanferry.bridge.gate import GATE
+from spanferry.bridge.light import LightNoOpSpan, LightSpan, before_end
+from spanferry.bridge.manager import BridgedTraceManager
+from spanferry.bridge.plain import BridgedProcessor
+from spanferry.bridge.runtime_context import BridgedContext
+from spanferry.bridge.traces import BridgedTrace
+from spanferry.bridge.versions import check_version
+from spanferry.log import logger
+
+__all__ = ["install", "uninstall"]
+
+_KINDS: Final = opening.Kinds(LightSpan, LightNoOpSpan, BridgedTrace, dress)
+
+
+class _Changes:
+    """What was changed in MLflow, to be taken back in the opposite order."""
+
+    def __init__(self) -> None:
+        self._done: list[tuple[Any, str, Any, Any]] = []
+
+    def set(self, owner: Any, name: str, value: Any) -> None:
+        """Set an attribute of a module, class or object."""
+        self._done.append((owner, name, getattr(owner, name), value))
+        setattr(owner, name, value)
+
+    def replace_everywhere(self, before: Any, value: Any) -> None:
+        """In every module that holds it under any name: functions are imported by name."""
+        for module in list(sys.modules.values()):
+            names = getattr(module, "__dict__", None)
+            if not isinstance(names, dict) or module.__name__.startswith("spanferry.bridge"):
+                continue
+            for name in [name for name, held in list(names.items()) if held is before]:
+                self.set(module, name, value)
+
+    def take_back(self) -> None:
+        """Where nobody else has changed it since."""
+        while self._done:
+            owner, name, before, value = self._done.pop()
+            if getattr(owner, name, None) is value:
+                setattr(owner, name, before)
+
+
+_changes: Final = _Changes()
+_installed = False
+
+
+def install(*, accelerate: bool) -> None:
+    """Have MLflow's API go through spanferry. Raises UnsupportedError, with nothing changed."""
+    global _installed  # noqa: PLW0603  the process has one
+    if _installed:
+        uninstall()
+    light = check_version(mlflow.__version__) and accelerate
+    _installed = True
+    _leave_the_provider()
+    _change_the_provider()
+    for name, replacement in tracing_client.REPLACEMENTS:
+        _changes.set(TracingClient, name, replacement)
+    opening.install_kinds(_KINDS)
+    spans.install_before_end(before_end)
+    if light:
+        for before, value in fluent.REPLACEMENTS:
+            _changes.replace_everywhere(before, value)
+    GATE.installed = light
+    logger.debug("MLflow %s goes through spanferry, light=%s", mlflow.__version__, light)
+
+
+def uninstall() -> None:
+    """Give MLflow back as it was."""
+    global _installed  # noqa: PLW0603  the process has one
+    if not _installed:
+        return
+    _installed = False
+    GATE.installed = False
+    opening.install_kinds(opening.Kinds())
+    spans.install_before_end(None)
+    _leave_the_provider()
+    _changes.take_back()
+
+
+def _change_the_provider() -> None:
+    make_mlflows = provider._get_mlflow_span_processor
+
+    def make(tracking_uri: str) -> BridgedProcessor:
+        return BridgedProcessor(
+            lambda: make_mlflows(tracking_uri),
+            export_metrics=provider.should_export_otlp_metrics(),
+        )
+
+    _changes.set(provider, "_get_mlflow_span_processor", make)
+    before = provider.mlflow_runtime_context
+    _changes.replace_everywhere(before, BridgedContext(before, LightNoOpSpan))
+    manager = BridgedTraceManager(InMemoryTraceManager.get_instance())
+    _changes.set(InMemoryTraceManager, "_instance", manager)
+
+
+def _leave_the_provider() -> None:
+    """Let the next span make MLflow's tracer provider anew; not where tracing is disabled."""
+    GATE.forget()
+    wrapper = provider.provider
+    if wrapper.once._done and not isinstance(wrapper.get(), NoOpTracerProvider):
+        wrapper.reset()

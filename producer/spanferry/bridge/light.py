@@ -1,0 +1,102 @@
+"""spanferry's span as MLflow's LiveSpan: one object that both APIs start, change and end."""
+
+import json
+from typing import Any, ClassVar, cast
+
+from mlflow.entities import Link, LiveSpan, SpanEvent, SpanLogLevel, SpanStatus
+from mlflow.entities import NoOpSpan as MlflowNoOpSpan
+from mlflow.entities import Span as MlflowSpan
+from mlflow.entities.span_status import SpanStatusCode
+from mlflow.tracing.config import get_config
+from mlflow.tracing.utils.processor import apply_span_processors
+
+from spanferry import values
+from spanferry.bridge.otel_view import OtelView, no_op_otel_span, readable
+from spanferry.spans import NoOpSpan, Span
+from spanferry_schemas import mlflow_keys, trace_id_text
+
+__all__ = ["LightNoOpSpan", "LightSpan", "before_end"]
+
+_DESCRIPTION = mlflow_keys.SPAN_DESCRIPTION
+
+
+def before_end(span: Span) -> None:
+    """Show a span to the processors of `mlflow.tracing.configure`. Never raises."""
+    if get_config().span_processors:
+        apply_span_processors(span)
+
+
+class LightSpan(Span, LiveSpan):  # type: ignore[misc]  # what differs is set right below
+    """What spanferry's spans do not have of MLflow's, or have in other classes."""
+
+    _attachments: ClassVar[dict[str, Any]] = {}
+    """They are handed over as soon as they are set."""
+
+    @property
+    def _span(self) -> OtelView:  # type: ignore[override]
+        return OtelView(self)
+
+    @property
+    def _trace_id(self) -> str:
+        return self.trace_id_bytes.hex()
+
+    @property
+    def _original_name(self) -> str:
+        return self.name
+
+    @_original_name.setter
+    def _original_name(self, name: str) -> None:
+        """MLflow keeps it to tell spans of one name apart, which it no longer does."""
+
+    @property
+    def status(self) -> SpanStatus:  # type: ignore[override]
+        """How it went."""
+        return SpanStatus(SpanStatusCode(self._status.name), self._message)
+
+    @property
+    def log_level(self) -> SpanLogLevel | None:  # type: ignore[override]
+        """How much the span matters; None while that is left to its type."""
+        level = self.get_attribute(mlflow_keys.SPAN_LOG_LEVEL)
+        return None if level is None else SpanLogLevel(level)
+
+    @property
+    def events(self) -> list[SpanEvent]:  # type: ignore[override]
+        """In the order in which they were added."""
+        return [SpanEvent(e.name, e.time_ns, values.decode(e.attributes)) for e in self._events]
+
+    @property
+    def links(self) -> list[Link]:  # type: ignore[override]
+        """In the order in which they were added."""
+        return [
+            Link(
+                trace_id=trace_id_text(link.trace_id),
+                span_id=link.span_id.hex(),
+                attributes=values.decode(link.attributes) or None,
+            )
+            for link in self._links
+        ]
+
+    def to_immutable_span(self) -> MlflowSpan:
+        """A copy that does not change any more."""
+        copy = MlflowSpan(readable(self._span))
+        copy._links = self.links
+        return copy
+
+    def to_dict(self) -> dict[str, Any]:
+        """As MLflow's spans have it."""
+        return self.to_immutable_span().to_dict()
+
+    def to_otel_proto(self) -> Any:
+        """As MLflow's spans have it."""
+        return self.to_immutable_span().to_otel_proto()
+
+
+class LightNoOpSpan(MlflowNoOpSpan, NoOpSpan):  # type: ignore[misc]  # MLflow's answers go first
+    """Stands in where nothing is recorded, for both APIs."""
+
+    def __init__(self, trace_id: bytes = bytes(16), span_id: bytes = bytes(8)) -> None:
+        NoOpSpan.__init__(self, trace_id, span_id)
+
+    @property
+    def _span(self) -> Any:  # type: ignore[override]
+        return no_op_otel_span(self.trace_id_bytes, self.span_id_bytes)

@@ -1,0 +1,208 @@
+"""The traces of this process as MLflow's own code may look them up while they are open."""
+
+from typing import Any, Final
+
+from mlflow.entities import TraceInfo
+from mlflow.entities.trace_location import TraceLocation
+from mlflow.entities.trace_state import TraceState
+from mlflow.tracing.fluent import (
+    _set_last_active_trace_id,  # pyright: ignore[reportPrivateUsage]
+)
+from mlflow.tracing.trace_manager import _Trace  # pyright: ignore[reportPrivateUsage]
+from msgspec.structs import replace
+
+from spanferry import values
+from spanferry.bridge import assessing, waiting
+from spanferry.log import say_once
+from spanferry.parcel import Outlet
+from spanferry.trace_state import LiveTrace, TraceFacts
+from spanferry_schemas import TracePart, trace_id_text
+from spanferry_schemas import TraceState as WireState
+
+__all__ = ["OPEN", "BridgedTrace", "OpenTraces"]
+
+TRACES_MAX: Final = 100_000
+"""Traces that are open at once; of more the oldest can no more be looked up by its id."""
+
+_STATES: Final = {
+    WireState.OK: TraceState.OK,
+    WireState.ERROR: TraceState.ERROR,
+    WireState.UNSPECIFIED: TraceState.STATE_UNSPECIFIED,
+}
+_WIRE_STATES: Final = {state: wire for wire, state in _STATES.items()}
+
+
+class OpenTraces:
+    """By MLflow's trace id. What a dict does in one step needs no lock that a fork could hold."""
+
+    def __init__(self) -> None:
+        self._traces: dict[str, BridgedTrace] = {}
+
+    def __len__(self) -> int:
+        return len(self._traces)
+
+    def get(self, trace_id: str) -> "BridgedTrace | None":
+        """The open trace, or None."""
+        return self._traces.get(trace_id)
+
+    def all(self) -> "list[BridgedTrace]":
+        """Every open trace, the oldest first."""
+        return list(self._traces.values())
+
+    def add(self, trace: "BridgedTrace") -> None:
+        """A trace has been opened."""
+        if len(self._traces) >= TRACES_MAX:
+            self._evict()
+        self._traces[trace.mlflow_id] = trace
+
+    def remove(self, trace: "BridgedTrace") -> None:
+        """A trace has ended, and its spans too."""
+        if self._traces.get(trace.mlflow_id) is trace:
+            self._traces.pop(trace.mlflow_id, None)
+
+    def _evict(self) -> None:
+        try:
+            self._traces.pop(next(iter(self._traces)), None)
+        except (StopIteration, RuntimeError):  # another thread changed it meanwhile
+            return
+        say_once(
+            "open-traces",
+            "more than %d traces are open: the oldest can no more be found by their ids. "
+            "Are spans started that nobody ends?",
+            TRACES_MAX,
+        )
+
+
+OPEN: Final = OpenTraces()
+
+
+class BridgedTrace(LiveTrace):
+    """A trace whose spans, tags and metadata MLflow's own code can find and change."""
+
+    __slots__ = ("_view", "mlflow_id", "prompts", "span_dict")
+
+    def __init__(self, trace_id: bytes, outlet: Outlet, facts: TraceFacts, *, remote: bool) -> None:
+        super().__init__(trace_id, outlet, facts, remote=remote)
+        self.mlflow_id: str = trace_id_text(trace_id)
+        self.prompts: list[Any] = []
+        """MLflow's PromptVersions that were loaded inside the trace."""
+        self._view: _Trace | None = None
+        known = OPEN.get(self.mlflow_id)
+        if known is None:
+            self.span_dict: dict[str, Any] = {}
+            """Spans by their ids in hexadecimal digits, until the trace has ended."""
+            OPEN.add(self)
+        else:  # another part of the same trace, in the same process
+            self.span_dict = known.span_dict
+
+    def opened(self, span: Any) -> None:
+        """A span has been started."""
+        next(self._spans)
+        self.span_dict[span.span_id_bytes.hex()] = span
+
+    @property
+    def view(self) -> _Trace:
+        """The trace as MLflow's trace manager gives it out; made when somebody asks."""
+        if self._view is None:
+            info = LiveInfo(self)
+            self._view = _Trace(info, self.span_dict, self.prompts, is_remote_trace=self.remote)
+        return self._view
+
+    def finish(self, root: bytes, *, error: bool, duration_ns: int) -> None:
+        """Hand over all there is, and forget it as soon as its last span has ended."""
+        super().finish(root, error=error, duration_ns=duration_ns)
+        if self._view is not None:
+            for assessment in self._view.info.assessments:
+                assessing.send(self.mlflow_id, assessment)
+        _set_last_active_trace_id(self.mlflow_id)
+        waiting.remember(self.mlflow_id)
+        self._release()
+
+    def add(self, span: bytes, *, error: bool) -> None:
+        """Take a span that has ended and is not the local root."""
+        super().add(span, error=error)
+        if self.ended:
+            self._release()
+
+    def _release(self) -> None:
+        """Keep those spans only that may still be ended by their ids.
+
+        No circle of references is left of a trace that is done.
+        """
+        spans = {key: span for key, span in self.span_dict.copy().items() if not _has_ended(span)}
+        self.span_dict = spans
+        if spans:
+            if self._view is not None:
+                self._view.span_dict = spans
+        else:
+            self._view = None
+            OPEN.remove(self)
+
+    def _part(self) -> TracePart | None:
+        part = super()._part()
+        if part is None or self._view is None:
+            return part
+        return replace(  # what MLflow's code has put there need not be text
+            part,
+            tags={values.text(key): values.text(tag) for key, tag in part.tags.items()},
+            metadata={values.text(key): values.text(one) for key, one in part.metadata.items()},
+            prompts=[(values.text(one.name), values.text(one.version)) for one in self.prompts],
+        )
+
+
+def _has_ended(span: Any) -> bool:
+    return span.end_time_ns is not None
+
+
+def _fact(name: str, doc: str) -> Any:
+    """A property that lies in the trace's own part."""
+
+    def read(info: "LiveInfo") -> Any:
+        return getattr(info.trace.facts, name)
+
+    def write(info: "LiveInfo", value: Any) -> None:
+        if isinstance(value, dict):
+            value = {values.text(key): values.text(one) for key, one in value.items()}
+        elif value is not None:
+            value = values.text(value)
+        setattr(info.trace.facts, name, value)
+        info.trace.changed = True
+
+    return property(read, write, doc=doc)
+
+
+class LiveInfo(TraceInfo):
+    """MLflow's TraceInfo over what spanferry keeps of an open trace: there is no second copy."""
+
+    def __init__(self, trace: BridgedTrace) -> None:
+        self.trace = trace
+        self.trace_id = trace.mlflow_id
+        self.request_time = trace.now_ns() // 1_000_000
+        self.execution_duration = None
+        self.assessments = []
+
+    tags = _fact("tags", "The trace's tags; the dict may be changed.")
+    trace_metadata = _fact("metadata", "The trace's metadata; the dict may be changed.")
+    client_request_id = _fact("client_request_id", "The client's id of the request.")
+    request_preview = _fact("request_preview", "What lists show of the request.")
+    response_preview = _fact("response_preview", "What lists show of the response.")
+
+    def _read_state(self) -> TraceState:
+        state = self.trace.facts.state
+        return TraceState.IN_PROGRESS if state is None else _STATES[state]
+
+    def _write_state(self, state: TraceState | str) -> None:
+        self.trace.facts.state = _WIRE_STATES.get(TraceState(state))
+        self.trace.changed = True
+
+    state = property(_read_state, _write_state, doc="As it was set by hand, else IN_PROGRESS.")
+
+    def _read_location(self) -> TraceLocation:
+        return TraceLocation.from_experiment_id(self.trace.facts.experiment_id or "")
+
+    def _write_location(self, location: TraceLocation) -> None:
+        experiment = getattr(location, "mlflow_experiment", None)
+        if experiment is not None:
+            self.trace.facts.experiment_id = values.text(experiment.experiment_id)
+
+    trace_location = property(_read_location, _write_location, doc="The trace's experiment.")
