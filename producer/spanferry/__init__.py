@@ -6,6 +6,7 @@ spanferry.enable(bootstrap_servers="kafka:9092", experiment="my-app")
 def answer(question: str) -> str: ...
 """
 
+from spanferry.assessments import AssessmentError, AssessmentSource, AssessmentSourceType
 from spanferry.client import Stats, disable, enable, flush, stats
 from spanferry.decorator import trace
 from spanferry.entities import (
@@ -17,11 +18,10 @@ from spanferry.entities import (
     SpanType,
 )
 from spanferry.feedback import (
-    AssessmentError,
-    AssessmentSource,
-    AssessmentSourceType,
+    log_assessment,
     log_expectation,
     log_feedback,
+    override_feedback,
 )
 from spanferry.git import git_version
 from spanferry.scope import context
@@ -62,8 +62,10 @@ __all__ = [
     "get_last_active_trace_id",
     "get_tracing_context_headers_for_http_request",
     "git_version",
+    "log_assessment",
     "log_expectation",
     "log_feedback",
+    "override_feedback",
     "set_active_model",
     "set_tracing_context_from_http_request_headers",
     "start_span",

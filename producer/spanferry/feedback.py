@@ -2,89 +2,42 @@
 
 from collections.abc import Mapping
 from time import time_ns
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NotRequired, TypedDict, Unpack
 
-from msgspec import Struct
-
-from spanferry import outlet as outlets
 from spanferry import values
-from spanferry.entities import stack_trace
+from spanferry.assessments import (
+    AssessmentLike,
+    AssessmentSourceType,
+    ErrorLike,
+    SourceLike,
+    Target,
+    error_of,
+    metadata_of,
+    send,
+    source_of,
+    target_of,
+)
 from spanferry.log import say_once
-from spanferry.opening import complain_not_enabled
-from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Parcel
 from spanferry.process import new_assessment_id
-from spanferry.spans import NO_OP_SPAN_TRACE_ID
-from spanferry_schemas import Assessment, AssessmentKind, assessment_key, trace_id_bytes
-from spanferry_schemas.limits import SPAN_ID_BYTES
+from spanferry_schemas import Assessment, AssessmentKind, mlflow_keys
 
-__all__ = [
-    "AssessmentError",
-    "AssessmentSource",
-    "AssessmentSourceType",
-    "log_expectation",
-    "log_feedback",
-]
+__all__ = ["log_assessment", "log_expectation", "log_feedback", "override_feedback"]
 
-
-class AssessmentSourceType:
-    """Who judges, in MLflow's words."""
-
-    HUMAN: Final = "HUMAN"
-    LLM_JUDGE: Final = "LLM_JUDGE"
-    CODE: Final = "CODE"
-    SOURCE_TYPE_UNSPECIFIED: Final = "SOURCE_TYPE_UNSPECIFIED"
-
-
-class AssessmentSource(Struct, frozen=True):
-    """Who judges: one of AssessmentSourceType, and which person, model or program."""
-
-    source_type: str
-    source_id: str | None = "default"
-
-
-class AssessmentError(Struct, frozen=True):
-    """Why there is no judgement."""
-
-    error_code: str
-    error_message: str | None = None
-    stack_trace: str | None = None
-
-
-class SourceLike(Protocol):
-    """What a source must have: spanferry's AssessmentSource, or MLflow's."""
-
-    @property
-    def source_type(self) -> str: ...
-    @property
-    def source_id(self) -> str | None: ...
-
-
-class ErrorLike(Protocol):
-    """What an error must have: spanferry's AssessmentError, or MLflow's."""
-
-    @property
-    def error_code(self) -> str: ...
-    @property
-    def error_message(self) -> str | None: ...
-    @property
-    def stack_trace(self) -> str | None: ...
-
-
-_SOURCE_TYPES: Final = {
-    "HUMAN": AssessmentSourceType.HUMAN,
-    "LLM_JUDGE": AssessmentSourceType.LLM_JUDGE,
-    "AI_JUDGE": AssessmentSourceType.LLM_JUDGE,
-    "CODE": AssessmentSourceType.CODE,
-    "SOURCE_TYPE_UNSPECIFIED": AssessmentSourceType.SOURCE_TYPE_UNSPECIFIED,
+_DEFAULT_SOURCES: Final = {
+    AssessmentKind.FEEDBACK: AssessmentSourceType.CODE,
+    AssessmentKind.EXPECTATION: AssessmentSourceType.HUMAN,
 }
 
 
-class _Target(NamedTuple):
-    """What is judged."""
+class _Words(TypedDict):
+    """What is said of the target, as it is sent."""
 
-    trace_id: bytes | None
-    client_request_id: str | None
-    span_id: bytes | None
+    name: str
+    value: bytes
+    created_ns: NotRequired[int]
+    rationale: NotRequired[str | None]
+    error: NotRequired[tuple[str, str | None, str | None] | None]
+    overrides: NotRequired[str | None]
 
 
 def log_feedback(  # noqa: PLR0913  MLflow's signature, and client_request_id
@@ -104,26 +57,47 @@ def log_feedback(  # noqa: PLR0913  MLflow's signature, and client_request_id
     The trace need not have arrived yet, nor come from this process. The source is CODE where none
     is given. Returns what was sent, with the `assessment_id` made for it; None where nothing was.
     """
-    target = _target(trace_id, client_request_id, span_id)
-    if target is None:
+    return _log(
+        AssessmentKind.FEEDBACK,
+        target_of(trace_id, client_request_id, span_id),
+        source,
+        metadata,
+        name=values.text(name),
+        value=values.encode(value),
+        rationale=_text(rationale),
+        error=None if error is None else error_of(error),
+    )
+
+
+def override_feedback(  # noqa: PLR0913  MLflow's signature, and client_request_id
+    *,
+    trace_id: str | None = None,
+    client_request_id: str | None = None,
+    assessment_id: str,
+    value: Any,
+    rationale: str | None = None,
+    source: SourceLike | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Assessment | None:
+    """Replace a judgement by another one, which takes over its name and span.
+
+    What is replaced stays, marked as no longer valid: a person corrects a model's verdict. The
+    worker looks it up by `assessment_id`, as `log_feedback` has returned it or MLflow shows it; where
+    the trace has none of that id the new one goes to the dead letters.
+    """
+    overridden = _text(assessment_id)
+    if not overridden:
+        say_once("overridden", "override_feedback needs an assessment_id: it is left out")
         return None
-    source_type, source_id = _source(source, AssessmentSourceType.CODE)
-    return _put(
-        Assessment(
-            assessment_id=new_assessment_id(),
-            kind=AssessmentKind.FEEDBACK,
-            name=values.text(name),
-            value=values.encode(value),
-            created_ns=time_ns(),
-            trace_id=target.trace_id,
-            client_request_id=target.client_request_id,
-            span_id=target.span_id,
-            source_type=source_type,
-            source_id=source_id,
-            rationale=None if rationale is None else values.text(rationale),
-            metadata=_texts(metadata),
-            error=None if error is None else _error(error),
-        )
+    return _log(
+        AssessmentKind.FEEDBACK,
+        target_of(trace_id, client_request_id, None),
+        source,
+        metadata,
+        name="",
+        value=values.encode(value),
+        rationale=_text(rationale),
+        overrides=overridden,
     )
 
 
@@ -141,115 +115,100 @@ def log_expectation(  # noqa: PLR0913  MLflow's signature, and client_request_id
 
     As `log_feedback`; the source is HUMAN where none is given.
     """
-    target = _target(trace_id, client_request_id, span_id)
     if value is None:
         say_once("expectation", "an expectation needs a value: it is left out")
-    if target is None or value is None:
         return None
-    source_type, source_id = _source(source, AssessmentSourceType.HUMAN)
-    return _put(
+    return _log(
+        AssessmentKind.EXPECTATION,
+        target_of(trace_id, client_request_id, span_id),
+        source,
+        metadata,
+        name=values.text(name),
+        value=values.encode(value),
+    )
+
+
+def log_assessment(
+    trace_id: str | None = None,
+    assessment: AssessmentLike | None = None,
+    *,
+    client_request_id: str | None = None,
+) -> Assessment | None:
+    """Record a Feedback or an Expectation of MLflow's, as its scorers and judges return them.
+
+    By `trace_id`, else `client_request_id`, else the trace that the assessment itself names. It gets
+    an id of its own, and is not changed. As `log_feedback` otherwise. References to issues are left
+    out: MLflow looks these up while they are logged.
+    """
+    if assessment is None:
+        say_once("assessment", "log_assessment needs an assessment: nothing is sent")
+        return None
+    try:
+        return _log_entity(trace_id, client_request_id, assessment)
+    except Exception as error:  # noqa: BLE001  whatever a user's object does
+        say_once("assessment-like", "an assessment could not be used: %s", values.text(error))
+        return None
+
+
+def _log_entity(
+    trace_id: str | None, client_request_id: str | None, given: AssessmentLike
+) -> Assessment | None:
+    if getattr(given, "issue", None) is not None:
+        say_once("assessment-issue", "a reference to an issue is left out: use mlflow.log_issue")
+        return None
+    if trace_id is None and client_request_id is None:
+        trace_id = getattr(given, "trace_id", None)
+    metadata = metadata_of(given.metadata)
+    run_id = getattr(given, "run_id", None)
+    if run_id is not None:
+        metadata.setdefault(mlflow_keys.ASSESSMENT_METADATA_RUN, values.text(run_id))
+    created_ms = getattr(given, "create_time_ms", None)
+    error = getattr(given, "error", None)
+    overrides = getattr(given, "overrides", None)
+    expected = getattr(given, "expectation", None) is not None
+    return _log(
+        AssessmentKind.EXPECTATION if expected else AssessmentKind.FEEDBACK,
+        target_of(trace_id, client_request_id, given.span_id),
+        given.source,
+        metadata,
+        name=values.text(given.name),
+        value=values.encode(given.value),
+        created_ns=created_ms * 1_000_000 if type(created_ms) is int else time_ns(),
+        rationale=_text(getattr(given, "rationale", None)),
+        error=None if error is None else error_of(error),
+        overrides=_text(overrides),
+    )
+
+
+def _log(
+    kind: AssessmentKind,
+    target: Target | None,
+    source: SourceLike | None,
+    metadata: Mapping[str, Any] | None,
+    **words: Unpack[_Words],
+) -> Assessment | None:
+    if target is None:
+        return None
+    source_type, source_id = source_of(source, _DEFAULT_SOURCES[kind])
+    return send(
         Assessment(
             assessment_id=new_assessment_id(),
-            kind=AssessmentKind.EXPECTATION,
-            name=values.text(name),
-            value=values.encode(value),
-            created_ns=time_ns(),
+            kind=kind,
             trace_id=target.trace_id,
             client_request_id=target.client_request_id,
             span_id=target.span_id,
             source_type=source_type,
             source_id=source_id,
-            metadata=_texts(metadata),
+            metadata=metadata_of(metadata),
+            name=words["name"],
+            value=words["value"],
+            created_ns=words.get("created_ns") or time_ns(),
+            rationale=words.get("rationale"),
+            error=words.get("error"),
+            overrides=words.get("overrides"),
         )
     )
 
 
-def _target(
-    trace_id: str | None, client_request_id: str | None, span_id: str | None
-) -> _Target | None:
-    """What is judged; None, and said once why, where that is nothing."""
-    request = None if client_request_id is None else values.text(client_request_id)
-    if trace_id is None:
-        if request:
-            return _Target(None, request, _span_id(span_id))
-        say_once("judged", "feedback needs a trace_id or a client_request_id: it is left out")
-        return None
-    given = values.text(trace_id)
-    trace = trace_id_bytes(given)
-    if trace is None:
-        if given != NO_OP_SPAN_TRACE_ID:  # what is not recorded cannot be judged
-            say_once("judged-id", "feedback on %s is left out: that is no trace id", given)
-        return None
-    return _Target(trace, request, _span_id(span_id))
-
-
-def _span_id(span_id: str | None) -> bytes | None:
-    if span_id is None:
-        return None
-    try:
-        known = bytes.fromhex(values.text(span_id))
-    except ValueError:
-        known = b""
-    if len(known) == SPAN_ID_BYTES:
-        return known
-    say_once("judged-span", "%s is no span id: it is left out", values.text(span_id))
-    return None
-
-
-def _source(source: SourceLike | None, default: str) -> tuple[str, str]:
-    if source is None:
-        return default, "default"
-    try:
-        given = values.text(source.source_type).upper()
-        source_id = values.text(source.source_id or "default")
-    except Exception as error:  # noqa: BLE001  whatever a user's object does
-        say_once("source", "an assessment's source could not be used: %s", values.text(error))
-        return default, "default"
-    if given not in _SOURCE_TYPES:
-        say_once("source-type", "%s is not a source type: %s is used", given, default)
-    return _SOURCE_TYPES.get(given, default), source_id
-
-
-def _error(error: Exception | ErrorLike | str) -> tuple[str, str | None, str | None]:
-    """Code, message and stack trace, as MLflow makes them of an exception or a text."""
-    try:
-        if isinstance(error, str):
-            return "ASSESSMENT_ERROR", values.text(error), None
-        if isinstance(error, Exception):
-            trace = _representation(error) + stack_trace(error)
-            return type(error).__name__, values.text(error), trace
-        message, stack = error.error_message, error.stack_trace
-        return (
-            values.text(error.error_code),
-            None if message is None else values.text(message),
-            None if stack is None else values.text(stack),
-        )
-    except Exception as trouble:  # noqa: BLE001  whatever a user's object does
-        say_once("error", "an assessment's error could not be used: %s", values.text(trouble))
-        return "ASSESSMENT_ERROR", None, None
-
-
-def _representation(error: Exception) -> str:
-    try:
-        return values.clean(repr(error))
-    except Exception:  # noqa: BLE001  whatever a user's exception does
-        return ""
-
-
-def _texts(metadata: Mapping[str, Any] | None) -> dict[str, str]:
-    try:
-        return {values.text(key): values.text(value) for key, value in (metadata or {}).items()}
-    except Exception as error:  # noqa: BLE001  whatever a user's mapping does
-        say_once("metadata", "an assessment's metadata is left out: %s", values.text(error))
-        return {}
-
-
-def _put(assessment: Assessment) -> Assessment | None:
-    outlet = outlets.current()
-    if outlet is None:
-        complain_not_enabled()
-        return None
-    key = assessment.trace_id or assessment_key(assessment.client_request_id or "")
-    size = PARCEL_OVERHEAD_BYTES + len(assessment.value) + len(assessment.rationale or "")
-    outlet.put(Parcel(key, size, assessment=assessment))
-    return assessment
+def _text(given: object) -> str | None:
+    return None if given is None else values.text(given)

@@ -25,6 +25,8 @@ METADATA_GIT_BRANCH: Final = "mlflow.source.git.branch"
 METADATA_GIT_REPO_URL: Final = "mlflow.source.git.repoURL"
 METADATA_PROCESS_USER: Final = "mlflow.user"
 
+ASSESSMENT_METADATA_RUN: Final = "mlflow.assessment.sourceRunId"
+
 TAG_TRACE_NAME: Final = "mlflow.traceName"
 
 STREAM_CHUNK_EVENT: Final = "mlflow.chunk.item.{index}"
