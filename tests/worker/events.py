@@ -2,11 +2,13 @@
 
 import itertools
 import os
+import uuid
 from collections.abc import Sequence
 
 from spanferry_schemas import (
     Assessment,
     AssessmentKind,
+    Attachment,
     End,
     Event,
     Fragment,
@@ -53,8 +55,13 @@ def fragment(
     *,
     end: End | None = None,
     part: TracePart | None = None,
+    attachments: Sequence[Attachment] = (),
 ) -> Fragment:
-    return Fragment(number(trace_id), list(spans), part, end)
+    return Fragment(number(trace_id), list(spans), part, end, list(attachments))
+
+
+def attachment(name: int = 1, size: int = 20) -> Attachment:
+    return Attachment(str(uuid.UUID(int=name)), "image/png", b"p" * size)
 
 
 def whole(trace_id: int = 1, spans: int = 3, *, payload: int = 10) -> Fragment:

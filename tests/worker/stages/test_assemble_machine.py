@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from spanferry_schemas import End, Fragment, Span, TracePart
 from spanferry_worker.stages.assemble import AssemblePolicy, Assembler
 from spanferry_worker.stages.trace import AssembledTrace
-from tests.worker.events import T0_MS, decoded, feedback, fragment, number, span
+from tests.worker.events import T0_MS, attachment, decoded, feedback, fragment, number, span
 
 POLICY = AssemblePolicy(
     idle_s=10, age_s=60, late_grace_s=1, feedback_grace_s=3, released_traces_max=3
@@ -27,6 +27,7 @@ class Assembling(RuleBasedStateMachine):
         self.offsets = 0
         self.bytes_in = 0
         self.spans_in = 0
+        self.attachments: set[tuple[int, int]] = set()
         self.out: list[AssembledTrace] = []
 
     def feed(self, event) -> None:
@@ -45,6 +46,11 @@ class Assembling(RuleBasedStateMachine):
         self.spans_in += len(spans)
         made = [span(i, **({} if ended else {"end_ns": 0})) for i, ended in spans]
         self.feed(fragment(trace_id, made, end=end, part=TracePart(tags={"t": "1"})))
+
+    @rule(trace_id=st.integers(1, 4), size=st.integers(0, 50))
+    def add_attachment(self, trace_id: int, size: int) -> None:
+        self.attachments.add((trace_id, self.offsets))
+        self.feed(fragment(trace_id, attachments=[attachment(self.offsets, size)]))
 
     @rule(trace_id=st.none() | st.integers(1, 4), name=st.integers(1, 3))
     def add_feedback(self, trace_id: int | None, name: int) -> None:
@@ -81,6 +87,9 @@ class Assembling(RuleBasedStateMachine):
         self.bytes_are_conserved()
         offsets = sorted(place.offset for trace in self.out for place in trace.positions)
         assert offsets == list(range(self.offsets))
+        attached = [(t.trace_id, a.attachment_id) for t in self.out for a in t.attachments]
+        wanted = [(number(of), attachment(name).attachment_id) for of, name in self.attachments]
+        assert sorted(attached) == sorted(wanted)
         assert self.assembler.held_traces == 0
 
 

@@ -17,7 +17,7 @@ from spanferry_worker.stages.sample import (
     SamplingPolicy,
 )
 from spanferry_worker.stages.skeleton import CUT_ATTRIBUTE, cut_json, skeleton
-from tests.worker.events import assembled, number, span
+from tests.worker.events import assembled, attachment, number, span
 
 BIG = json.dumps({"messages": [{"role": "user", "content": "tea? " * 2_000}]}).encode()
 
@@ -54,6 +54,28 @@ def test_above_the_size_a_trace_becomes_a_marked_skeleton():
     assert len(attributes["mlflow.spanInputs"]) <= 1_024
     assert json.loads(attributes["mlflow.spanInputs"]).startswith('{"messages": [{"role"')
     assert json.loads(attributes[CUT_ATTRIBUTE]) == {"mlflow.spanInputs": len(BIG)}
+
+
+def test_attachments_do_not_make_a_trace_big():
+    sampler = Sampler(SamplingPolicy(full_bytes_max=1_000))
+    trace = assembled(size=50_500, attachments=[attachment(size=50_000)])
+    assert sampler.decide(trace).outcome is Outcome.FULL
+
+
+def test_a_skeleton_keeps_the_attachments_that_it_still_names():
+    kept, cut_away, nowhere = attachment(1), attachment(2), attachment(3)
+    small = f'"mlflow-attachment://{kept.attachment_id}?size=20"'.encode()
+    big = BIG[:-1] + f', "image": "mlflow-attachment://{cut_away.attachment_id}"}}'.encode()
+    trace = assembled(
+        size=10**6,
+        spans=[span(1, attributes={"mlflow.spanInputs": small, "mlflow.spanOutputs": big})],
+        attachments=[kept, cut_away, nowhere],
+    )
+    sampler = Sampler(SamplingPolicy(full_bytes_max=1_000))
+    skeleton_of_it = sampler.apply(trace, sampler.decide(trace))
+    assert skeleton_of_it is not None
+    assert skeleton_of_it.attachments == [kept]
+    assert skeleton_of_it.spans[0].attributes["mlflow.spanInputs"] == small
 
 
 def test_a_dropped_trace_gives_nothing():
