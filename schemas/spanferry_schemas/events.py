@@ -195,7 +195,8 @@ class Assessment(Struct, array_like=True, frozen=True, tag=3):
     """Feedback or an expectation on a trace, by trace id or by client request id.
 
     `assessment_id` is made by the producer, so that a repeat is recognised. `value` is one JSON text
-    in UTF-8. `source_type` and `rationale` are MLflow's; `error` is (code, message, stack trace).
+    in UTF-8. `source_type` and `rationale` are MLflow's; `error` is (code, message, stack trace). An
+    empty name means: name and span of the one that it `overrides`.
     """
 
     assessment_id: str

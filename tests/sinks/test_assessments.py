@@ -71,6 +71,39 @@ async def test_one_that_overrides_another(place: Place, opened: OpenSink) -> Non
     assert found == {old.assessment_id: (True, False), new.assessment_id: (False, True)}
 
 
+@pytest.mark.parametrize("when", ["together", "later", "by request"])
+async def test_an_override_without_a_name_takes_over_name_and_span(
+    when: str, place: Place, opened: OpenSink
+) -> None:
+    sink = await opened(place.uri)
+    request_id = f"r-{secrets.token_hex(4)}"
+    old = feedback(name="relevance", span_id=b"12345678")
+    new = feedback(name="", value=b"false", overrides=old.assessment_id)
+    together = [old, new] if when == "together" else [old]
+    part = TracePart(client_request_id=request_id, experiment="overridden by request")
+    first = five_spans(part=part, assessments=together)
+    await sink.write([first])
+    if when == "later":
+        await sink.write([late(first, assessments=[new])])
+    elif when == "by request":
+        new = msgspec.structs.replace(new, client_request_id=request_id)
+        alone = msgspec.structs.replace(trace([], assessments=[new]), trace_id=None)
+        await sink.write([alone])
+    found = {a.assessment_id: a for a in place.info(first.trace_id or b"").assessments}
+    assert {one.name for one in found.values()} == {"relevance"}
+    assert {one.span_id for one in found.values()} == {b"12345678".hex()}
+    assert [found[one.assessment_id].valid for one in (old, new)] == [False, True]
+
+
+async def test_without_a_name_and_nothing_overridden_it_is_feedback(
+    place: Place, opened: OpenSink
+) -> None:
+    sink = await opened(place.uri)
+    first = five_spans(assessments=[feedback(name="")])
+    await sink.write([first])
+    assert [a.name for a in place.info(first.trace_id or b"").assessments] == ["feedback"]
+
+
 async def test_overriding_what_is_not_there(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)
     first = five_spans()

@@ -18,7 +18,7 @@ from mlflow.entities import (
     TraceLocation,
     TraceState,
 )
-from mlflow.entities.assessment import Assessment
+from mlflow.entities.assessment import DEFAULT_FEEDBACK_NAME, Assessment
 from mlflow.entities.model_registry import PromptVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracing.constant import (
@@ -213,15 +213,21 @@ class EntityBuilder:
         """As it is stored, and therefore as it must be searched for."""
         return self._texts.cut("client request id", text, self._texts.limits.id_chars)
 
-    def assessment(self, trace_id: str, event: wire.Assessment) -> Assessment:
-        """Feedback or an expectation, with the producer's own id so that a repeat is recognised."""
+    def assessment(
+        self, trace_id: str, event: wire.Assessment, overridden: Assessment | None = None
+    ) -> Assessment:
+        """Feedback or an expectation, with the producer's own id so that a repeat is recognised.
+
+        Without a name it takes over name and span of the one that it overrides, where that is known.
+        """
         limits, texts = self._texts.limits, self._texts
         source_type = event.source_type.upper()
         if source_type == "AI_JUDGE":
             source_type = "LLM_JUDGE"
         metadata = {texts.clean(k): texts.clean(v) for k, v in event.metadata.items()}
         common: dict[str, Any] = {
-            "name": texts.cut("assessment name", event.name, limits.name_chars),
+            "name": texts.cut("assessment name", event.name, limits.name_chars)
+            or (overridden.name if overridden else DEFAULT_FEEDBACK_NAME),
             "source": AssessmentSource(
                 source_type if source_type in _SOURCE_TYPES else "SOURCE_TYPE_UNSPECIFIED",
                 texts.cut("assessment source id", event.source_id, limits.name_chars),
@@ -232,6 +238,8 @@ class EntityBuilder:
             "create_time_ms": event.created_ns // 1_000_000,
             "last_update_time_ms": event.created_ns // 1_000_000,
         }
+        if not event.name and overridden is not None:
+            common["span_id"] = overridden.span_id
         value = texts.json_value(event.value)
         entity: Assessment
         if event.kind is wire.AssessmentKind.EXPECTATION:

@@ -123,10 +123,13 @@ class Writer:
                 "dead letters and can be replayed when the trace is stored"
             )
         info = self._merge_spans(trace, info)
-        known = {assessment.assessment_id for assessment in info.assessments}
+        stored = {one.assessment_id: one for one in info.assessments}
         for assessment in _unique(trace.assessments):
-            if assessment.assessment_id not in known:
-                self._backend.add_assessment(self._builder.assessment(trace_id, assessment))
+            if assessment.assessment_id not in stored:
+                overridden = stored.get(assessment.overrides)
+                entity = self._builder.assessment(trace_id, assessment, overridden)
+                self._backend.add_assessment(entity)
+                stored[assessment.assessment_id] = entity
         self._add_beside([(trace, info)])
 
     def _add_beside(self, traces: Iterable[tuple[AssembledTrace, TraceInfo]]) -> None:
@@ -215,9 +218,10 @@ class Writer:
                     f"MLflow has no trace with the client request id {request_id!r}: the assessment "
                     f"{assessment.name!r} waits in the dead letters and can be replayed"
                 )
-            known = {a.assessment_id for info in found for a in info.assessments}
-            if assessment.assessment_id not in known:
-                entity = self._builder.assessment(found[0].trace_id, assessment)
+            stored = {a.assessment_id: a for info in found for a in info.assessments}
+            if assessment.assessment_id not in stored:
+                overridden = stored.get(assessment.overrides)
+                entity = self._builder.assessment(found[0].trace_id, assessment, overridden)
                 self._backend.add_assessment(entity)
 
     def _experiments(self, part: wire.TracePart) -> list[str]:
