@@ -4,8 +4,9 @@
     export SPANFERRY_BOOTSTRAP_SERVERS=localhost:9092
     uvicorn chat_service:app
 
-Every request is one trace in MLflow, found again by its X-Request-ID. The model is a fake, so that
-this runs anywhere; put yours into `FakeModel`.
+Every request is one trace in MLflow, found again by its X-Request-ID, its user, session, version and
+deployment, and by what its user said of it. The model is a fake, so that this runs anywhere; put yours
+into `FakeModel`.
 """
 
 import asyncio
@@ -14,10 +15,10 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, Header, HTTPException, Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
@@ -26,8 +27,10 @@ from spanferry import SpanType
 from spanferry.asgi import TraceMiddleware
 
 VERSION = "2.4.0"
-COMMIT = os.environ.get("GIT_COMMIT", "unknown")
 MODEL = "parrot-1"
+TEMPERATURE = 0.2
+AGENT = spanferry.git_version(__file__) or f"chat-agent-{VERSION}".replace(".", "-")
+"""What MLflow lists as a version of this app: traces, ratings and evaluations are by it."""
 DOCUMENTS = {
     "kb://billing/refunds": "Refunds are paid back to the card within five working days.",
     "kb://billing/invoices": "Invoices are sent on the first day of every month, as PDF.",
@@ -63,12 +66,10 @@ class ChatReply(BaseModel):
 
 
 class Feedback(BaseModel):
-    """A user's word on an answer, by the X-Request-ID of the request that gave it."""
+    """A user's word on an answer."""
 
-    request_id: str
-    helpful: bool
+    is_correct: bool
     comment: str | None = None
-    user_id: str = "anonymous"
 
 
 class ModelOverloadedError(Exception):
@@ -94,15 +95,23 @@ model = FakeModel()
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     """Traces leave for Kafka from here on; at the end the rest is flushed."""
-    spanferry.enable(experiment=os.environ.get("SPANFERRY_EXPERIMENT", "chat-service"))
-    spanferry.set_active_model(name=f"chat-agent-{COMMIT[:7]}")
+    spanferry.enable(
+        experiment=os.environ.get("SPANFERRY_EXPERIMENT", "chat-service"),
+        metadata={
+            "app_version": VERSION,
+            "environment": os.environ.get("APP_ENVIRONMENT", "development"),
+            "deployment_id": os.environ.get("DEPLOYMENT_ID"),
+            "region": os.environ.get("REGION", "local"),
+        },
+    )
+    spanferry.set_active_model(name=AGENT, params={"model": MODEL, "temperature": TEMPERATURE})
     yield
     spanferry.disable()
 
 
 app = FastAPI(title="Chat service", lifespan=lifespan)
 # One trace for every request; X-Request-ID, X-Session-ID and X-User-ID go to it by themselves.
-app.add_middleware(TraceMiddleware, exclude=["/feedback", "/stats"], capture_bodies=True)
+app.add_middleware(TraceMiddleware, exclude=["/chat_feedback", "/stats"], capture_bodies=True)
 
 
 @app.post("/chat")
@@ -120,15 +129,19 @@ async def post_chat_stream(request: ChatRequest) -> StreamingResponse:
     return StreamingResponse(chat_stream(request.message, request.turns()), media_type="text/plain")
 
 
-@app.post("/feedback", status_code=202)
-async def post_feedback(feedback: Feedback) -> None:
+@app.post("/chat_feedback", status_code=202)
+async def post_chat_feedback(
+    feedback: Feedback,
+    client_request_id: Annotated[str, Query(description="X-Request-ID of the request to /chat")],
+    x_user_id: Annotated[str, Header()] = "anonymous",
+) -> None:
     """Attach a user's judgement to the trace; it may arrive before the trace does."""
     spanferry.log_feedback(
-        client_request_id=feedback.request_id,
-        name="helpful",
-        value=feedback.helpful,
+        client_request_id=client_request_id,
+        name="response_is_correct",
+        value=feedback.is_correct,
         rationale=feedback.comment,
-        source=spanferry.AssessmentSource("HUMAN", feedback.user_id),
+        source=spanferry.AssessmentSource("HUMAN", x_user_id),
     )
 
 
@@ -168,13 +181,7 @@ async def chat_stream(message: str, history: list[Turn]) -> AsyncIterator[str]:
 def describe_trace(message: str) -> None:
     """What one wants to search and group by later. Metadata is for good, tags may be changed."""
     spanferry.update_current_trace(
-        request_preview=message[:1000],
-        metadata={
-            "app_version": VERSION,
-            "environment": os.environ.get("APP_ENVIRONMENT", "development"),
-            "region": os.environ.get("APP_REGION", "local"),
-        },
-        tags={"team": "support", "topic": topic(message)},
+        request_preview=message[:1000], tags={"team": "support", "topic": topic(message)}
     )
 
 
@@ -215,7 +222,7 @@ def prompt(message: str, history: list[Turn], documents: list[dict[str, Any]]) -
 async def complete(messages: list[Turn]) -> str:
     """Ask the model. Its span has the form of a chat completion, with the tokens used."""
     with spanferry.start_span(MODEL, span_type=SpanType.CHAT_MODEL) as span:
-        span.set_inputs({"model": MODEL, "temperature": 0.2, "messages": messages})
+        span.set_inputs({"model": MODEL, "temperature": TEMPERATURE, "messages": messages})
         answer = await model.answer(messages)
         span.set_outputs({"choices": [{"message": {"role": "assistant", "content": answer}}]})
         span.set_attributes(

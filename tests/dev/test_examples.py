@@ -81,7 +81,6 @@ async def test_a_chat_is_one_trace_with_all_that_one_searches_by(client: httpx.A
     assert trace.client_request_id == "r1"
     assert trace.metadata["mlflow.trace.session"] == "s1"
     assert trace.metadata["mlflow.trace.user"] == "ann"
-    assert trace.metadata["app_version"]
     assert trace.tags["topic"] == "refunds"
     assert trace.part.request_preview == QUESTION
     assert trace.part.response_preview == response.json()["answer"]
@@ -116,14 +115,19 @@ async def test_an_overloaded_model_is_an_error_of_the_trace(
 
 async def test_feedback_is_by_request_and_traces_nothing(client: httpx.AsyncClient) -> None:
     with spanferry.testing.capture() as captured:
-        rating = {"request_id": "r1", "helpful": False, "comment": "no", "user_id": "ann"}
-        response = await client.post("/feedback", json=rating)
+        response = await client.post(
+            "/chat_feedback",
+            params={"client_request_id": "r1"},
+            json={"is_correct": False, "comment": "no"},
+            headers={"X-User-ID": "ann"},
+        )
         stats = await client.get("/stats")
     (assessment,) = captured.assessments
     assert response.status_code == 202
     assert assessment.event.client_request_id == "r1"
     assert assessment.event.value == b"false"
-    assert assessment.event.source_type == "HUMAN"
+    assert (assessment.event.source_type, assessment.event.source_id) == ("HUMAN", "ann")
+    assert (assessment.name, assessment.event.rationale) == ("response_is_correct", "no")
     assert captured.traces == []
     assert "traces_dropped" in stats.json()
 

@@ -70,8 +70,8 @@ class Service:
         self, path: str, body: dict, fields: dict, writer: asyncio.StreamWriter
     ) -> None:
         self.paths[path] += 1
-        if path == "/feedback":
-            self.rated[body["request_id"]] = body["helpful"]
+        if path.startswith("/chat_feedback?client_request_id="):
+            self.rated[path.partition("=")[2]] = body["is_correct"]
         else:
             assert {b"x-request-id", b"x-session-id", b"x-user-id"} <= fields.keys()
         self.open += 1

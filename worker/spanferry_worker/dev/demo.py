@@ -3,8 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -44,7 +42,7 @@ _POLL_S: Final = 0.5
 _PACKAGES: Final = ("fastapi", "rich", "uvicorn")
 _SEARCHES: Final = (
     "trace.status = 'ERROR'",
-    "tag.topic = 'refunds' AND feedback.helpful = 'false'",
+    "tag.topic = 'refunds' AND feedback.response_is_correct = 'false'",
     "metadata.`mlflow.trace.session` = 'session-07'",
 )
 
@@ -190,7 +188,6 @@ class _Demo:
         settings = {
             "SPANFERRY_BOOTSTRAP_SERVERS": ensemble.bootstrap_servers,
             "SPANFERRY_EXPERIMENT": EXPERIMENT,
-            "GIT_COMMIT": _git_commit(),
         }
         return Child(
             "the app",
@@ -221,14 +218,6 @@ def _examples() -> Path:
     """The example app: beside this module in a wheel, at the top of a checkout."""
     installed = Path(__file__).with_name("_examples")
     return installed if installed.is_dir() else Path(__file__).parents[3] / "examples"
-
-
-def _git_commit() -> str:
-    if shutil.which("git") is None:
-        return "demo"
-    command = ["git", "rev-parse", "HEAD"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return answer.stdout.strip() or "demo"
 
 
 def _traces_url(ensemble: Ensemble) -> str:

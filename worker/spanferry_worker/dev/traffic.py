@@ -162,12 +162,11 @@ async def _send_one(client: httpx.AsyncClient, request: Request) -> Reply:
         response = await client.post(path, json=request.body, headers=headers)
         if request.helpful is not None:
             rating = {
-                "request_id": request.request_id,
-                "helpful": request.helpful,
-                "user_id": request.user,
+                "is_correct": request.helpful,
                 "comment": None if request.helpful else "not what I asked",
             }
-            await client.post("/feedback", json=rating)
+            rated = {"client_request_id": request.request_id}
+            await client.post("/chat_feedback", params=rated, json=rating, headers=headers)
     except httpx.HTTPError:
         return Reply(request, 0)
     return Reply(request, response.status_code)
