@@ -1,7 +1,6 @@
 """Where a new span goes: under the current one, under another service's, or into a new trace."""
 
 import os
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -64,7 +63,7 @@ _span_kind: type[Span] = Span
 
 def install_kinds(kinds: Kinds) -> None:
     """Have other spans and traces made from now on."""
-    global _kinds, _span_kind  # noqa: PLW0603  the process has one
+    global _kinds, _span_kind
     _kinds, _span_kind = kinds, kinds.span
 
 
@@ -86,13 +85,10 @@ def open_span(
         if inside is not None and inside.enabled is False:
             return NO_OP_SPAN
         around = current.get() if parent is None else parent
-        if around is None:
-            return _open_root(name, span_type, None, start_ns, experiment_id, ratio)
-        if type(around) is not _span_kind:
-            if isinstance(around, RemoteParent):
-                return _open_root(name, span_type, around, start_ns, experiment_id, ratio)
-            if isinstance(around, NoOpSpan):
-                return around
+        if around is None or isinstance(around, RemoteParent):
+            return _open_root(name, span_type, around, start_ns, experiment_id, ratio)
+        if type(around) is not _span_kind and isinstance(around, NoOpSpan):
+            return around
         trace = around.trace
         if trace is None:  # the span of a tracer that does not go through us
             return _open_root(name, span_type, None, start_ns, experiment_id, ratio)

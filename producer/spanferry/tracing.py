@@ -186,7 +186,7 @@ def start_span_no_context(  # noqa: PLR0913, PLR0917  MLflow's signature
     return outfit(span, start_ns, inputs, dressing, tags, metadata)
 
 
-def outfit(  # noqa: PLR0913, PLR0917  what is left of MLflow's signature
+def outfit(
     span: Span,
     start_ns: int | None,
     inputs: Any,

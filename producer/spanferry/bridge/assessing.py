@@ -1,11 +1,11 @@
 """MLflow's assessments and tags on traces by id: behind their traces, through Kafka."""
+# pyright: reportPrivateUsage=false
 
 import sys
 from time import time_ns
 from typing import Any, Final
 
-from mlflow.entities import Assessment, Expectation
-from mlflow.entities.assessment import AssessmentError
+from mlflow.entities import Assessment, AssessmentError, Expectation
 from mlflow.entities.span import NO_OP_SPAN_TRACE_ID
 
 from spanferry import outlet as outlets
@@ -34,7 +34,7 @@ def is_ours(trace_id: object) -> bool:
 
 def asked_by_mlflow_itself() -> bool:
     """Whether MLflow's evaluation asks, which reads at once what it has written."""
-    frame = sys._getframe(1)  # noqa: SLF001  a stack walk of two or three frames
+    frame = sys._getframe(1)
     for _ in range(_FRAMES_MAX):
         module: str = frame.f_globals.get("__name__", "")
         if not module.startswith(_API_MODULES):

@@ -1,10 +1,11 @@
 """What MLflow knows about a trace that starts: experiment, run, model, and the context's tags."""
+# pyright: reportPrivateUsage=false
 
 from typing import Any
 
 from mlflow.tracing import provider
-from mlflow.tracing.context import _USER_TRACE_CONTEXT  # pyright: ignore[reportPrivateUsage]
-from mlflow.tracing.utils import _try_get_prediction_context  # pyright: ignore[reportPrivateUsage]
+from mlflow.tracing.context import _USER_TRACE_CONTEXT
+from mlflow.tracing.utils import _try_get_prediction_context
 from mlflow.tracking import fluent
 
 from spanferry import values

@@ -1,4 +1,5 @@
 """MLflow's fluent functions over light spans. Where those may not be used MLflow's own are called."""
+# pyright: reportPrivateUsage=false
 
 import contextlib
 import weakref
@@ -24,7 +25,7 @@ from spanferry.spans import NO_OP_SPAN
 __all__ = ["MLFLOWS", "REPLACEMENTS"]
 
 
-class MLFLOWS:  # noqa: N801  a constant: what the functions below stand for
+class MLFLOWS:
     """MLflow's own functions."""
 
     start_span = staticmethod(fluent.start_span)

@@ -1,4 +1,5 @@
 """Whether MLflow's API may be served by light spans here and now."""
+# pyright: reportPrivateUsage=false
 
 from typing import Any, Final
 
@@ -8,8 +9,8 @@ from mlflow.environment_variables import (
     MLFLOW_USE_DEFAULT_TRACER_PROVIDER,
 )
 from mlflow.tracing import provider
-from mlflow.tracing.context import _USER_TRACE_CONTEXT  # pyright: ignore[reportPrivateUsage]
-from mlflow.tracing.sampling import _SAMPLING_RATIO_OVERRIDE  # pyright: ignore[reportPrivateUsage]
+from mlflow.tracing.context import _USER_TRACE_CONTEXT
+from mlflow.tracing.sampling import _SAMPLING_RATIO_OVERRIDE
 from mlflow.tracing.utils import maybe_get_request_id
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -26,13 +27,14 @@ class Gate:
     is disabled, MLflow makes the spans itself.
     """
 
-    __slots__ = ("_is_light", "_processors", "_provider", "installed", "ratio")
+    __slots__ = ("_holder", "_is_light", "_processors", "_provider", "installed", "ratio")
 
     def __init__(self) -> None:
         self.installed = False
         """Whether the bridge is there at all, with light spans."""
         self.ratio = 1.0
         self._provider: Any = None
+        self._holder: Any = None
         self._processors: Any = None
         self._is_light = False
 
@@ -53,7 +55,7 @@ class Gate:
         if (
             self._provider is None
             or provider.provider._isolated_tracer_provider is not self._provider
-            or self._provider._active_span_processor._span_processors is not self._processors
+            or self._holder._span_processors is not self._processors
         ):
             self._look()
         return self._is_light and not maybe_get_request_id(is_evaluate=True)
@@ -68,10 +70,11 @@ class Gate:
         if not MLFLOW_USE_DEFAULT_TRACER_PROVIDER.get():
             return
         provider._get_tracer(__name__)  # makes the provider where there is none
-        found = provider.provider.get()
+        found: Any = provider.provider.get()
         if not isinstance(found, TracerProvider):
             return
-        processors = found._active_span_processor._span_processors
+        self._holder = found._active_span_processor
+        processors = self._holder._span_processors
         self._is_light = (
             len(processors) == 1
             and isinstance(processors[0], BridgedProcessor)

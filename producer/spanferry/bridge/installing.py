@@ -1,12 +1,15 @@
 """Puts the bridge in MLflow's place, and takes it out again."""
+# pyright: reportPrivateUsage=false
 
 import sys
+from collections.abc import Iterable
 from typing import Any, Final
 
 import mlflow
 from mlflow.tracing import provider
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.trace_manager import InMemoryTraceManager
+from mlflow.tracing.utils.otlp import should_export_otlp_metrics
 from opentelemetry.trace import NoOpTracerProvider
 
 from spanferry import opening, spans
@@ -37,14 +40,16 @@ class _Changes:
         self._done.append((owner, name, getattr(owner, name), value))
         setattr(owner, name, value)
 
-    def replace_everywhere(self, before: Any, value: Any) -> None:
-        """In every module that holds it under any name: functions are imported by name."""
-        for module in list(sys.modules.values()):
-            names = getattr(module, "__dict__", None)
-            if not isinstance(names, dict) or module.__name__.startswith("spanferry.bridge"):
+    def replace_everywhere(self, replacements: Iterable[tuple[Any, Any]]) -> None:
+        """In every module that holds one under any name: functions are imported by name."""
+        by_id = {id(before): value for before, value in replacements}
+        for module_name, module in list(sys.modules.items()):
+            if module_name.startswith("spanferry.bridge"):
                 continue
-            for name in [name for name, held in list(names.items()) if held is before]:
-                self.set(module, name, value)
+            held: dict[str, Any] = getattr(module, "__dict__", {})
+            for name, value in list(held.items()):
+                if id(value) in by_id:
+                    self.set(module, name, by_id[id(value)])
 
     def take_back(self) -> None:
         """Where nobody else has changed it since."""
@@ -66,14 +71,12 @@ def install(*, accelerate: bool) -> None:
     light = check_version(mlflow.__version__) and accelerate
     _installed = True
     _leave_the_provider()
-    _change_the_provider()
+    context = _change_the_provider()
+    _changes.replace_everywhere((context, *(fluent.REPLACEMENTS if light else ())))
     for name, replacement in tracing_client.REPLACEMENTS:
         _changes.set(TracingClient, name, replacement)
     opening.install_kinds(_KINDS)
     spans.install_before_end(before_end)
-    if light:
-        for before, value in fluent.REPLACEMENTS:
-            _changes.replace_everywhere(before, value)
     GATE.installed = light
     logger.debug("MLflow %s goes through spanferry, light=%s", mlflow.__version__, light)
 
@@ -91,20 +94,21 @@ def uninstall() -> None:
     _changes.take_back()
 
 
-def _change_the_provider() -> None:
+def _change_the_provider() -> tuple[Any, Any]:
+    """Make its span processors ours; what is left to be replaced is its context."""
     make_mlflows = provider._get_mlflow_span_processor
 
     def make(tracking_uri: str) -> BridgedProcessor:
         return BridgedProcessor(
             lambda: make_mlflows(tracking_uri),
-            export_metrics=provider.should_export_otlp_metrics(),
+            export_metrics=should_export_otlp_metrics(),
         )
 
     _changes.set(provider, "_get_mlflow_span_processor", make)
-    before = provider.mlflow_runtime_context
-    _changes.replace_everywhere(before, BridgedContext(before, LightNoOpSpan))
     manager = BridgedTraceManager(InMemoryTraceManager.get_instance())
     _changes.set(InMemoryTraceManager, "_instance", manager)
+    before = provider.mlflow_runtime_context
+    return before, BridgedContext(before, LightNoOpSpan)
 
 
 def _leave_the_provider() -> None:

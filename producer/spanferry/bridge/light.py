@@ -1,7 +1,7 @@
 """spanferry's span as MLflow's LiveSpan: one object that both APIs start, change and end."""
+# pyright: reportPrivateUsage=false
 
-import json
-from typing import Any, ClassVar, cast
+from typing import Any, Final
 
 from mlflow.entities import Link, LiveSpan, SpanEvent, SpanLogLevel, SpanStatus
 from mlflow.entities import NoOpSpan as MlflowNoOpSpan
@@ -17,7 +17,8 @@ from spanferry_schemas import mlflow_keys, trace_id_text
 
 __all__ = ["LightNoOpSpan", "LightSpan", "before_end"]
 
-_DESCRIPTION = mlflow_keys.SPAN_DESCRIPTION
+_Event: Final[Any] = SpanEvent  # their base declares an abstract method that is never used
+_Link: Final[Any] = Link
 
 
 def before_end(span: Span) -> None:
@@ -28,9 +29,6 @@ def before_end(span: Span) -> None:
 
 class LightSpan(Span, LiveSpan):  # type: ignore[misc]  # what differs is set right below
     """What spanferry's spans do not have of MLflow's, or have in other classes."""
-
-    _attachments: ClassVar[dict[str, Any]] = {}
-    """They are handed over as soon as they are set."""
 
     @property
     def _span(self) -> OtelView:  # type: ignore[override]
@@ -62,13 +60,13 @@ class LightSpan(Span, LiveSpan):  # type: ignore[misc]  # what differs is set ri
     @property
     def events(self) -> list[SpanEvent]:  # type: ignore[override]
         """In the order in which they were added."""
-        return [SpanEvent(e.name, e.time_ns, values.decode(e.attributes)) for e in self._events]
+        return [_Event(e.name, e.time_ns, values.decode(e.attributes)) for e in self._events]
 
     @property
     def links(self) -> list[Link]:  # type: ignore[override]
         """In the order in which they were added."""
         return [
-            Link(
+            _Link(
                 trace_id=trace_id_text(link.trace_id),
                 span_id=link.span_id.hex(),
                 attributes=values.decode(link.attributes) or None,

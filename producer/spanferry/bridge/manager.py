@@ -1,4 +1,5 @@
 """MLflow's trace manager over the traces of this process; MLflow's own traces stay with MLflow."""
+# pyright: reportPrivateUsage=false
 
 import os
 import threading
@@ -9,7 +10,7 @@ from mlflow.entities import LiveSpan, TraceInfo
 from mlflow.tracing.trace_manager import (
     InMemoryTraceManager,
     ManagerTrace,
-    _Trace,  # pyright: ignore[reportPrivateUsage]
+    _Trace,
 )
 
 from spanferry.bridge.traces import OPEN
@@ -21,14 +22,12 @@ __all__ = ["BridgedTraceManager"]
 class BridgedTraceManager(InMemoryTraceManager):
     """What MLflow's code asks for open traces by id. Those that go through us come first."""
 
-    def __init__(self, before: InMemoryTraceManager | None) -> None:
-        super().__init__()
-        own: MutableMapping[str, _Trace] = self._traces if before is None else before._traces
-        if before is not None:
-            self._otel_id_to_mlflow_trace_id = before._otel_id_to_mlflow_trace_id
-        self.mlflows = own
+    def __init__(self, before: InMemoryTraceManager) -> None:
+        self._lock = threading.RLock()
+        self._otel_id_to_mlflow_trace_id = before._otel_id_to_mlflow_trace_id
+        self.mlflows: MutableMapping[str, _Trace] = before._traces
         """Traces that MLflow exports itself, such as an evaluation's, and marks for remote ones."""
-        self._traces = _Table(own)
+        self._traces: Any = _Table(self.mlflows)
         _managers.append(self)
 
     def register_trace(

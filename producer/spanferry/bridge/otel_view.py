@@ -1,10 +1,12 @@
 """A span of ours as OpenTelemetry's API sees it: a parent for other tracers, and readable."""
+# pyright: reportPrivateUsage=false
 
+import contextlib
 import json
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mlflow.entities import SpanEvent as MlflowEvent
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import (
@@ -45,8 +47,8 @@ def no_op_otel_span(trace_id: bytes, span_id: bytes) -> NonRecordingSpan:
     return NonRecordingSpan(context_of(trace_id, span_id, sampled=False))
 
 
-class OtelView(Span):
-    """Everything is read from and written to `live`; it holds nothing itself."""
+class _Readable(Span):
+    """What OpenTelemetry's spans let one read; it holds nothing itself."""
 
     def __init__(self, live: Any) -> None:
         self.live = live
@@ -141,13 +143,15 @@ class OtelView(Span):
         """Whether it is still open."""
         return self.live._end_ns is None
 
+
+class OtelView(_Readable):
+    """A span of ours for OpenTelemetry's API; everything is written to `live`."""
+
     def set_attribute(self, key: str, value: Any) -> None:
         """One attribute: a JSON text, as MLflow sets them, or a plain value."""
         if isinstance(value, str) and key.startswith("mlflow."):
-            try:
+            with contextlib.suppress(ValueError):
                 value = json.loads(value)
-            except ValueError:
-                pass
         self.live.set_attribute(key, value)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
@@ -157,10 +161,8 @@ class OtelView(Span):
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
         """A moment."""
-        event = MlflowEvent(name, attributes=dict(attributes or {}))
-        if timestamp is not None:
-            event.timestamp = timestamp
-        self.live.add_event(event)
+        moment = time.time_ns() if timestamp is None else timestamp
+        self.live.add_event(spans.SpanEvent(name, moment, dict(attributes or {})))
 
     def add_link(self, context: SpanContext, attributes: Any = None) -> None:
         """A pointer to another span."""
@@ -182,7 +184,7 @@ class OtelView(Span):
         exception: BaseException,
         attributes: Any = None,
         timestamp: int | None = None,
-        escaped: bool = False,  # noqa: FBT001, FBT002
+        escaped: bool = False,  # noqa: ARG002  OpenTelemetry's signature
     ) -> None:
         """An event with the stack trace; the status stays, as in OpenTelemetry."""
         event = spans.SpanEvent.from_exception(exception)

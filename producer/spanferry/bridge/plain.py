@@ -1,4 +1,5 @@
 """OpenTelemetry's span processor in the place of MLflow's: MLflow's own spans become ours."""
+# pyright: reportPrivateUsage=false
 
 import json
 import threading
@@ -14,6 +15,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace import Span as OtelSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import SpanContext
 
 from spanferry import outlet as outlets
 from spanferry import values
@@ -34,11 +36,16 @@ _EXPERIMENT_ID: Final = "mlflow.experimentId"
 _check_json: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
+def _ids(span: ReadableSpan) -> SpanContext:
+    """An own span's ids, which OpenTelemetry may leave out of those that it reads back."""
+    return cast("SpanContext", span.context)
+
+
 class BridgedExporter(SpanExporter):
     """What MLflow flushes. Nothing is exported by it."""
 
-    def __init__(self, mlflows: Callable[[], Any | None]) -> None:
-        self._async_queue = FlushQueue(mlflows)
+    def __init__(self, queue: FlushQueue) -> None:
+        self._async_queue = queue
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002
         """Nothing: the processor has handed the spans over."""
@@ -48,8 +55,11 @@ class BridgedExporter(SpanExporter):
 class BridgedProcessor(BaseMlflowSpanProcessor):
     """Hands spans over to spanferry as they end. An evaluation's traces stay with MLflow."""
 
-    def __init__(self, make_mlflows: Callable[[], BaseMlflowSpanProcessor], **metrics: bool) -> None:
-        exporter = BridgedExporter(self._mlflows_exporter)
+    def __init__(
+        self, make_mlflows: Callable[[], BaseMlflowSpanProcessor], **metrics: bool
+    ) -> None:
+        self._queue = FlushQueue(self._mlflows_exporter)
+        exporter = BridgedExporter(self._queue)
         # Not BaseMlflowSpanProcessor's own: that starts git, in the request that comes first.
         OtelMetricsMixin.__init__(self, exporter)
         self.span_exporter = exporter
@@ -79,10 +89,10 @@ class BridgedProcessor(BaseMlflowSpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         """A span of MLflow's tracer has ended. Never raises."""
         try:
-            if span.context.trace_id in self._evaluated:
+            if _ids(span).trace_id in self._evaluated:
                 self._own_processor().on_end(span)
                 if span.parent is None:
-                    self._evaluated.discard(span.context.trace_id)
+                    self._evaluated.discard(_ids(span).trace_id)
                 return
             if self._export_metrics:
                 self.record_metrics_for_span(span)
@@ -94,7 +104,7 @@ class BridgedProcessor(BaseMlflowSpanProcessor):
         """Wait until Kafka has acknowledged what was handed over, at most so long."""
         if self._mlflows is not None:
             self._mlflows.force_flush(int(timeout_millis))
-        return self.span_exporter._async_queue.acknowledged(timeout_millis / 1000)
+        return self._queue.acknowledged(timeout_millis / 1000)
 
     def shutdown(self) -> None:
         """The tracer provider is replaced; spans that are open still come here."""
@@ -104,8 +114,8 @@ class BridgedProcessor(BaseMlflowSpanProcessor):
     def _stays_with_mlflow(self, span: OtelSpan) -> bool:
         """Whether an evaluation made the trace: it reads its traces back at once."""
         if span.parent is None and maybe_get_request_id(is_evaluate=True):
-            self._evaluated.add(span.context.trace_id)
-        return span.context.trace_id in self._evaluated
+            self._evaluated.add(_ids(span).trace_id)
+        return _ids(span).trace_id in self._evaluated
 
     def _own_processor(self) -> BaseMlflowSpanProcessor:
         if self._mlflows is None:
@@ -118,7 +128,7 @@ class BridgedProcessor(BaseMlflowSpanProcessor):
 
 def _take(span: OtelSpan) -> None:
     """Give the span a trace of ours, and MLflow's LiveSpan around it."""
-    ids = span.context
+    ids = _ids(span)
     trace_id = ids.trace_id.to_bytes(TRACE_ID_BYTES, "big")
     mlflow_id = f"tr-{trace_id.hex()}"
     trace = OPEN.get(mlflow_id)
@@ -155,8 +165,8 @@ def _open(trace_id: bytes, root: OtelSpan) -> BridgedTrace | None:
 
 
 def _hand_over(span: ReadableSpan) -> None:
-    trace_id = span.context.trace_id.to_bytes(TRACE_ID_BYTES, "big")
-    span_id = span.context.span_id.to_bytes(SPAN_ID_BYTES, "big")
+    trace_id = _ids(span).trace_id.to_bytes(TRACE_ID_BYTES, "big")
+    span_id = _ids(span).span_id.to_bytes(SPAN_ID_BYTES, "big")
     trace = OPEN.get(f"tr-{trace_id.hex()}")
     live = None if trace is None else trace.span_dict.get(span_id.hex())
     if trace is None or live is None:

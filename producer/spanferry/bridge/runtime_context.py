@@ -1,6 +1,5 @@
 """MLflow's context and ours are one: what one makes current is current for the other."""
 
-from contextvars import Token
 from typing import Any
 
 from opentelemetry import trace as otel
@@ -8,7 +7,7 @@ from opentelemetry.context import Context
 from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 
 from spanferry.bridge.otel_view import OtelView, context_of, no_op_otel_span
-from spanferry.context import Current, CurrentToken, ForeignParent, RemoteParent, current
+from spanferry.context import Current, ForeignParent, RemoteParent, current
 from spanferry.spans import NoOpSpan
 from spanferry_schemas.limits import SPAN_ID_BYTES, TRACE_ID_BYTES
 
@@ -41,7 +40,7 @@ class BridgedContext(ContextVarsRuntimeContext):
             return context
         return otel.set_span_in_context(otel_span_of(around), context)
 
-    def detach(self, token: tuple[Token[Context], CurrentToken]) -> None:
+    def detach(self, token: Any) -> None:
         """Make current again what was before. Raises ValueError in another context, as before."""
         theirs, ours = token
         try:

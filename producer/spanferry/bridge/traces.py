@@ -1,4 +1,5 @@
 """The traces of this process as MLflow's own code may look them up while they are open."""
+# pyright: reportPrivateUsage=false
 
 from typing import Any, Final
 
@@ -6,9 +7,9 @@ from mlflow.entities import TraceInfo
 from mlflow.entities.trace_location import TraceLocation
 from mlflow.entities.trace_state import TraceState
 from mlflow.tracing.fluent import (
-    _set_last_active_trace_id,  # pyright: ignore[reportPrivateUsage]
+    _set_last_active_trace_id,
 )
-from mlflow.tracing.trace_manager import _Trace  # pyright: ignore[reportPrivateUsage]
+from mlflow.tracing.trace_manager import _Trace
 from msgspec.structs import replace
 
 from spanferry import values
@@ -195,7 +196,7 @@ class LiveInfo(TraceInfo):
         self.trace.facts.state = _WIRE_STATES.get(TraceState(state))
         self.trace.changed = True
 
-    state = property(_read_state, _write_state, doc="As it was set by hand, else IN_PROGRESS.")
+    state: Any = property(_read_state, _write_state, doc="As set by hand, else IN_PROGRESS.")
 
     def _read_location(self) -> TraceLocation:
         return TraceLocation.from_experiment_id(self.trace.facts.experiment_id or "")
@@ -205,4 +206,4 @@ class LiveInfo(TraceInfo):
         if experiment is not None:
             self.trace.facts.experiment_id = values.text(experiment.experiment_id)
 
-    trace_location = property(_read_location, _write_location, doc="The trace's experiment.")
+    trace_location: Any = property(_read_location, _write_location, doc="The trace's experiment.")

@@ -1,4 +1,5 @@
 """What MLflow's TracingClient does with assessments and tags, by Kafka where it would ask a server."""
+# pyright: reportPrivateUsage=false
 
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ def _stays_with_mlflow(trace_id: Any) -> bool:
 
 def log_assessment(self: TracingClient, trace_id: str, assessment: Assessment) -> Assessment:
     """As MLflow's; the trace need not be stored yet."""
-    if trace_id is None or trace_id == NO_OP_SPAN_TRACE_ID:
+    if not trace_id or trace_id == NO_OP_SPAN_TRACE_ID:
         assessment.trace_id = trace_id
         return assessment
     if assessment.issue is not None or _stays_with_mlflow(trace_id):

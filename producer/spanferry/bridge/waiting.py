@@ -1,4 +1,5 @@
 """What MLflow's flush functions wait for: that a trace can be read, not only that it is on its way."""
+# pyright: reportPrivateUsage=false
 
 import time
 from collections import deque
@@ -33,7 +34,7 @@ class FlushQueue:
     def __init__(self, mlflows_exporter: Callable[[], Any | None]) -> None:
         self._mlflows_exporter = mlflows_exporter
 
-    def flush(self, terminate: bool = False) -> None:  # noqa: FBT001, FBT002  MLflow's signature
+    def flush(self, terminate: bool = False) -> None:
         """Wait until the traces that have ended can be read from MLflow; says what is left."""
         queue = getattr(self._mlflows_exporter(), "_async_queue", None)
         if queue is not None:
