@@ -210,13 +210,26 @@ def feedback_inside_a_run(stage):
 
 
 @program()
+def feedback_with_odd_metadata(stage):
+    with mlflow.start_span("root") as span:
+        mlflow.log_feedback(
+            trace_id=span.trace_id, name="numbers", value=1, metadata={"n": 1, "l": [1, None]}
+        )
+
+
+@program()
+def feedback_with_keys_that_are_no_text(stage):
+    with mlflow.start_span("root") as span:
+        mlflow.log_feedback(trace_id=span.trace_id, name="keys", value=1, metadata={1: "one"})
+
+
+@program()
 def wrong_feedback(stage):
     errors = []
     with mlflow.start_span("root") as span:
         for arguments in (
             {"name": "neither"},
             {"name": "source", "value": 1, "source": "HUMAN"},
-            {"name": "metadata", "value": 1, "metadata": {1: object()}},
         ):
             try:
                 mlflow.log_feedback(trace_id=span.trace_id, **arguments)

@@ -45,10 +45,16 @@ def updated_several_times(stage):
 def update_with_other_types(stage):
     with mlflow.start_span("root"):
         mlflow.update_current_trace(
-            tags={"n": 1, "f": 0.5, "b": True, "none": None, "list": [1], 7: "key"},
+            tags={"n": 1, "f": 0.5, "b": True, "none": None, "list": [1]},
             metadata={"n": 1, "d": {"a": 1}, "none": None},
             client_request_id=42,
         )
+
+
+@program()
+def update_with_a_key_that_is_no_text(stage):
+    with mlflow.start_span("root"):
+        mlflow.update_current_trace(tags={7: "key"})
 
 
 @program()

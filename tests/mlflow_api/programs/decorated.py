@@ -94,10 +94,10 @@ def wrapped_by_hand(stage):
     anonymous = mlflow.trace(lambda x: -x, name="negate")
     nameless = mlflow.trace(lambda x: x)
     part = functools.partial(divmod, 7)
-    named_part = mlflow.trace(part, name="part")
-    result = [traced(5), anonymous(2), nameless(3), named_part(2)]
-    with contextlib.suppress(AttributeError):
-        mlflow.trace(part)(2)
+    result = [traced(5), anonymous(2), nameless(3)]
+    for options in ({"name": "part"}, {}):
+        with contextlib.suppress(AttributeError):
+            result.append(mlflow.trace(part, **options)(2))
     return result
 
 

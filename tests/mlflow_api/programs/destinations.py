@@ -14,7 +14,7 @@ def destination_of_a_function(stage):
     def work(x):
         return child(x)
 
-    @mlflow.trace(trace_destination=MlflowExperimentLocation(stage.experiment("ignored")))
+    @mlflow.trace
     def child(x):
         return x
 
@@ -26,6 +26,11 @@ def destination_of_a_span(stage):
     there = MlflowExperimentLocation(stage.experiment("there"))
     with mlflow.start_span("there", trace_destination=there), mlflow.start_span("child"):
         pass
+
+
+@program()
+def destination_of_a_child(stage):
+    there = MlflowExperimentLocation(stage.experiment("there"))
     with mlflow.start_span("here"), mlflow.start_span("inner", trace_destination=there):
         pass
 

@@ -1,5 +1,6 @@
 """mlflow.add_trace: finished traces of another service put into ours."""
 
+import base64
 import contextlib
 import json
 
@@ -12,14 +13,19 @@ START = 1_700_000_000_000_000_000
 REMOTE_ID = "tr-" + "5a" * 16
 
 
+def encoded(number):
+    """A span id as MLflow writes it."""
+    return base64.b64encode(number.to_bytes(8, "big")).decode()
+
+
 def span(number, parent, name, **attributes):
     """One span as MLflow writes it into a dict."""
     start = START + number * 1_000_000
     own = {"mlflow.traceRequestId": REMOTE_ID, "mlflow.spanType": "TOOL", **attributes}
     return {
         "trace_id": "WlpaWlpaWlpaWlpaWlpaWg==",
-        "span_id": f"AAAAAAAAAA{number}=",
-        "parent_span_id": parent,
+        "span_id": encoded(number),
+        "parent_span_id": encoded(parent) if parent else None,
         "name": name,
         "start_time_unix_nano": start,
         "end_time_unix_nano": start + 500_000,
@@ -46,8 +52,8 @@ def remote_trace(state="OK"):
         },
         "data": {
             "spans": [
-                span(0, None, "remote root", **{"mlflow.spanInputs": {"q": 1}}),
-                span(1, "AAAAAAAAAA0=", "remote child", **{"mlflow.spanOutputs": ["ü"]}),
+                span(7, None, "remote root", **{"mlflow.spanInputs": {"q": 1}}),
+                span(8, 7, "remote child", **{"mlflow.spanOutputs": ["ü"]}),
             ]
         },
     }
@@ -72,6 +78,10 @@ def added_under_a_target(stage):
 @program()
 def added_without_a_span(stage):
     mlflow.add_trace(Trace.from_dict(remote_trace()))
+
+
+@program()
+def failed_trace_added_without_a_span(stage):
     mlflow.add_trace(remote_trace(state="ERROR"))
 
 

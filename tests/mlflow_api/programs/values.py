@@ -83,13 +83,18 @@ def plain_values(stage):
     show(
         {
             "text": "x",
-            "numbers": [0, -1, 1.5, 1e-7, 1e20, 123456789012345678, 2**70, 0.1],
+            "numbers": [0, -1, 1.5, 1e-7, 1e20, 123456789012345678, 0.1],
             "words": [True, False, None],
             "nested": {"a": {"b": {"c": [[], {}, [[]]]}}},
             "keys": {1: "a", 2.5: "b", None: "c", False: "d"},
             "pairs": [("a", 1), ("b", (2, 3))],
         }
     )
+
+
+@program()
+def very_large_numbers(stage):
+    show({"more than 64 bits": 2**70, "negative": [-(2**70)], "just 64 bits": 2**63 - 1})
 
 
 @program()
@@ -216,11 +221,25 @@ def values_that_hold_themselves(stage):
     circular["self"] = circular
     ring = [1]
     ring.append(ring)
-    show({"dict": circular, "list": ring})
+    errors = []
+    for name, value in {"dict": circular, "list": ring}.items():
+        try:
+            show({name: value})
+        except RecursionError as error:
+            errors.append(type(error).__name__)
+    return errors
 
 
 @program()
 def deep_values(stage):
+    value = []
+    for _ in range(15):
+        value = [{"in": value}]
+    show({"deep": value})
+
+
+@program()
+def values_deeper_than_the_server_reads(stage):
     value = []
     for _ in range(60):
         value = [value]
