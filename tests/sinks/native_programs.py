@@ -5,16 +5,19 @@ OUT what a producer would have put on the wire for the same traces: same ids, ti
 """
 
 import contextlib
+import json
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 import spanferry_schemas as wire
-from tests.sinks.native_wire import EXPERIMENT, as_wire
+from tests.sinks.native_media import MEDIA
+from tests.sinks.native_wire import EXPERIMENT, Made, as_wire
 
-PROGRAMS: dict[str, Any] = {}
+PROGRAMS: dict[str, Any] = dict(MEDIA)
 
 
 def program(function):
@@ -307,24 +310,50 @@ def main(uri: str, artifacts: str, out: Path) -> None:
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment(EXPERIMENT)
 
-    finished: list[Any] = []
+    finished: list[Made] = []
+    given_values: dict[tuple[str, str], bytes] = {}
     original = InMemoryTraceManager.pop_trace
 
     def pop_trace(self, otel_trace_id):
         popped = original(self, otel_trace_id)
         if popped is not None:
-            finished.append(popped.trace)
+            finished.append(Made(popped.trace, popped.prompts, dict(given_values)))
         return popped
 
     InMemoryTraceManager.pop_trace = pop_trace
+    keep_given_values(given_values)
     recorded = []
     for name, function in PROGRAMS.items():
         finished.clear()
+        given_values.clear()
         given = function(mlflow) or {}
         mlflow.flush_trace_async_logging()
-        (trace,) = finished
-        recorded.append(as_wire(name, trace, given))
+        for thread in threading.enumerate():
+            if thread.name.startswith("link_prompts"):
+                thread.join()
+        (made,) = finished
+        if later := given.pop("later", None):
+            given |= later()
+        recorded.append(as_wire(name, made, given))
     out.write_bytes(msgspec.msgpack.encode(recorded))
+
+
+def keep_given_values(values: dict[tuple[str, str], bytes]) -> None:
+    """Note what set_inputs and set_outputs are given, where it is JSON: what a producer sends."""
+    from mlflow.entities import LiveSpan
+
+    def noting(key: str, original: Any) -> Any:
+        def set_value(self: Any, value: Any) -> None:
+            with contextlib.suppress(TypeError):
+                text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+                if "base64" in text or "data" in text:
+                    values[self.span_id, key] = text.encode()
+            original(self, value)
+
+        return set_value
+
+    LiveSpan.set_inputs = noting("mlflow.spanInputs", LiveSpan.set_inputs)
+    LiveSpan.set_outputs = noting("mlflow.spanOutputs", LiveSpan.set_outputs)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,19 @@ class Recorded(msgspec.Struct):
     part: wire.TracePart
     spans: list[wire.Span]
     assessments: list[wire.Assessment]
+    attachments: list[wire.Attachment]
 
 
+class Made(msgspec.Struct):
+    """What MLflow's SDK held of a trace when it ended, before references replaced its payloads."""
+
+    trace: Any
+    prompts: list[Any]
+    given: dict[tuple[str, str], bytes]
+    """JSON by span id and attribute, of what set_inputs and set_outputs got."""
+
+
+DERIVED_TAGS = {"mlflow.traceName", "mlflow.linkedPrompts"}
 DERIVED = {
     "mlflow.trace_schema.version",
     "mlflow.traceInputs",
@@ -31,13 +42,16 @@ DERIVED = {
 }
 
 
-def as_wire(name: str, trace: Any, given: dict[str, Any]) -> Recorded:
+def as_wire(name: str, made: Made, given: dict[str, Any]) -> Recorded:
+    trace = made.trace
     info = trace.info
+    judged = given.pop("assessments", info.assessments)
     part = wire.TracePart(
         experiment=EXPERIMENT,
         client_request_id=info.client_request_id,
-        tags={k: v for k, v in info.tags.items() if k != "mlflow.traceName"},
+        tags={k: v for k, v in info.tags.items() if k not in DERIVED_TAGS},
         metadata={k: v for k, v in info.trace_metadata.items() if k not in DERIVED},
+        prompts=[(prompt.name, str(prompt.version)) for prompt in made.prompts],
     )
     return Recorded(
         program=name,
@@ -45,17 +59,24 @@ def as_wire(name: str, trace: Any, given: dict[str, Any]) -> Recorded:
         part=msgspec.structs.replace(
             part, **{**given, "tags": {**part.tags, **given.get("tags", {})}}
         ),
-        spans=[wire_span(span) for span in trace.data.spans],
-        assessments=[wire_assessment(a, i, info) for i, a in enumerate(info.assessments)],
+        spans=[wire_span(span, made.given) for span in trace.data.spans],
+        assessments=wire_assessments(judged, info),
+        attachments=[
+            wire.Attachment(one.id, one.content_type, one.content_bytes)
+            for span in trace.data.spans
+            if not any(of == span.span_id for of, _ in made.given)
+            for one in span._attachments.values()
+        ],
     )
 
 
-def wire_span(span: Any) -> wire.Span:
+def wire_span(span: Any, given: dict[tuple[str, str], bytes]) -> wire.Span:
     attributes = {
         key: json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False).encode()
         for key, text in span._span.attributes.items()
         if key not in {"mlflow.traceRequestId", "mlflow.spanType"}
     }
+    attributes |= {key: text for (of, key), text in given.items() if of == span.span_id}
     return wire.Span(
         span_id=bytes.fromhex(span.span_id),
         parent_id=bytes.fromhex(span.parent_id) if span.parent_id else None,
@@ -79,6 +100,18 @@ def wire_span(span: Any) -> wire.Span:
             for link in span.links
         ],
     )
+
+
+def wire_assessments(assessments: list[Any], info: Any) -> list[wire.Assessment]:
+    """With ids of our own making, by which they also override each other."""
+    made = [wire_assessment(one, index, info) for index, one in enumerate(assessments)]
+    ids = {
+        one.assessment_id: ours.assessment_id for one, ours in zip(assessments, made, strict=True)
+    }
+    return [
+        msgspec.structs.replace(ours, overrides=ids[one.overrides] if one.overrides else None)
+        for one, ours in zip(assessments, made, strict=True)
+    ]
 
 
 def wire_assessment(assessment: Any, index: int, info: Any) -> wire.Assessment:
