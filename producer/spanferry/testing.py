@@ -9,6 +9,8 @@ assert trace.root.inputs == {"question": "why?"}
 from types import TracebackType
 from typing import Any, Final, Self
 
+from msgspec.structs import replace
+
 from spanferry import bridge, values
 from spanferry import outlet as outlets
 from spanferry.parcel import Outlet, Parcel
@@ -92,7 +94,7 @@ class CapturedTrace:
         for span in fragment.spans:
             self._spans.setdefault(span.span_id, CapturedSpan(self._trace_id, span))
         if fragment.trace is not None:
-            self.part = fragment.trace
+            self.part = _over(self.part, fragment.trace)
         if fragment.end is not None:
             self._ends.append(fragment.end)
 
@@ -207,6 +209,16 @@ class capture:  # noqa: N801  used as a function: `with capture() as captured`
     def clear(self) -> None:
         """Forget what was captured so far."""
         self.parcels.clear()
+
+
+def _over(before: TracePart, later: TracePart) -> TracePart:
+    """What the worker makes of two parts of one trace: the later goes before the earlier."""
+    said = {name: value for name in TracePart.__struct_fields__ if (value := getattr(later, name))}
+    tags = {**before.tags, **later.tags}
+    for name in set(later.deleted_tags) - later.tags.keys():
+        tags.pop(name, None)
+    metadata = {**before.metadata, **later.metadata}
+    return replace(before, **{**said, "tags": tags, "metadata": metadata})
 
 
 def _fragment(parcel: Parcel) -> Fragment:

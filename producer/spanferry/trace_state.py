@@ -138,6 +138,11 @@ class LiveTrace:
         end = End(next(self._spans), next(self._contexts_out), self.remote)
         self._hand_over(self._part(), end, 0 if self.remote else max(duration_ns, 0))
 
+    def hand_over_what_has_ended(self) -> None:
+        """Hand over the spans that have ended, though the trace goes on."""
+        if self._pending and self._forks == PROCESS.forks:
+            self._hand_over(self._part(), None)
+
     def _part(self) -> TracePart | None:
         """The trace's own part; of another service's trace only what was set here by hand."""
         return None if self.remote and not self.changed else self.facts.part()

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from mlflow.entities import NoOpSpan as MlflowNoOpSpan
 from mlflow.entities.span import NO_OP_SPAN_TRACE_ID
-from mlflow.tracing import fluent, provider
+from mlflow.tracing import distributed, fluent, provider
 from mlflow.tracing.utils import capture_function_input_args
 
-from spanferry import tracing
+from spanferry import propagation, tracing
 from spanferry.arguments import Arguments
 from spanferry.bridge.gate import GATE, disabled_here, ratio_here
 from spanferry.bridge.light import LightNoOpSpan, LightSpan
@@ -29,12 +29,13 @@ class MLFLOWS:
     """MLflow's own functions."""
 
     start_span = staticmethod(fluent.start_span)
-    start_span_no_context = staticmethod(fluent.start_span_no_context)
+    start_span_no_context: Any = staticmethod(fluent.start_span_no_context)
     get_current_active_span = staticmethod(fluent.get_current_active_span)
     update_current_trace = staticmethod(fluent.update_current_trace)
-    set_span_in_context = staticmethod(provider.set_span_in_context)
+    set_span_in_context: Any = staticmethod(provider.set_span_in_context)
     detach_span_from_context = staticmethod(provider.detach_span_from_context)
     capture_function_input_args = staticmethod(capture_function_input_args)
+    headers = staticmethod(distributed.get_tracing_context_headers_for_http_request)
 
 
 class start_span(tracing.start_span, contextlib.ContextDecorator):  # noqa: N801  MLflow's name
@@ -108,13 +109,13 @@ def start_span_no_context(  # noqa: PLR0913, PLR0917  MLflow's signature
             span_type,
             parent_span,
             inputs,
-            attributes,  # type: ignore[arg-type]
-            tags,  # type: ignore[arg-type]
-            metadata,  # type: ignore[arg-type]
+            attributes,
+            tags,
+            metadata,
             experiment_id,
             start_time_ns,
             log_level,
-            links,  # type: ignore[arg-type]
+            links,
             description,
         )
     start_ns = None if start_time_ns is None else nanoseconds_of(start_time_ns)
@@ -160,6 +161,13 @@ def detach_span_from_context(token: Any) -> None:
         MLFLOWS.detach_span_from_context(token)
 
 
+def get_tracing_context_headers_for_http_request() -> dict[str, str]:
+    """As mlflow.tracing.get_tracing_context_headers_for_http_request, and the call is counted."""
+    if type(current.get()) is LightSpan:
+        return propagation.get_tracing_context_headers_for_http_request()
+    return MLFLOWS.headers()
+
+
 _arguments: weakref.WeakKeyDictionary[Callable[..., Any], Arguments] = weakref.WeakKeyDictionary()
 
 
@@ -186,6 +194,7 @@ REPLACEMENTS: Final[tuple[tuple[Any, Any], ...]] = (
     (MLFLOWS.update_current_trace, update_current_trace),
     (MLFLOWS.set_span_in_context, set_span_in_context),
     (MLFLOWS.detach_span_from_context, detach_span_from_context),
+    (MLFLOWS.headers, get_tracing_context_headers_for_http_request),
     (MLFLOWS.capture_function_input_args, _capture_function_input_args),
 )
 """MLflow's function, and what stands for it."""

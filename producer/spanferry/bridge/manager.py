@@ -13,6 +13,7 @@ from mlflow.tracing.trace_manager import (
     _Trace,
 )
 
+from spanferry.bridge.ended import was_handed_over
 from spanferry.bridge.traces import OPEN
 from spanferry_schemas import trace_id_text
 
@@ -45,6 +46,11 @@ class BridgedTraceManager(InMemoryTraceManager):
             found: LiveSpan | None = trace.span_dict.get(span_id)
             return found
         return super().get_span_from_id(trace_id, span_id)
+
+    def get_root_span_id(self, trace_id: str) -> str | None:
+        """An open trace's root; of one that has just ended an id that no span has."""
+        found: str | None = super().get_root_span_id(trace_id)
+        return "ended" if found is None and was_handed_over(trace_id) else found
 
     def get_mlflow_trace_id_from_otel_id(self, otel_trace_id: int) -> str | None:
         """MLflow's id of an open trace."""

@@ -15,11 +15,12 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace import Span as OtelSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import SpanContext, get_current_span
 
 from spanferry import outlet as outlets
 from spanferry import values
 from spanferry.bridge.facts import dress
+from spanferry.bridge.otel_view import OtelView
 from spanferry.bridge.traces import OPEN, BridgedTrace
 from spanferry.bridge.waiting import FlushQueue
 from spanferry.context import ForeignParent
@@ -82,7 +83,7 @@ class BridgedProcessor(BaseMlflowSpanProcessor):
             if self._stays_with_mlflow(span):
                 self._own_processor().on_start(span, parent_context)
             else:
-                _take(span)
+                _take(span, get_current_span(parent_context))
         except Exception as error:  # noqa: BLE001  the app must not see our troubles
             say_once("bridge-start", "a span could not be started: %s", values.text(error))
 
@@ -126,12 +127,15 @@ class BridgedProcessor(BaseMlflowSpanProcessor):
         return None if self._mlflows is None else self._mlflows.span_exporter
 
 
-def _take(span: OtelSpan) -> None:
+def _take(span: OtelSpan, parent: Any) -> None:
     """Give the span a trace of ours, and MLflow's LiveSpan around it."""
     ids = _ids(span)
     trace_id = ids.trace_id.to_bytes(TRACE_ID_BYTES, "big")
     mlflow_id = f"tr-{trace_id.hex()}"
     trace = OPEN.get(mlflow_id)
+    if trace is None:  # it has ended, and a span of it goes on as a parent
+        above = parent.live if isinstance(parent, OtelView) else getattr(parent, "_spanferry", None)
+        trace = getattr(above, "trace", None)
     is_local_root = span.parent is None or (trace is None and span.parent.is_remote)
     if is_local_root:
         trace = _open(trace_id, span)

@@ -72,8 +72,8 @@ def current_of(span: otel.Span, no_op: type[NoOpSpan]) -> Current:
     bridged: ForeignParent | None = getattr(span, "_spanferry", None)
     if bridged is not None:
         return bridged
-    ids = span.get_span_context()
-    if not ids.is_valid:
+    ids: Any = span.get_span_context()  # None in MLflow's own NoOpSpan
+    if ids is None or not ids.is_valid:
         return None
     trace_id = ids.trace_id.to_bytes(TRACE_ID_BYTES, "big")
     span_id = ids.span_id.to_bytes(SPAN_ID_BYTES, "big")

@@ -13,7 +13,8 @@ from mlflow.tracing.trace_manager import _Trace
 from msgspec.structs import replace
 
 from spanferry import values
-from spanferry.bridge import assessing, waiting
+from spanferry.bridge import assessing
+from spanferry.bridge.ended import remember
 from spanferry.log import say_once
 from spanferry.parcel import Outlet
 from spanferry.trace_state import LiveTrace, TraceFacts
@@ -99,6 +100,8 @@ class BridgedTrace(LiveTrace):
     def opened(self, span: Any) -> None:
         """A span has been started."""
         next(self._spans)
+        if self.ended:
+            OPEN.add(self)
         self.span_dict[span.span_id_bytes.hex()] = span
 
     @property
@@ -116,7 +119,7 @@ class BridgedTrace(LiveTrace):
             for assessment in self._view.info.assessments:
                 assessing.send(self.mlflow_id, assessment)
         _set_last_active_trace_id(self.mlflow_id)
-        waiting.remember(self.mlflow_id)
+        remember(self.mlflow_id)
         self._release()
 
     def add(self, span: bytes, *, error: bool) -> None:

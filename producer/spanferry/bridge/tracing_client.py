@@ -1,4 +1,7 @@
-"""What MLflow's TracingClient does with assessments and tags, by Kafka where it would ask a server."""
+"""What MLflow's TracingClient does with assessments and tags: by Kafka instead of by a request.
+
+What reads, changes or takes away an assessment asks the tracking server as before.
+"""
 # pyright: reportPrivateUsage=false
 
 from typing import Any, Final
@@ -13,13 +16,18 @@ from mlflow.utils.mlflow_tags import IMMUTABLE_TAGS
 
 from spanferry import values
 from spanferry.bridge.assessing import asked_by_mlflow_itself, is_ours, send, send_tags
+from spanferry.bridge.ended import was_handed_over
 from spanferry.bridge.traces import OPEN
+from spanferry.bridge.waiting import when_stored
 
 __all__ = ["REPLACEMENTS"]
 
 _log_assessment = TracingClient.log_assessment
 _set_trace_tag = TracingClient.set_trace_tag
 _delete_trace_tag = TracingClient.delete_trace_tag
+_get_assessment = TracingClient.get_assessment
+_update_assessment: Any = TracingClient.update_assessment
+_delete_assessment = TracingClient.delete_assessment
 
 
 def _stays_with_mlflow(trace_id: Any) -> bool:
@@ -70,7 +78,33 @@ def delete_trace_tag(self: TracingClient, trace_id: str, key: str) -> None:
         )
 
 
+def get_assessment(self: TracingClient, trace_id: str, assessment_id: str) -> Any:
+    """As MLflow's; waits for an assessment of a trace that has just ended."""
+    if not was_handed_over(trace_id):
+        return _get_assessment(self, trace_id, assessment_id)
+    return when_stored(lambda: _get_assessment(self, trace_id, assessment_id))
+
+
+def update_assessment(
+    self: TracingClient, trace_id: str, assessment_id: str, assessment: Assessment
+) -> Any:
+    """As MLflow's; waits for an assessment of a trace that has just ended."""
+    if not was_handed_over(trace_id):
+        return _update_assessment(self, trace_id, assessment_id, assessment)
+    return when_stored(lambda: _update_assessment(self, trace_id, assessment_id, assessment))
+
+
+def delete_assessment(self: TracingClient, trace_id: str, assessment_id: str) -> None:
+    """As MLflow's; waits for an assessment of a trace that has just ended."""
+    if was_handed_over(trace_id):
+        when_stored(lambda: _get_assessment(self, trace_id, assessment_id))
+    _delete_assessment(self, trace_id, assessment_id)
+
+
 REPLACEMENTS: Final = (
+    ("get_assessment", get_assessment),
+    ("update_assessment", update_assessment),
+    ("delete_assessment", delete_assessment),
     ("log_assessment", log_assessment),
     ("set_trace_tag", set_trace_tag),
     ("delete_trace_tag", delete_trace_tag),

@@ -2,7 +2,6 @@
 # pyright: reportPrivateUsage=false
 
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -10,22 +9,32 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracing.client import TracingClient
 
 from spanferry import client
+from spanferry.bridge.ended import take_unseen
+from spanferry.bridge.traces import OPEN
 from spanferry.log import logger
 
-__all__ = ["FlushQueue", "remember"]
+__all__ = ["FlushQueue", "when_stored"]
 
 _KAFKA_S: Final = 30.0
 _STORED_S: Final = 30.0
 _POLL_S: Final = 0.2
-_TRACES_MAX: Final = 1_000
-"""So many of the last traces are waited for."""
-
-_handed_over: deque[str] = deque(maxlen=_TRACES_MAX)
+_MISSING: Final = "RESOURCE_DOES_NOT_EXIST"
 
 
-def remember(trace_id: str) -> None:
-    """A trace has been handed over."""
-    _handed_over.append(trace_id)
+def when_stored(call: Callable[[], Any]) -> Any:
+    """Call it; where MLflow does not have yet what it is about, again until it has.
+
+    Raises what `call` raises in the end. Not for the request path: it waits for the worker.
+    """
+    deadline = time.monotonic() + _STORED_S
+    while True:
+        try:
+            return call()
+        except MlflowException as error:
+            if error.error_code != _MISSING or time.monotonic() > deadline:
+                raise
+        client.flush(_POLL_S)
+        time.sleep(_POLL_S)
 
 
 class FlushQueue:
@@ -36,6 +45,8 @@ class FlushQueue:
 
     def flush(self, terminate: bool = False) -> None:
         """Wait until the traces that have ended can be read from MLflow; says what is left."""
+        for trace in OPEN.all():
+            trace.hand_over_what_has_ended()
         queue = getattr(self._mlflows_exporter(), "_async_queue", None)
         if queue is not None:
             queue.flush(terminate=terminate)
@@ -50,9 +61,7 @@ class FlushQueue:
 def _wait_until_stored() -> None:
     """Ask the tracking server, the newest trace first: what is older is mostly there before."""
     deadline = time.monotonic() + _STORED_S
-    waiting: list[str] = []
-    while _handed_over:
-        waiting.append(_handed_over.popleft())
+    waiting = take_unseen()
     store = TracingClient().store
     while waiting:
         while waiting and _is_stored(store, waiting[-1]):
