@@ -24,6 +24,7 @@ __all__ = [
     "SpanStatus",
     "SpanStatusCode",
     "SpanType",
+    "StatusLike",
     "event_to_wire",
     "link_from_wire",
     "link_to_wire",
@@ -137,6 +138,15 @@ class EventLike(Protocol):
     def timestamp(self) -> int: ...
     @property
     def attributes(self) -> Mapping[str, Any]: ...
+
+
+class StatusLike(Protocol):
+    """What a status must have: spanferry's SpanStatus, or MLflow's."""
+
+    @property
+    def status_code(self) -> object: ...
+    @property
+    def description(self) -> str: ...
 
 
 def stack_trace(exception: BaseException) -> str:

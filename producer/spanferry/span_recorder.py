@@ -11,6 +11,7 @@ from spanferry.entities import (
     SpanLogLevel,
     SpanStatus,
     SpanStatusCode,
+    StatusLike,
     event_to_wire,
     link_to_wire,
     log_level_of,
@@ -93,7 +94,7 @@ class SpanRecorder(SpanView):
         else:
             self.set_encoded(mlflow_keys.SPAN_LOG_LEVEL, b"%d" % known)
 
-    def set_status(self, status: SpanStatus | SpanStatusCode | str) -> None:
+    def set_status(self, status: StatusLike | SpanStatusCode | str) -> None:
         """Say how it went. As in OpenTelemetry, OK stays and UNSET changes nothing."""
         known = status_of(status)
         if known is None:

@@ -18,6 +18,7 @@ from spanferry.entities import (
     SpanStatus,
     SpanStatusCode,
     SpanType,
+    StatusLike,
     nanoseconds_of,
 )
 from spanferry.log import say_once
@@ -128,7 +129,7 @@ class Span(SpanRecorder):
         self,
         outputs: Any = None,
         attributes: Mapping[str, Any] | None = None,
-        status: SpanStatus | SpanStatusCode | str | None = None,
+        status: StatusLike | SpanStatusCode | str | None = None,
         end_time_ns: int | None = None,
     ) -> None:
         """End the span and hand it over; the status becomes OK unless it is ERROR.
@@ -250,7 +251,7 @@ class NoOpSpan(Span):
     def set_log_level(self, level: SpanLogLevel | str) -> None:
         """Nothing."""
 
-    def set_status(self, status: SpanStatus | SpanStatusCode | str) -> None:
+    def set_status(self, status: StatusLike | SpanStatusCode | str) -> None:
         """Nothing."""
 
     def add_event(self, event: EventLike) -> None:
@@ -266,7 +267,7 @@ class NoOpSpan(Span):
         self,
         outputs: Any = None,
         attributes: Mapping[str, Any] | None = None,
-        status: SpanStatus | SpanStatusCode | str | None = None,
+        status: StatusLike | SpanStatusCode | str | None = None,
         end_time_ns: int | None = None,
     ) -> None:
         """Nothing."""
