@@ -20,6 +20,7 @@ from spanferry.bridge.light import LightNoOpSpan, LightSpan, before_end
 from spanferry.bridge.manager import BridgedTraceManager
 from spanferry.bridge.plain import BridgedProcessor
 from spanferry.bridge.runtime_context import BridgedContext
+from spanferry.bridge.timeouts import Timeouts
 from spanferry.bridge.traces import BridgedTrace
 from spanferry.bridge.versions import check_version
 from spanferry.log import logger
@@ -60,6 +61,7 @@ class _Changes:
 
 
 _changes: Final = _Changes()
+_timeouts: Final = Timeouts()
 _installed = False
 
 
@@ -78,6 +80,7 @@ def install(*, accelerate: bool) -> None:
     opening.install_kinds(_KINDS)
     spans.install_before_end(before_end)
     GATE.installed = light
+    _timeouts.start()
     logger.debug("MLflow %s goes through spanferry, light=%s", mlflow.__version__, light)
 
 
@@ -87,6 +90,7 @@ def uninstall() -> None:
     if not _installed:
         return
     _installed = False
+    _timeouts.stop()
     GATE.installed = False
     opening.install_kinds(opening.Kinds())
     spans.install_before_end(None)

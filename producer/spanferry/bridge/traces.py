@@ -81,11 +81,13 @@ OPEN: Final = OpenTraces()
 class BridgedTrace(LiveTrace):
     """A trace whose spans, tags and metadata MLflow's own code can find and change."""
 
-    __slots__ = ("_view", "mlflow_id", "prompts", "span_dict")
+    __slots__ = ("_view", "mlflow_id", "opened_ns", "prompts", "span_dict")
 
     def __init__(self, trace_id: bytes, outlet: Outlet, facts: TraceFacts, *, remote: bool) -> None:
         super().__init__(trace_id, outlet, facts, remote=remote)
         self.mlflow_id: str = trace_id_text(trace_id)
+        self.opened_ns: int = self._sent_ns
+        """When it was opened, by perf_counter_ns."""
         self.prompts: list[Any] = []
         """MLflow's PromptVersions that were loaded inside the trace."""
         self._view: _Trace | None = None
