@@ -6,6 +6,7 @@ spanferry.enable(bootstrap_servers="kafka:9092", experiment="my-app")
 def answer(question: str) -> str: ...
 """
 
+from spanferry.active_model import clear_active_model, set_active_model
 from spanferry.assessments import AssessmentError, AssessmentSource, AssessmentSourceType
 from spanferry.client import Stats, disable, enable, flush, stats
 from spanferry.decorator import trace
@@ -32,7 +33,6 @@ from spanferry.tracing import (
     get_current_active_span,
     get_last_active_trace_id,
     get_tracing_context_headers_for_http_request,
-    set_active_model,
     set_tracing_context_from_http_request_headers,
     start_span,
     start_span_no_context,
@@ -53,6 +53,7 @@ __all__ = [
     "SpanStatusCode",
     "SpanType",
     "Stats",
+    "clear_active_model",
     "context",
     "disable",
     "enable",

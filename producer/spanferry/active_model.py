@@ -8,7 +8,13 @@ from typing import Any, Final, Self
 from spanferry import values
 from spanferry.log import say_once
 
-__all__ = ["NAME_REFUSES", "ActiveModel", "get_active_model", "set_active_model"]
+__all__ = [
+    "NAME_REFUSES",
+    "ActiveModel",
+    "clear_active_model",
+    "get_active_model",
+    "set_active_model",
+]
 
 NAME_REFUSES: Final = "/:.%\"'"
 """What MLflow refuses in a LoggedModel's name."""
@@ -91,6 +97,11 @@ def set_active_model(
         )
     model.activate()
     return model
+
+
+def clear_active_model() -> None:
+    """Traces that start here from now on belong to no model, whatever the environment names."""
+    ActiveModel(None, None, {}).activate()
 
 
 def get_active_model() -> ActiveModel | None:

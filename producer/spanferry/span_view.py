@@ -131,6 +131,24 @@ class SpanView(SpanIdentity):
         return self.get_attribute(mlflow_keys.SPAN_OUTPUTS)
 
     @property
+    def description(self) -> str | None:
+        """What it is about; None where nothing was said."""
+        description: str | None = self.get_attribute(mlflow_keys.SPAN_DESCRIPTION)
+        return description
+
+    @property
+    def model_name(self) -> str | None:
+        """The model that was asked, where an attribute says so."""
+        model: str | None = self.get_attribute(mlflow_keys.SPAN_MODEL)
+        return model
+
+    @property
+    def llm_cost(self) -> dict[str, float] | None:
+        """Cost in US dollars, where an attribute says so; else the worker computes it from the tokens."""
+        cost: dict[str, float] | None = self.get_attribute(mlflow_keys.SPAN_COST)
+        return cost
+
+    @property
     def log_level(self) -> SpanLogLevel | None:
         """How much the span matters; None while that is left to its type."""
         return log_level_of(self.get_attribute(mlflow_keys.SPAN_LOG_LEVEL))

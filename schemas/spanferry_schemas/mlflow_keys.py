@@ -11,6 +11,8 @@ SPAN_TYPE: Final = "mlflow.spanType"
 SPAN_FUNCTION_NAME: Final = "mlflow.spanFunctionName"
 SPAN_DESCRIPTION: Final = "mlflow.spanDescription"
 SPAN_LOG_LEVEL: Final = "mlflow.spanLogLevel"
+SPAN_MODEL: Final = "mlflow.llm.model"
+SPAN_COST: Final = "mlflow.llm.cost"
 SPAN_TOKEN_USAGE: Final = "mlflow.chat.tokenUsage"
 REQUEST_ID: Final = "mlflow.traceRequestId"
 

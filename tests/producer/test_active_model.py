@@ -45,6 +45,18 @@ def test_the_block_ends_the_params_too(captured: capture) -> None:
     assert one_trace(captured) == ("outer", {"a": "1"})
 
 
+def test_cleared_it_is_gone_whatever_the_environment_says(
+    captured: capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ACTIVE_MODEL_ID", "m-env")
+    spanferry.set_active_model(name="agent", params={"a": 1})
+    spanferry.clear_active_model()
+    assert one_trace(captured) == (None, {})
+    assert "mlflow.modelId" not in captured.traces[0].metadata
+    spanferry.set_active_model(name="again")
+    assert one_trace(captured) == ("again", {})
+
+
 def test_a_model_by_id_has_no_params_of_ours(
     captured: capture, caplog: pytest.LogCaptureFixture
 ) -> None:

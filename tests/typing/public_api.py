@@ -160,6 +160,7 @@ spanferry.update_current_trace({"tag": "text"}, state="ERROR", session_id="s", u
 spanferry.update_current_trace(session="s")  # error
 reveal_type(spanferry.git_version())  # str | None
 reveal_type(spanferry.set_active_model(model_id="m-1").name)  # str | None
+reveal_type(spanferry.clear_active_model)  # () -> None
 reveal_type(spanferry.flush(timeout_s=1))  # bool
 reveal_type(spanferry.stats().dropped)  # dict[str, int]
 reveal_type(spanferry.NoOpSpan().recording)  # bool
