@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 from msgspec import Struct
 
-from spanferry import bridge, outlet
+from spanferry import bridge, outlet, termination
 from spanferry.buffer import Buffer
 from spanferry.log import logger, say_once
 from spanferry.parcel import Parcel
@@ -97,15 +97,24 @@ class Client:
         flushed = self.flush(timeout_s)
         self._sender.stop(min(timeout_s, 1.0) + 0.5)
         if not flushed:
-            left = self.stats()
-            logger.warning(
-                "%d traces (%d bytes) were not acknowledged by Kafka within %.1f s and are lost: %s",
-                left.traces_buffered,
-                left.buffered_bytes,
-                timeout_s,
-                left.last_error or "no answer",
-            )
+            self._say_what_is_left(timeout_s)
         return flushed
+
+    def flush_before_termination(self) -> None:
+        """As `close`, for a process that is about to end or, as a container's first one, may not."""
+        timeout_s = self._settings.exit_timeout_s
+        if not self.flush(timeout_s):
+            self._say_what_is_left(timeout_s)
+
+    def _say_what_is_left(self, timeout_s: float) -> None:
+        left = self.stats()
+        logger.warning(
+            "%d traces (%d bytes) were not acknowledged by Kafka within %.1f s and are lost: %s",
+            left.traces_buffered,
+            left.buffered_bytes,
+            timeout_s,
+            left.last_error or "no answer",
+        )
 
     def after_fork(self) -> None:
         """In the child: what waits belongs to the parent; locks, thread and sockets are made anew.
@@ -168,6 +177,8 @@ def enable(**options: Unpack[Options]) -> None:
     SPANFERRY_<OPTION>; arguments go first. Kafka need not be there yet: traces wait in the buffer.
     Called again it replaces the options, after a flush of at most `exit_timeout_s`.
 
+    A SIGTERM that nobody handles ends the process after such a flush too.
+
     With SPANFERRY_ENABLED=false in the environment nothing happens.
 
     Raises ConfigurationError, here and never later, where an option is missing or wrong.
@@ -183,6 +194,7 @@ def enable(**options: Unpack[Options]) -> None:
         if settings.mlflow:
             bridge.switch_on(accelerate=settings.accelerate)
         client.start()
+        termination.flush_first(client.flush_before_termination)
 
 
 def disable() -> None:
@@ -194,6 +206,7 @@ def disable() -> None:
         _install(None)
         if client is not None:
             client.close(client.settings.exit_timeout_s)
+            termination.restore()
 
 
 def flush(timeout_s: float = _FLUSH_TIMEOUT_S) -> bool:
@@ -229,6 +242,7 @@ def _at_exit() -> None:
     if client is not None:
         _install(None)
         client.close(client.settings.exit_timeout_s)
+        termination.restore()
 
 
 os.register_at_fork(after_in_child=_after_fork)
