@@ -38,9 +38,6 @@ class LightSpan(Span):
 
     __class__: Any = property(lambda _: LiveSpan)  # pyright: ignore[reportIncompatibleMethodOverride]
 
-    description = MlflowSpan.description
-    model_name = MlflowSpan.model_name
-    llm_cost = MlflowSpan.llm_cost
     __iter__ = None
     __getitem__ = MlflowSpan.__getitem__
     __reduce__ = LiveSpan.__reduce__
