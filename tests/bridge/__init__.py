@@ -1,0 +1,1 @@
+"""MLflow's API over spanferry, without Kafka: what would be sent."""
