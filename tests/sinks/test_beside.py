@@ -83,6 +83,17 @@ async def test_prompts(place: Place, opened: OpenSink) -> None:
     assert [info.trace_id for info in found] == [trace_id]
 
 
+async def test_prompts_without_a_number_are_passed_over(
+    place: Place, opened: OpenSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = await opened(place.uri)
+    one = five_spans(part=TracePart(prompts=[("p", "latest")]))
+    await sink.write([one])
+    await sink.write([late(one, part=TracePart(prompts=[("p", "latest")]))])
+    assert "mlflow.linkedPrompts" not in place.info(one.trace_id or b"").tags
+    assert "prompts" not in caplog.text
+
+
 @pytest.mark.parametrize("transient", [True, False])
 async def test_prompts_that_cannot_be_linked(
     database: Place,

@@ -357,7 +357,8 @@ def _link_prompts(info: TraceInfo, prompts: Sequence[PromptVersion]) -> None:
     """Name the prompts in the trace's tag, as MLflow's SDK does while the trace is open."""
     key = TraceTagKey.LINKED_PROMPTS
     try:
-        info.tags[key] = update_linked_prompts_tag(info.tags.get(key), list(prompts))
+        if names := update_linked_prompts_tag(info.tags.get(key), list(prompts)):
+            info.tags[key] = names
     except MlflowException:
         _logger.debug("the tag %s is the user's own", key)
 

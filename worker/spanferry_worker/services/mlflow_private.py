@@ -3,6 +3,7 @@
 # pyright: reportPrivateUsage=false
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -48,7 +49,7 @@ class AttachmentHolder(LiveSpan):
         self._attachments = {}
         self.refusals: list[str] = []
 
-    @property
+    @cached_property
     def trace_id(self) -> str:
         return self._of
 

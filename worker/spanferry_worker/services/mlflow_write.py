@@ -142,7 +142,10 @@ class Writer:
 
     def _link_prompts(self, part: wire.TracePart, trace_id: str) -> None:
         """Linking is for the prompt's page; the trace names its prompts in a tag of its own."""
-        link = methodcaller("link_prompts_to_trace", trace_id, prompt_versions(part))
+        prompts = prompt_versions(part)
+        if not prompts:
+            return
+        link = methodcaller("link_prompts_to_trace", trace_id, prompts)
         try:
             self._backend.ask(f"linking prompts to trace {trace_id}", link)
         except PoisonError as error:
