@@ -1,6 +1,7 @@
 """Where a new span goes: under the current one, under another service's, or into a new trace."""
 
 import os
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -53,18 +54,21 @@ class Kinds(Struct, frozen=True):
     trace: type[LiveTrace] = LiveTrace
     dress: Dress | None = None
     """Gives a new trace what else holds for it. What it raises loses the trace."""
+    silenced: Callable[[], bool] | None = None
+    """Whether nothing is to be recorded here."""
 
 
 _defaults: _Defaults | None = None
 _complained = False
 _kinds = Kinds()
 _span_kind: type[Span] = Span
+_silenced: Callable[[], bool] | None = None
 
 
 def install_kinds(kinds: Kinds) -> None:
     """Have other spans and traces made from now on."""
-    global _kinds, _span_kind
-    _kinds, _span_kind = kinds, kinds.span
+    global _kinds, _span_kind, _silenced
+    _kinds, _span_kind, _silenced = kinds, kinds.span, kinds.silenced
 
 
 def open_span(
@@ -82,7 +86,9 @@ def open_span(
     """
     try:
         inside = scope.get()
-        if inside is not None and inside.enabled is False:
+        if (inside is not None and inside.enabled is False) or (
+            _silenced is not None and _silenced()
+        ):
             return NO_OP_SPAN
         around = current.get() if parent is None else parent
         if around is None or isinstance(around, RemoteParent):

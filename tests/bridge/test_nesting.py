@@ -181,3 +181,17 @@ def test_what_is_not_sampled_is_not_recorded_below_either(
 
     outer()
     assert captured.traces == []
+
+
+def test_what_mlflow_silences_is_silent_for_both(captured: capture) -> None:
+    with mlflow.start_span("a"):
+        with (
+            mlflow.tracing.context(enabled=False),
+            spanferry.start_span("b"),
+            mlflow.start_span("c"),
+        ):
+            pass
+        with spanferry.context(enabled=False), mlflow.start_span("d") as none:
+            none.set_inputs(1)
+    [trace] = captured.traces
+    assert tree(trace) == {"a": None} | ({} if captured.settings.accelerate else {"d": "a"})

@@ -15,7 +15,7 @@ from mlflow.tracing.utils import capture_function_input_args
 
 from spanferry import propagation, tracing
 from spanferry.arguments import Arguments
-from spanferry.bridge.gate import GATE, disabled_here, ratio_here
+from spanferry.bridge.gate import GATE, ratio_here
 from spanferry.bridge.light import LightNoOpSpan, LightSpan
 from spanferry.context import Current, ForeignParent, RemoteParent, current, leave
 from spanferry.entities import nanoseconds_of
@@ -45,8 +45,6 @@ class start_span(tracing.start_span, contextlib.ContextDecorator):  # noqa: N801
 
     def __enter__(self) -> Any:
         self._mlflows: Any = None
-        if disabled_here():
-            return MlflowNoOpSpan()
         around = current.get()
         if not _light_under(around):
             self._mlflows = MLFLOWS.start_span(*self._given())
@@ -95,8 +93,6 @@ def start_span_no_context(  # noqa: PLR0913, PLR0917  MLflow's signature
     description: str | None = None,
 ) -> Any:
     """As mlflow.start_span_no_context."""
-    if disabled_here():
-        return MlflowNoOpSpan()
     parent = parent_span
     if parent_span is not None and type(parent_span) is not LightSpan:
         if parent_span.trace_id == NO_OP_SPAN_TRACE_ID:

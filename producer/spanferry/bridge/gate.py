@@ -3,8 +3,8 @@
 
 from typing import Any, Final
 
+from mlflow import environment_variables
 from mlflow.environment_variables import (
-    MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT,
     MLFLOW_TRACE_SAMPLING_RATIO,
     MLFLOW_USE_DEFAULT_TRACER_PROVIDER,
 )
@@ -79,7 +79,7 @@ class Gate:
             len(processors) == 1
             and isinstance(processors[0], BridgedProcessor)
             and not processors[0].exports_metrics
-            and not MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT.get()
+            and not _propagates_to_otel()
         )
         ratio = MLFLOW_TRACE_SAMPLING_RATIO.get()
         self.ratio = ratio if ratio is not None and 0.0 <= ratio <= 1.0 else 1.0
@@ -88,6 +88,12 @@ class Gate:
 
 
 GATE: Final = Gate()
+
+
+def _propagates_to_otel() -> bool:
+    """Whether MLflow's current span is to be OpenTelemetry's too; MLflow can do so since 3.15."""
+    variable = getattr(environment_variables, "MLFLOW_TRACE_PROPAGATE_TO_OTEL_CONTEXT", None)
+    return variable is not None and bool(variable.get())
 
 
 def disabled_here() -> bool:

@@ -15,7 +15,7 @@ from opentelemetry.trace import NoOpTracerProvider
 from spanferry import opening, spans
 from spanferry.bridge import fluent, tracing_client
 from spanferry.bridge.facts import dress
-from spanferry.bridge.gate import GATE
+from spanferry.bridge.gate import GATE, disabled_here
 from spanferry.bridge.light import LightNoOpSpan, LightSpan, before_end
 from spanferry.bridge.manager import BridgedTraceManager
 from spanferry.bridge.plain import BridgedProcessor
@@ -27,7 +27,7 @@ from spanferry.log import logger
 
 __all__ = ["install", "uninstall"]
 
-_KINDS: Final = opening.Kinds(LightSpan, LightNoOpSpan, BridgedTrace, dress)
+_KINDS: Final = opening.Kinds(LightSpan, LightNoOpSpan, BridgedTrace, dress, disabled_here)
 
 
 class _Changes:

@@ -7,7 +7,7 @@ from spanferry.log import logger
 
 __all__ = ["NEWEST", "OLDEST", "UnsupportedError", "check_version"]
 
-OLDEST: Final = (3, 11)
+OLDEST: Final = (3, 13)
 NEWEST: Final = (3, 17)
 """Minor versions with which the differential test passes; 3.18 has the same names."""
 
