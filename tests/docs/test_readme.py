@@ -1,4 +1,4 @@
-"""The README's program runs, and does what the README says."""
+"""The README's programs run, and do what the README says."""
 
 import re
 from pathlib import Path
@@ -16,9 +16,9 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The program as it stands there. Kafka is not there, which the app must not notice."""
+    """The programs as they stand there. Kafka is not there, which the app must not notice."""
     monkeypatch.setenv("SPANFERRY_EXIT_TIMEOUT_S", "0.1")
-    (program,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    program = "\n".join(re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
     names: dict[str, Any] = {"__name__": "readme"}
     exec(program.replace("kafka:9092", "127.0.0.1:9"), names)
     yield names["app"]
