@@ -31,6 +31,7 @@ class TraceFacts(Struct):
     active_model: str | None = None
     model_params: dict[str, str] = {}
     """Of the active model by name; never changed, so traces share it."""
+    files_inline: bool = False
 
     def part(self) -> TracePart:
         """The facts as they are now."""
@@ -45,6 +46,7 @@ class TraceFacts(Struct):
             self.metadata.copy(),
             self.active_model,
             {} if self.active_model is None else self.model_params,
+            files_inline=self.files_inline,
         )
 
 

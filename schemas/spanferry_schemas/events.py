@@ -89,7 +89,8 @@ class Span(Struct, array_like=True, frozen=True):
     """One ended span. Each attribute value is one JSON text in UTF-8, exactly once encoded.
 
     Inputs and outputs are the attributes `mlflow.spanInputs` and `mlflow.spanOutputs`; the type is
-    a field of its own and is not repeated among the attributes. `end_ns` 0 means "not ended".
+    a field of its own and is not repeated among the attributes; it is empty where another tracer made
+    the span. `end_ns` 0 means "not ended".
     """
 
     span_id: SpanId
@@ -126,7 +127,8 @@ class TracePart(Struct, array_like=True, frozen=True):
 
     `model_params` are the active model's, added where it lacks them. `prompts` are names and versions
     of registered prompts that the trace used. `deleted_tags` are taken away from what was set before;
-    a tag that the same part or a later one sets is there.
+    a tag that the same part or a later one sets is there. `files_inline`: base64 in inputs and outputs
+    stays there instead of becoming attachments, whatever the worker does otherwise.
     """
 
     experiment_id: str | None = None
@@ -141,6 +143,7 @@ class TracePart(Struct, array_like=True, frozen=True):
     model_params: dict[str, str] = {}
     prompts: list[tuple[str, str]] = []
     deleted_tags: list[str] = []
+    files_inline: bool = False
 
 
 class End(Struct, array_like=True, frozen=True, gc=False):

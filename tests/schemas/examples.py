@@ -79,6 +79,9 @@ EXAMPLES = {
             Attachment("01234567-89ab-4cde-8f01-23456789abcd", "image/png", b"\x89PNG\r\n")
         ],
     ),
+    "fragment_files_inline": Fragment(
+        trace_id=TRACE_ID, spans=[ROOT], trace=TracePart(files_inline=True), end=End(spans=1)
+    ),
     "fragment_end": Fragment(trace_id=TRACE_ID, spans=[], end=End(spans=1, remote_parent=True)),
     "chunk": Chunk(
         trace_id=TRACE_ID, group_id=b"\x07" * 8, index=1, count=3, total_bytes=20, data=b"01234567"
@@ -106,8 +109,8 @@ EXAMPLES = {
     ),
 }
 
-EARLIER = {"fragment", "fragment_minimal"}
-"""Written before fragments had attachments: read for ever, not written any more."""
+EARLIER = {"fragment", "fragment_minimal", "fragment_full"}
+"""Written before fields were appended: read for ever, not written any more."""
 
 _ns = st.integers(0, 2**63 - 1)
 _text = st.text(max_size=20)
@@ -146,6 +149,7 @@ trace_part = st.builds(
     model_params=_strings,
     prompts=st.lists(st.tuples(_text, _text), max_size=2),
     deleted_tags=st.lists(_text, max_size=2),
+    files_inline=st.booleans(),
 )
 attachment = st.builds(
     Attachment,

@@ -3,6 +3,7 @@
 
 from typing import Any
 
+from mlflow.environment_variables import MLFLOW_TRACE_EXTRACT_ATTACHMENTS
 from mlflow.tracing import provider
 from mlflow.tracing.context import _USER_TRACE_CONTEXT
 from mlflow.tracing.utils import _try_get_prediction_context
@@ -23,6 +24,7 @@ def dress(facts: TraceFacts, *, experiment_given: bool) -> None:
     run = fluent._get_latest_active_run()
     if not experiment_given:
         _choose_experiment(facts, run)
+    facts.files_inline = not MLFLOW_TRACE_EXTRACT_ATTACHMENTS.get()
     metadata, tags = facts.metadata, facts.tags
     if run is not None:
         metadata[mlflow_keys.METADATA_SOURCE_RUN] = run.info.run_id

@@ -201,7 +201,7 @@ def _wire(span: ReadableSpan, span_id: bytes, live: LiveSpan) -> WireSpan:
         span_id,
         None if span.parent is None else span.parent.span_id.to_bytes(SPAN_ID_BYTES, "big"),
         values.text(span.name),
-        "UNKNOWN" if span_type is None else values.text(span_type),
+        "" if span_type is None else values.text(span_type),
         span.start_time or 0,
         span.end_time or 0,
         status,

@@ -84,11 +84,14 @@ class EntityBuilder:
         self._texts = texts
 
     def span(self, trace_id: bytes, span: wire.Span) -> Span:
-        """One span. An ended span that is not an error is OK, as MLflow's SDK ends its spans."""
+        """One span. An ended span that is not an error is OK, as MLflow's SDK ends its spans.
+
+        One without a type was made by another tracer, whose UNSET stays.
+        """
         number = int.from_bytes(trace_id, "big")
         parent = span.parent_id
         status = _STATUS[span.status]
-        if status is StatusCode.UNSET and span.end_ns:
+        if status is StatusCode.UNSET and span.end_ns and span.span_type:
             status = StatusCode.OK
         entity = Span(
             ReadableSpan(
@@ -278,7 +281,7 @@ class EntityBuilder:
         span_type = texts.cut("span type", span.span_type, texts.limits.span_type_chars)
         attributes = {
             SpanAttributeKey.REQUEST_ID: f'"{trace_id}"',
-            SpanAttributeKey.SPAN_TYPE: json.dumps(span_type, ensure_ascii=False),
+            SpanAttributeKey.SPAN_TYPE: json.dumps(span_type or None, ensure_ascii=False),
         }
         for key, raw in span.attributes.items():
             if key in _OWN_ATTRIBUTES:
@@ -289,7 +292,7 @@ class EntityBuilder:
             elif key in _COUNTED_ATTRIBUTES and not _is_counts(text):
                 text = texts.marked(text, "not numbers by name")
             attributes[texts.clean(key)] = text
-        if SpanAttributeKey.LOG_LEVEL not in attributes:
+        if SpanAttributeKey.LOG_LEVEL not in attributes and span_type:
             raised = any(event.name == "exception" for event in span.events)
             level = _ERROR_LEVEL if raised else int(default_log_level_for_span_type(span_type))
             attributes[SpanAttributeKey.LOG_LEVEL] = str(level)

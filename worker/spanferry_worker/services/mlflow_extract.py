@@ -39,9 +39,10 @@ def extract(trace: AssembledTrace) -> AssembledTrace:
     """The trace with references in place of base64, and with what these refer to.
 
     The same trace gives the same ids whenever it comes. A payload that sampling has cut is no
-    base64 any more and stays as it is. A trace without any is returned itself.
+    base64 any more and stays as it is. A trace without any, or of an app that wants it left where it
+    is, is returned itself.
     """
-    if trace.trace_id is None:
+    if trace.trace_id is None or trace.trace.files_inline:
         return trace
     found: dict[str, wire.Attachment] = {}
     spans = [_extract_span(trace.trace_id, span, found) for span in trace.spans]

@@ -342,6 +342,7 @@ def merge_parts(old: TracePart, new: TracePart) -> TracePart:
         model_params={**old.model_params, **new.model_params},
         prompts=list(dict.fromkeys([*old.prompts, *new.prompts])),
         deleted_tags=[key for key in deleted if key not in tags],
+        files_inline=old.files_inline or new.files_inline,
     )
 
 
