@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -36,6 +35,13 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def kind_of_span(prefix: str) -> str:
+    """Who makes the spans here: the module of their class."""
+    mlflow.set_experiment(f"{prefix}-probe")
+    with mlflow.start_span("probe") as span:
+        return type(span).__module__
+
+
 def shipped_by(options: argparse.Namespace) -> Callable[[], Any]:
     """Switch the mode on: how to flush."""
     if options.mode == "native":
@@ -48,6 +54,17 @@ def shipped_by(options: argparse.Namespace) -> Callable[[], Any]:
         accelerate=options.mode == "accelerated",
     )
     return lambda: spanferry.flush(FLUSH_TIMEOUT_S)
+
+
+def sent(mode: str) -> dict[str, Any] | None:
+    """spanferry's own account."""
+    if mode == "native":
+        return None
+    import msgspec
+
+    import spanferry
+
+    return msgspec.to_builtins(spanferry.stats())
 
 
 def restore() -> None:
@@ -82,6 +99,8 @@ def main() -> None:
     wanted = set(filter(None, options.only.split(",")))
     results: dict[str, Any] = {}
     skipped: dict[str, str] = {}
+    prefix = options.prefix or options.mode
+    spans_of = kind_of_span(prefix)
     with fake_models() as url:
         for one in load_programs().values():
             if wanted and one.name not in wanted:
@@ -90,14 +109,15 @@ def main() -> None:
                 skipped[one.name] = reason
                 continue
             settle = flush if options.mode == "native" else lambda: None
-            stage = Stage(options.prefix or options.mode, one.name, url, settle)
+            stage = Stage(prefix, one.name, url, settle)
             results[one.name] = run_program(one, stage)
             flush()
     report = {
         "mlflow": mlflow.__version__,
         "results": results,
         "skipped": skipped,
-        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "spans of": spans_of,
+        "sent": sent(options.mode),
     }
     print(json.dumps(report, default=repr))
 

@@ -9,13 +9,24 @@ import httpx
 from tests.services.process import GuardedProcess, free_port
 from tests.services.service import Service
 
-__all__ = ["MlflowServer"]
+__all__ = ["ONE_WRITE_A_TRACE", "MlflowServer"]
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_MODEL_CATALOG_URI": "",
 }
+
+ONE_WRITE_A_TRACE = {
+    # With more log_spans a trace, or with more threads, MLflow's token counts and durations depend
+    # on which comes first.
+    "MLFLOW_ASYNC_TRACE_LOGGING_MAX_WORKERS": "1",
+    "MLFLOW_ASYNC_TRACE_LOGGING_MAX_SPAN_BATCH_SIZE": "512",
+    "MLFLOW_ASYNC_TRACE_LOGGING_MAX_INTERVAL_MILLIS": "60000",
+    "MLFLOW_MODEL_CATALOG_URI": "",
+}
+"""What makes MLflow's own SDK store the same in every run."""
 
 
 class MlflowServer(Service):

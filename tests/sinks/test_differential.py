@@ -16,7 +16,7 @@ import requests
 
 from spanferry_worker.services.mlflow_sink import open_sink
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
-from tests.services.mlflow import MlflowServer
+from tests.services.mlflow import ONE_WRITE_A_TRACE, MlflowServer
 from tests.services.postgres import PostgresServer
 from tests.sinks.native_programs import PROGRAMS
 from tests.sinks.native_wire import EXPERIMENT, Recorded
@@ -52,15 +52,7 @@ class Native:
             ],
             check=True,
             timeout=200,
-            env={
-                **os.environ,
-                # One log_spans a trace and then start_trace: with more, or with more threads,
-                # MLflow's token counts and durations depend on which comes first.
-                "MLFLOW_ASYNC_TRACE_LOGGING_MAX_WORKERS": "1",
-                "MLFLOW_ASYNC_TRACE_LOGGING_MAX_SPAN_BATCH_SIZE": "512",
-                "MLFLOW_ASYNC_TRACE_LOGGING_MAX_INTERVAL_MILLIS": "60000",
-                "MLFLOW_MODEL_CATALOG_URI": "",
-            },
+            env={**os.environ, **ONE_WRITE_A_TRACE},
         )
         self.recorded = msgspec.msgpack.decode(out.read_bytes(), type=list[Recorded])
         self.attachments = self.take_attachments()

@@ -1,0 +1,123 @@
+"""The programs run natively and through spanferry, with two versions of MLflow in the app."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.mlflow_api.canonical import canonical
+from tests.mlflow_api.old_mlflow import OLDEST_MLFLOW, python_with
+from tests.mlflow_api.registry import load_programs
+from tests.mlflow_api.stored import read_traces
+from tests.services.mlflow import ONE_WRITE_A_TRACE
+from tests.services.worker import SpanferryWorker
+
+__all__ = ["INSTALLED_MLFLOW", "MODES", "VERSIONS", "Place", "Run", "run_all"]
+
+ROOT = Path(__file__).parents[2]
+INSTALLED_MLFLOW = "3.17.2"
+VERSIONS = (INSTALLED_MLFLOW, OLDEST_MLFLOW)
+MODES = ("plain", "accelerated")
+AT_ONCE = 3
+RUN_TIMEOUT_S = 240
+IDLE_TIMEOUT_S = 60
+POLL_S = 0.3
+IDLE = (
+    "spanferry_consume_lag_records",
+    "spanferry_assemble_open_traces",
+    "spanferry_commit_undecided_records",
+)
+
+
+class Place(NamedTuple):
+    """Where all runs store."""
+
+    tracking_uri: str
+    bootstrap_servers: str
+    topic: str
+
+
+class Run(NamedTuple):
+    """One mode with one version: what its programs returned and stored."""
+
+    report: dict[str, Any]
+    programs: dict[str, dict[str, Any]]
+    """In canonical words."""
+
+
+def prefix_of(version: str, mode: str) -> str:
+    """Of a run's experiments: a word that no program uses, always of one length."""
+    return f"zz{VERSIONS.index(version)}{mode[0]}"
+
+
+def execute(place: Place, version: str, mode: str) -> dict[str, Any]:
+    """Run all programs in a process of their own: the runner's report."""
+    python = sys.executable if version == INSTALLED_MLFLOW else python_with(version)
+    options = {
+        "mode": mode,
+        "prefix": prefix_of(version, mode),
+        "tracking-uri": place.tracking_uri,
+        "bootstrap-servers": place.bootstrap_servers,
+        "topic": place.topic,
+    }
+    command = [str(python), "-m", "tests.mlflow_api.run"]
+    done = subprocess.run(
+        [*command, *(f"--{name}={value}" for name, value in options.items())],
+        cwd=ROOT,
+        env={**os.environ, **(ONE_WRITE_A_TRACE if mode == "native" else {})},
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def wait_until_idle(worker: SpanferryWorker) -> None:
+    """Return when the worker has stored all that is in Kafka."""
+    deadline = time.monotonic() + IDLE_TIMEOUT_S
+    quiet = 0
+    while quiet < 2:
+        assert worker.running, worker.log_tail()
+        waiting = {
+            name: value
+            for name, value in worker.metrics().items()
+            if name.startswith(IDLE) and value
+        }
+        quiet = 0 if waiting else quiet + 1
+        assert time.monotonic() < deadline, f"{waiting}\n{worker.log_tail()}"
+        time.sleep(POLL_S)
+
+
+def run_all(place: Place, worker: SpanferryWorker) -> dict[tuple[str, str], Run]:
+    """Every mode with every version."""
+    python_with(OLDEST_MLFLOW)
+    both = [(version, mode) for mode in ("native", *MODES) for version in VERSIONS]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        reports = list(pool.map(lambda one: execute(place, *one), both))
+    wait_until_idle(worker)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        runs = list(pool.map(lambda one: read(place, *one), zip(both, reports, strict=True)))
+    return dict(zip(both, runs, strict=True))
+
+
+def read(place: Place, which: tuple[str, str], report: dict[str, Any]) -> Run:
+    """What a run has left."""
+    prefix = prefix_of(*which)
+    found = read_traces(place.tracking_uri, prefix)
+    return Run(report, dict(in_words(prefix, report, found)))
+
+
+def in_words(
+    prefix: str, report: dict[str, Any], found: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    programs = load_programs()
+    for name, result in report["results"].items():
+        concurrent = programs[name].concurrent
+        yield name, canonical(prefix, found.get(name, []), result, concurrent=concurrent)
