@@ -9,7 +9,7 @@ from mlflow.entities import Link, LiveSpan, NoOpSpan, Span, SpanEvent, SpanStatu
 from mlflow.tracing.attachments import Attachment
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 
-from spanferry.bridge.traces import OPEN
+from spanferry.bridge.traces import OPEN, SPANS_MAX
 from spanferry.testing import capture
 
 
@@ -163,3 +163,18 @@ def test_tracing_off_and_on(captured: capture) -> None:
     with mlflow.start_span("on"):
         pass
     assert [trace.name for trace in captured.traces] == ["on"]
+
+
+def test_a_trace_that_goes_on_for_long_holds_its_open_spans_only(captured: capture) -> None:
+    with mlflow.start_span("root") as root:
+        with mlflow.start_span("open") as still_open:
+            for _ in range(SPANS_MAX + 10):
+                mlflow.start_span_no_context("step").end()
+            trace = OPEN.get(root.trace_id)
+            assert len(trace.span_dict) < SPANS_MAX
+            assert {root.span_id, still_open.span_id} <= trace.span_dict.keys()
+        mlflow.update_current_trace(tags={"end": "1"})
+    [sent] = captured.traces
+    assert len(sent.spans) == SPANS_MAX + 12
+    assert sent.complete
+    assert sent.tags["end"] == "1"

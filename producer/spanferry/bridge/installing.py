@@ -1,6 +1,7 @@
 """Puts the bridge in MLflow's place, and takes it out again."""
 # pyright: reportPrivateUsage=false
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any, Final
@@ -62,6 +63,7 @@ class _Changes:
 
 _changes: Final = _Changes()
 _timeouts: Final = Timeouts()
+os.register_at_fork(after_in_child=_timeouts.after_fork)
 _installed = False
 
 

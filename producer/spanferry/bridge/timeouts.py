@@ -41,6 +41,11 @@ class Timeouts:
         self._stop.set()
         self._thread = None
 
+    def after_fork(self) -> None:
+        """In the child the thread is not there."""
+        if self._thread is not None:
+            self.start()
+
     def _run(self, stop: threading.Event) -> None:
         while not stop.wait(MLFLOW_TRACE_TIMEOUT_CHECK_INTERVAL_SECONDS.get() or 1):
             timeout_s = MLFLOW_TRACE_TIMEOUT_SECONDS.get()

@@ -21,10 +21,13 @@ from spanferry.trace_state import LiveTrace, TraceFacts
 from spanferry_schemas import TracePart, trace_id_text
 from spanferry_schemas import TraceState as WireState
 
-__all__ = ["OPEN", "BridgedTrace", "OpenTraces"]
+__all__ = ["OPEN", "SPANS_MAX", "BridgedTrace", "OpenTraces"]
 
 TRACES_MAX: Final = 100_000
 """Traces that are open at once; of more the oldest can no more be looked up by its id."""
+
+SPANS_MAX: Final = 1_000
+"""Spans of one open trace that can be looked up by their ids after they have ended."""
 
 _STATES: Final = {
     WireState.OK: TraceState.OK,
@@ -81,7 +84,7 @@ OPEN: Final = OpenTraces()
 class BridgedTrace(LiveTrace):
     """A trace whose spans, tags and metadata MLflow's own code can find and change."""
 
-    __slots__ = ("_view", "mlflow_id", "opened_ns", "prompts", "span_dict")
+    __slots__ = ("_held_max", "_view", "mlflow_id", "opened_ns", "prompts", "span_dict")
 
     def __init__(self, trace_id: bytes, outlet: Outlet, facts: TraceFacts, *, remote: bool) -> None:
         super().__init__(trace_id, outlet, facts, remote=remote)
@@ -91,6 +94,7 @@ class BridgedTrace(LiveTrace):
         self.prompts: list[Any] = []
         """MLflow's PromptVersions that were loaded inside the trace."""
         self._view: _Trace | None = None
+        self._held_max = SPANS_MAX
         known = OPEN.get(self.mlflow_id)
         if known is None:
             self.span_dict: dict[str, Any] = {}
@@ -127,17 +131,19 @@ class BridgedTrace(LiveTrace):
     def add(self, span: bytes, *, error: bool) -> None:
         """Take a span that has ended and is not the local root."""
         super().add(span, error=error)
-        if self.ended:
+        if self.ended or len(self.span_dict) > self._held_max:
             self._release()
 
     def _release(self) -> None:
         """Keep those spans only that may still be ended by their ids.
 
-        No circle of references is left of a trace that is done.
+        No circle of references is left of a trace that is done, and one that goes on for hours
+        does not hold what it has handed over.
         """
         spans = {key: span for key, span in self.span_dict.copy().items() if not _has_ended(span)}
         self.span_dict = spans
-        if spans:
+        self._held_max = max(SPANS_MAX, 2 * len(spans))  # many that are open cost no more
+        if spans or not self.ended:
             if self._view is not None:
                 self._view.span_dict = spans
         else:
