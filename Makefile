@@ -2,7 +2,7 @@
 #   make demo    an app, Kafka, a worker and MLflow on this machine, with traffic
 #   make test    all tests, on real Kafka, PostgreSQL and MLflow
 #   make check   format, lint, types, layers, lock
-#   make bench   what a traced request pays, against MLflow and OpenTelemetry
+#   make bench   what a traced request pays, against MLflow and others (ARGS="--full --peers": all of it)
 #   make lock    write requirements.lock anew (ARGS=--upgrade: newest versions)
 #   make clean   delete everything that these made
 .PHONY: help demo test check bench lock clean

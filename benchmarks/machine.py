@@ -1,5 +1,6 @@
 """Where and what was measured: every published figure carries it."""
 
+import contextlib
 import datetime as dt
 import importlib.metadata
 import os
@@ -18,6 +19,8 @@ _PACKAGES = (
     "mlflow",
     "opentelemetry-sdk",
     "opentelemetry-exporter-otlp-proto-http",
+    "langfuse",
+    "langsmith",
 )
 
 
@@ -47,9 +50,18 @@ def conditions() -> Conditions:
         memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         kernel=platform.release(),
         python=platform.python_version(),
-        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        versions=_versions(),
         load_1m=round(os.getloadavg()[0], 2),
     )
+
+
+def _versions() -> dict[str, str]:
+    """Of what is compared and installed."""
+    versions: dict[str, str] = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _git(*arguments: str) -> str:

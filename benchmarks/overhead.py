@@ -1,20 +1,26 @@
-"""What a traced request pays: calling-thread time of one trace of five spans, ours against peers.
+"""What a traced request pays: calling-thread time of one trace, spanferry against MLflow and others.
 
-    python -m benchmarks.overhead            all cases, below 8 minutes
-    python -m benchmarks.overhead --quick    a minute
+    python -m benchmarks.overhead            the main table, below 8 minutes
+    python -m benchmarks.overhead --full     and all series, below 40
+    python -m benchmarks.overhead --quick    the main table in a minute; figures not to be quoted
+    python -m benchmarks.overhead --peers    Langfuse and LangSmith too, where they are installed
 
-Method. Each SDK lives in a process of its own. They take turns in short blocks, in an order that
+Method. Each tier lives in a process of its own. They take turns in short blocks, in an order that
 rotates from block to block, so that all of them meet the same machine; while one runs the others
 have flushed and are at rest (what they still use of the CPU is measured and reported). A block
 warms up, flushes, collects garbage, times each trace with perf_counter_ns and thread_time_ns, and
 flushes. Every trace carries values of its own, made just before it outside the timing. spanferry
-sends to a real Apache Kafka, acks=all; the peers to a stub that answers at once (benchmarks/stub.py:
+sends to a real Apache Kafka, acks=all; the others to a stub that answers at once (benchmarks/stub.py:
 a real server would be slower, never faster). All options are the defaults.
 
 - tight: trace after trace, as many as fit into spanferry's buffer, so that the sender works beside
   the calling thread all the time.
 - paced: traces start at a fixed rate; late ones start at once, and the rate reached is reported.
-- loop: paced on an asyncio loop; a second task measures how late the loop gets.
+- async: paced, as tasks of one event loop; only the time inside tracing calls counts, and another
+  task measures how late the loop gets.
+
+A megabyte and more is also compared with one msgspec encode of a copy of the same payload, in the
+same process and rhythm, half a period after each trace.
 
 Lost is what never arrived: not acknowledged by Kafka, or not seen whole by the stub. At the end
 the records in Kafka's topic are counted against what spanferry says it sent.
@@ -30,85 +36,47 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from benchmarks.cases import ALL, MAIN, Case
 from benchmarks.machine import conditions
-from benchmarks.payloads import make_payload
+from benchmarks.payloads import make_payload, make_tree
 from benchmarks.processes import StubServer, Subject, count_records, cpu_seconds
-from benchmarks.report import Report, Row, make_row, markdown
-from benchmarks.sdks import SDKS, Addresses
+from benchmarks.report import Report, make_row
+from benchmarks.rhythm import Rhythm
+from benchmarks.sdk import Addresses
+from benchmarks.sdks import TIERS, missing_package
 from benchmarks.subject import Block, BlockResult
+from benchmarks.tables import printed
+from benchmarks.verdicts import verdicts
 from tests.services.kafka import KafkaServer
 
-__all__ = ["Case", "Options", "main", "run"]
+__all__ = ["Options", "main", "run"]
 
-RESULTS = Path(__file__).parent / "results" / "overhead.json"
+RESULTS = Path(__file__).parent / "results"
 PARTITIONS = 6
 _BURST_BYTES = 40_000_000
 """Of a tight block: within spanferry's buffer of 64 MiB, so that nothing need be dropped."""
 _POOL_BYTES = 8_000_000
 """Of different payloads, so that they do not repeat within a compressed batch."""
-
-
-class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured side by side."""
-
-    payload: str
-    shape: str
-    size: int
-    mode: str
-    style: str = "with"
-    rate: float = 0.0
-    count: int
-    """Traces in a block."""
-    seconds: float = 0.0
-    """Of a tight block; it goes on until then, within the burst limit."""
-    untraced: bool = False
-    """Run the app without tracing as well."""
-
-    @property
-    def name(self) -> str:
-        return f"{self.payload}/{self.how}/{self.style}"
-
-    @property
-    def how(self) -> str:
-        return f"{self.mode} {self.rate:g}/s" if self.rate else self.mode
-
-
-def _sized(payload: str, shape: str, size: int, tight: int, rate: float, paced: int) -> list[Case]:
-    first = Case(payload=payload, shape=shape, size=size, mode="tight", count=tight, seconds=0.3)
-    return [
-        first,
-        msgspec.structs.replace(first, mode="paced", rate=rate, count=paced, seconds=0.0),
-    ]
-
-
-CASES = [
-    *_sized("10 KB", "chat", 10_000, 200, 100, 200),
-    *_sized("100 KB", "chat", 100_000, 60, 100, 100),
-    *_sized("1 MB", "chat", 1_000_000, 20, 20, 20),
-    *_sized("1 MB rows", "rows", 1_000_000, 4, 2, 4),
-    *_sized("10 MB", "chat", 10_000_000, 4, 2, 4),
-    Case(payload="10 KB", shape="chat", size=10_000, mode="paced", rate=1000, count=600),
-    Case(
-        payload="10 KB", shape="chat", size=10_000, mode="paced", style="decorated",
-        rate=100, count=100,
-    ),
-    Case(
-        payload="10 KB", shape="chat", size=10_000, mode="loop", rate=100, count=150, untraced=True
-    ),
-]  # fmt: skip
+_BLOCKS, _SERIES_BLOCKS, _QUICK_BLOCKS = 8, 5, 2
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Of one run."""
 
-    sdks: tuple[str, ...] = tuple(SDKS)
-    blocks: int = 4
+    tiers: tuple[str, ...]
+    blocks: int = _BLOCKS
+    """Of the main cases."""
+    series_blocks: int = _SERIES_BLOCKS
+    """Of the others."""
     scale: float = 1.0
     """Of the traces in a block; at least two remain."""
+    run: str = "part"
+    missing: dict[str, str] = {}
 
 
 class _Run:
@@ -121,77 +89,90 @@ class _Run:
         self._subjects: dict[str, Subject] = {}
         self._styles: dict[str, list[str]] = {}
         self._seen: dict[str, int] = defaultdict(int)
+        self._records: dict[str, int] = {}
         self.results: dict[tuple[str, str], list[BlockResult]] = defaultdict(list)
         self.lost: dict[tuple[str, str], int] = defaultdict(int)
         self.idle_cpu_share_max = 0.0
-        self.records_sent = 0
+
+    @property
+    def records_sent(self) -> int:
+        """What all tiers that send to Kafka say they have sent."""
+        return sum(self._records.values())
 
     def add(self, subject: Subject, addresses: Addresses) -> None:
         self._styles[subject.sdk] = subject.start(addresses)
         self._subjects[subject.sdk] = subject
 
     def block(self, case: Case, number: int) -> None:
-        """One block of a case for every SDK in turn."""
-        names = [
-            sdk
-            for sdk in self._subjects
-            if case.style in self._styles[sdk] and (case.untraced or sdk != "untraced")
-        ]
+        """One block of a case for every tier in turn."""
+        names = [tier for tier in self._subjects if tier in case.tiers]
         turn = number % max(1, len(names))
-        for sdk in names[turn:] + names[:turn]:
-            others = [subject for subject in self._subjects.values() if subject.sdk != sdk]
+        for tier in names[turn:] + names[:turn]:
+            if case.style not in self._styles[tier]:
+                raise ValueError(f"{tier} cannot do {case.name}")
+            others = [subject for subject in self._subjects.values() if subject.sdk != tier]
             cpu, start = _cpu_of(others), time.perf_counter()
-            result = self._subjects[sdk].run(self._block_of(case))
+            result = self._subjects[tier].run(self._block_of(case))
             share = (_cpu_of(others) - cpu) / (time.perf_counter() - start)
             self.idle_cpu_share_max = max(self.idle_cpu_share_max, share)
-            key = (case.name, sdk)
-            self.results[key].append(result)
-            self.lost[key] += self._lost(sdk, result)
+            self.results[case.name, tier].append(result)
+            self.lost[case.name, tier] += self._lost(tier, case, result)
 
     def _block_of(self, case: Case) -> Block:
         scale = self._options.scale
         count = max(2, round(case.count * scale))
-        return Block(
-            payloads=str(self._payloads(case)),
+        rhythm = Rhythm(
             mode=case.mode,
-            style=case.style,
-            warm_up=max(2, min(20, count // 5)),
             count=count,
             count_max=max(2, min(round(_BURST_BYTES * scale) // case.size, 20_000))
             if case.seconds
             else count,
             seconds=case.seconds * scale,
             rate=case.rate,
+            threads=case.threads,
+            encode=case.encode,
+        )
+        return Block(
+            payloads=str(self._payloads(case)),
+            style=case.style,
+            warm_up=max(2, min(20, count // 5)),
+            rhythm=rhythm,
         )
 
     def _payloads(self, case: Case) -> Path:
-        path = self._folder / f"{case.shape}-{case.size}.pickle"
+        path = self._folder / f"{case.shape}-{case.spans}-{case.size}.pickle"
         if not path.exists():
             count = max(2, min(256, round(_POOL_BYTES * self._options.scale) // case.size))
-            payloads = [
-                pickle.dumps(make_payload(case.shape, case.size, seed)) for seed in range(count)
-            ]
+            payloads = [pickle.dumps(_payload(case, seed)) for seed in range(count)]
             path.write_bytes(pickle.dumps(payloads))
         return path
 
-    def _lost(self, sdk: str, result: BlockResult) -> int:
+    def _lost(self, tier: str, case: Case, result: BlockResult) -> int:
         """Traces of the block that did not arrive."""
-        if sdk == "untraced":
+        back_end = TIERS[tier].back_end
+        if back_end == "none":
             return 0
-        if sdk == "spanferry":
-            arrived = int(str(result.counters["traces_sent"]))
-            self.records_sent = int(str(result.counters["records_sent"]))
-        else:
-            arrived = self._stub.complete(sdk)
-        before, self._seen[sdk] = self._seen[sdk], arrived
+        if back_end == "stub":
+            return result.made - self._stub.take(tier, case.spans)
+        if back_end == "kafka":
+            self._records[tier] = int(str(result.counters["records_sent"]))
+        counter = "traces_sent" if back_end == "kafka" else "popped"
+        arrived = int(str(result.counters[counter]))
+        before, self._seen[tier] = self._seen[tier], arrived
         return result.made - (arrived - before)
+
+
+def _payload(case: Case, seed: int) -> object:
+    if case.shape == "tree":
+        return make_tree(case.spans, case.size, seed)
+    return make_payload(case.shape, case.size, seed)
 
 
 def _cpu_of(subjects: list[Subject]) -> float:
     return sum(cpu_seconds(subject.process.pid) for subject in subjects)
 
 
-def run(options: Options, cases: list[Case], kafka: KafkaServer | None = None) -> Report:
+def run(options: Options, cases: Sequence[Case], kafka: KafkaServer | None = None) -> Report:
     """Start what is needed, run every case block by block, stop everything.
 
     Uses `kafka` where one is given, and starts one else.
@@ -206,80 +187,102 @@ def run(options: Options, cases: list[Case], kafka: KafkaServer | None = None) -
         kafka.create_topic(topic, PARTITIONS)
         stack.callback(kafka.delete_topic, topic)
         state = _Run(options, folder, stub)
-        for sdk in options.sdks:
-            subject = stack.enter_context(Subject(sdk))
-            state.add(subject, Addresses(kafka=kafka.bootstrap_servers, topic=topic, stub=stub.url))
-        for number in range(options.blocks):
-            for case in cases:
-                message = f"block {number + 1} of {options.blocks}: {case.name}"
-                print(f"{time.perf_counter() - start:5.0f} s  {message}", file=sys.stderr)
-                state.block(case, number)
+        for tier in options.tiers:
+            if any(tier in case.tiers for case in cases):
+                subject = stack.enter_context(Subject(tier))
+                addresses = Addresses(kafka=kafka.bootstrap_servers, topic=topic, stub=stub.url)
+                state.add(subject, addresses)
+        _blocks(state, options, cases, start)
         records = count_records(kafka.bootstrap_servers, topic)
     results = [result for blocks in state.results.values() for result in blocks]
-    return Report(
+    report = Report(
         conditions=where,
-        blocks=options.blocks,
-        scale=options.scale,
+        run=options.run,
         idle_cpu_share_max=round(state.idle_cpu_share_max, 4),
         unquiet_blocks=sum(not result.quiet for result in results),
         kafka_records=records,
         kafka_records_expected=state.records_sent,
         load_after=round(os.getloadavg()[0], 2),
         duration_s=round(time.perf_counter() - start, 1),
+        missing=options.missing,
         rows=[
-            _row(state, case, sdk)
+            make_row(case.name, tier, state.results[case.name, tier], state.lost[case.name, tier])
             for case in cases
-            for sdk in options.sdks
-            if (case.name, sdk) in state.results
+            for tier in options.tiers
+            if (case.name, tier) in state.results
         ],
     )
+    report.verdicts = verdicts(report)
+    return report
 
 
-def _row(state: _Run, case: Case, sdk: str) -> Row:
-    names = {
-        "case": case.name,
-        "payload": case.payload,
-        "mode": case.how,
-        "style": case.style,
-        "sdk": sdk,
-    }
-    ours = state.results.get((case.name, "spanferry"), [])
-    key = (case.name, sdk)
-    return make_row(names, state.results[key], ours, state.lost[key])
+def _blocks(state: _Run, options: Options, cases: Sequence[Case], start: float) -> None:
+    for number in range(max(options.blocks, options.series_blocks)):
+        for case in cases:
+            blocks = options.blocks if case in MAIN else options.series_blocks
+            if number < blocks:
+                message = f"block {number + 1} of {blocks}: {case.name}"
+                print(f"{time.perf_counter() - start:5.0f} s  {message}", file=sys.stderr)
+                state.block(case, number)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, print the table, write the JSON. 1 where spanferry lost a trace."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="one minute instead of eight")
-    parser.add_argument("--blocks", type=int, help="blocks of each case and SDK (default 4)")
-    parser.add_argument("--sdks", nargs="+", choices=list(SDKS), default=list(SDKS))
-    parser.add_argument("--only", default="", help="run the cases whose name contains this")
-    parser.add_argument(
-        "--out", type=Path, help=f"JSON file (default, full runs only: {RESULTS.name})"
-    )
-    parser.add_argument("--list", action="store_true", help="print the names of the cases")
-    given = parser.parse_args(arguments)
-    cases = [case for case in CASES if given.only in case.name]
+    """Parse, run, print the tables and the verdicts, write the JSON. 1 where spanferry lost a trace."""
+    given = _parser().parse_args(arguments)
+    cases = [case for case in (ALL if given.full else MAIN) if given.only in case.name]
     if given.list:
         print("\n".join(case.name for case in cases))
         return 0
-    options = Options(
-        sdks=tuple(given.sdks),
-        blocks=given.blocks or (1 if given.quick else 4),
-        scale=0.2 if given.quick else 1.0,
-    )
+    options = _options(given)
     report = run(options, cases)
-    full = not given.quick and not given.only and set(given.sdks) == set(SDKS)
-    out = given.out or (RESULTS if full else None)
-    if out:
-        out.parent.mkdir(exist_ok=True)
-        out.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-    print(markdown(report))
-    lost = any(row.lost for row in report.rows if row.sdk == "spanferry")
+    published = options.run == "full"
+    out: Path = given.out or RESULTS / ("overhead.json" if published else "last.tmp.json")
+    out.parent.mkdir(exist_ok=True)
+    out.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    print(printed(report))
+    lost = any(row.lost for row in report.rows if TIERS[row.tier].back_end == "kafka")
     return 1 if lost or report.kafka_records != report.kafka_records_expected else 0
+
+
+def _options(given: argparse.Namespace) -> Options:
+    wanted = [tier for tier in TIERS if tier in (given.tiers or TIERS)]
+    missing: dict[str, str] = {}
+    for tier in wanted:
+        package = missing_package(tier)
+        if package:
+            missing[tier] = f"{package} is not installed"
+        elif TIERS[tier].package and not given.peers and not given.tiers:
+            missing[tier] = "not asked for (--peers)"
+    part = bool(given.only or given.tiers or given.blocks)
+    kind = "quick" if given.quick else "part" if part else "full" if given.full else "main"
+    blocks = given.blocks or (_QUICK_BLOCKS if given.quick else _BLOCKS)
+    return Options(
+        tiers=tuple(tier for tier in wanted if tier not in missing),
+        blocks=blocks,
+        series_blocks=given.blocks or (1 if given.quick else _SERIES_BLOCKS),
+        scale=0.5 if given.quick else 1.0,
+        run=kind,
+        missing=missing,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--full", action="store_true", help="all series besides the main table")
+    parser.add_argument("--quick", action="store_true", help="few and short blocks")
+    parser.add_argument("--peers", action="store_true", help="Langfuse and LangSmith too")
+    parser.add_argument("--tiers", nargs="+", choices=list(TIERS), help="only these")
+    parser.add_argument("--only", default="", help="run the cases whose name contains this")
+    parser.add_argument("--blocks", type=int, help="blocks of each case and tier")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="JSON file (default: results/overhead.json of a whole --full run, else last.tmp.json)",
+    )
+    parser.add_argument("--list", action="store_true", help="print the names of the cases")
+    return parser
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import json
 import random
 from typing import Any, NamedTuple
 
-__all__ = ["SHAPES", "TracePayload", "json_bytes", "make_payload"]
+__all__ = ["SHAPES", "SpanPayload", "TracePayload", "json_bytes", "make_payload", "make_tree"]
 
 SHAPES = ("chat", "rows")
 """chat: documents, messages and answers; rows: thousands of small dicts, as a SQL tool returns."""
@@ -28,15 +28,57 @@ class TracePayload(NamedTuple):
     chat_model: tuple[Any, Any]
 
 
-def json_bytes(payload: TracePayload) -> int:
-    """Size of a payload: the sum of its ten values as compact UTF-8 JSON."""
+class SpanPayload(NamedTuple):
+    """One span of a trace with any number of them."""
+
+    span_type: str
+    inputs: Any
+    outputs: Any
+    children: list["SpanPayload"]
+
+
+def json_bytes(payload: TracePayload | SpanPayload) -> int:
+    """Size of a payload: the sum of its values as compact UTF-8 JSON."""
+    if isinstance(payload, SpanPayload):
+        return (
+            _size(payload.inputs)
+            + _size(payload.outputs)
+            + sum(json_bytes(child) for child in payload.children)
+        )
     return sum(_size(value) for span in payload for value in span)
 
 
+def make_tree(spans: int, size: int, seed: int) -> SpanPayload:
+    """A trace of `spans` spans that carry `size` bytes between them, if about 40 bytes each are enough.
+
+    A root, CHAINs below it, and up to four leaves below each CHAIN.
+    """
+    text = _Text(random.Random(seed), 2 * size)
+    each = size // spans // 2
+    made = 0
+
+    def span(span_type: str) -> SpanPayload:
+        nonlocal made
+        made += 1
+        values = [{key: ""} for key in ("query", "answer")]
+        for value in values:
+            for key in value:
+                value[key] = text.take(each - _size(value))
+        return SpanPayload(span_type, values[0], values[1], [])
+
+    root = span("AGENT")
+    while made < spans:
+        chain = span("CHAIN")
+        root.children.append(chain)
+        for span_type in ("RETRIEVER", "TOOL", "CHAT_MODEL", "TOOL")[: spans - made]:
+            chain.children.append(span(span_type))
+    return root
+
+
 def make_payload(shape: str, size: int, seed: int) -> TracePayload:
-    """A payload of `size` bytes, within 2 percent from 10 KB on. The same arguments give the same."""
+    """A payload of `size` bytes, within 2 percent from 10 KB on, 10 below. Same arguments, same payload."""
     chance = random.Random(seed)
-    small = _Text(chance, size // 4)
+    small = _Text(chance, size // 4, scale=min(1.0, (size - 600) / 9_400))
     room = size - json_bytes(_trace(small, "", [], [], []))
     big = _Text(chance, room + room // 8)
     if shape == "rows":
@@ -95,7 +137,7 @@ def _rows(text: "_Text", size: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     while size > 0:
         number = len(rows)
-        row = {"id": number, "name": text.take(14), "score": number / 7, "ok": number % 3 == 0}
+        row = {"id": number, "name": text.take(9), "score": number / 7, "ok": number % 3 == 0}
         rows.append(row)
         size -= _size(row) + 1
     return rows
@@ -108,15 +150,19 @@ def _size(value: Any) -> int:
 class _Text:
     """Prose to cut pieces from."""
 
-    def __init__(self, chance: random.Random, size: int) -> None:
+    def __init__(self, chance: random.Random, size: int, *, scale: float = 1.0) -> None:
+        self._scale = scale
         words = chance.choices(_WORDS, cum_weights=_WEIGHTS, k=size // 5 + 200)
         self._text = " ".join(words)
         self._at = 0
 
     def take(self, size: int, *, again: bool = False) -> str:
-        """The next piece, `size` bytes long as JSON give or take a few; `again` stays in place."""
+        """The next piece, `size` bytes long as JSON give or take a few; `again` stays in place.
+
+        `scale` shortens every piece: what is fixed in a trace has to fit into small ones too.
+        """
         start = self._at
-        end = start + max(size, 1)
+        end = start + max(int(size * self._scale), 1)
         piece = self._text[start:end]
         end -= _size(piece) - 2 - len(piece)
         if not again:

@@ -13,7 +13,7 @@ from typing import Self
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from benchmarks.sdks import Addresses
+from benchmarks.sdk import Addresses
 from benchmarks.subject import Block, BlockResult, Start, Started
 
 __all__ = ["StubServer", "Subject", "count_records", "cpu_seconds"]
@@ -43,12 +43,12 @@ class StubServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
-    def complete(self, sdk: str) -> int:
-        """Traces of this SDK that arrived with all their spans, since the start."""
+    def take(self, sdk: str, spans_per_trace: int) -> int:
+        """Traces of this SDK that arrived with all their spans since the last call."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
         try:
-            connection.request("GET", "/counts")
-            counts = json.loads(connection.getresponse().read())[sdk]
+            connection.request("GET", f"/taken/{sdk}/{spans_per_trace}")
+            counts = json.loads(connection.getresponse().read())
         finally:
             connection.close()
         return (
@@ -118,9 +118,13 @@ def cpu_seconds(pid: int) -> float:
 
 
 def _spawn(module: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """A process with default options: none of the SDKs' environment variables reach it."""
-    prefixes = ("OTEL_", "MLFLOW_", "SPANFERRY_")
+    """A process with default options: none of the SDKs' environment variables reach it.
+
+    Only MLflow's telemetry is off: a benchmark has no news for anybody.
+    """
+    prefixes = ("OTEL_", "MLFLOW_", "SPANFERRY_", "LANGFUSE_", "LANGSMITH_", "LANGCHAIN_")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
+    environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=_ROOT,

@@ -7,11 +7,17 @@ server answers each of these requests in milliseconds, and the client's threads 
     GET  /version                       the version of the installed MLflow
     *    /api/2.0/mlflow/experiments/*  one experiment
     POST /api/3.0/mlflow/traces         StartTraceV3: the trace info back, spans kept in the store
-    POST /v1/traces, /otel/v1/traces    OTLP protobuf; spans and traces counted by walking the frame
-    GET  /counts                        {"mlflow": {...}, "otel": {...}} since the start
+    POST /v1/traces, /otel/v1/traces, /api/public/otel/v1/traces
+                                        OTLP protobuf of MLflow, OpenTelemetry and Langfuse; spans
+                                        counted by walking the frame
+    GET  /info, POST /runs/multipart    LangSmith, told that zstd is taken, as its own service does;
+                                        runs counted by walking the parts
+    GET  /taken/<client>/<spans>        what arrived from mlflow, otel, langfuse or langsmith since
+                                        the last such request, a trace of that many spans being whole
 """
 
 import asyncio
+import gzip
 import importlib.metadata
 import json
 import socket
@@ -23,9 +29,7 @@ from typing import Any, cast
 import orjson
 import uvloop
 
-__all__ = ["SPANS_PER_TRACE", "Counts", "span_trace_ids"]
-
-SPANS_PER_TRACE = 5
+__all__ = ["Counts", "run_trace_ids", "span_trace_ids"]
 
 _EXPERIMENT = {
     "experiment": {
@@ -37,6 +41,21 @@ _EXPERIMENT = {
         "last_update_time": 1,
     }
 }
+
+_LANGSMITH_INFO = json.dumps(
+    {
+        "version": "0.0.0",
+        "batch_ingest_config": {
+            "use_multipart_endpoint": True,
+            "scale_up_qsize_trigger": 1000,
+            "scale_up_nthreads_limit": 16,
+            "scale_down_nempty_trigger": 4,
+            "size_limit": 100,
+            "size_limit_bytes": 20_971_520,
+        },
+        "instance_flags": {"zstd_compression_enabled": True},
+    }
+).encode()
 
 
 def span_trace_ids(body: bytes) -> Iterator[bytes]:
@@ -83,48 +102,85 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         shift += 7
 
 
+def run_trace_ids(body: bytes) -> Iterator[bytes]:
+    """The trace id of every run in a LangSmith multipart request that brings the run's outputs.
+
+    Every part tells its length; `post.<run>` or `patch.<run>` says which trace the run belongs to,
+    and `post.<run>.outputs` follows it.
+    """
+    at, trace_id = 0, b""
+    while (end := body.find(b"\r\n\r\n", at)) >= 0:
+        head = body[at:end]
+        name = _between(head, b'name="', b'"')
+        size = int(_between(head + b"\r\n", b"Content-Length: ", b"\r\n"))
+        at = end + 4 + size
+        _, _, kind = name.partition(b".")[2].partition(b".")
+        if not kind:
+            trace_id = str(orjson.loads(body[end + 4 : at])["trace_id"]).encode()
+        elif kind == b"outputs":
+            yield trace_id
+
+
+def _plain(body: bytes) -> bytes:
+    """What was compressed: Langfuse by default uses gzip, LangSmith zstd."""
+    if body.startswith(b"\x1f\x8b"):
+        return gzip.decompress(body)
+    if body.startswith(b"\x28\xb5\x2f\xfd"):
+        import zstandard  # LangSmith needs it too
+
+        return zstandard.ZstdDecompressor().decompressobj().decompress(body)
+    return body
+
+
+def _between(text: bytes, before: bytes, after: bytes) -> bytes:
+    return text.partition(before)[2].partition(after)[0]
+
+
 class Counts:
-    """Spans and traces that arrived from one client; `complete` counts traces with every span."""
+    """Spans and traces that arrived from one client since they were last asked for."""
 
     def __init__(self) -> None:
         self.spans: Counter[bytes] = Counter()
         self.finalised = 0
-        self.requests = 0
-        self.bytes = 0
+        """Traces that a request of their own ended, as MLflow's do."""
 
-    def summary(self) -> dict[str, int]:
-        complete = sum(1 for count in self.spans.values() if count >= SPANS_PER_TRACE)
-        return {
-            "complete": complete,
-            "traces": len(self.spans),
-            "spans": self.spans.total(),
-            "finalised": self.finalised,
-            "requests": self.requests,
-            "bytes": self.bytes,
-        }
+    def take(self, spans_per_trace: int) -> dict[str, int]:
+        """The counts; they begin anew."""
+        complete = sum(1 for count in self.spans.values() if count >= spans_per_trace)
+        taken = {"complete": complete, "traces": len(self.spans), "finalised": self.finalised}
+        self.spans.clear()
+        self.finalised = 0
+        return taken
 
 
 class Backend:
     """The answers, apart from the sockets."""
 
     def __init__(self) -> None:
-        self.mlflow, self.otel = Counts(), Counts()
-        self._otlp = {"/v1/traces": self.mlflow, "/otel/v1/traces": self.otel}
+        self._counts = {name: Counts() for name in ("mlflow", "otel", "langfuse", "langsmith")}
+        self._spans = {
+            "/v1/traces": (self._counts["mlflow"], span_trace_ids),
+            "/otel/v1/traces": (self._counts["otel"], span_trace_ids),
+            "/api/public/otel/v1/traces": (self._counts["langfuse"], span_trace_ids),
+            "/runs/multipart": (self._counts["langsmith"], run_trace_ids),
+        }
         self._version = importlib.metadata.version("mlflow").encode()
 
     def answer(self, path: str, body: bytes) -> tuple[str, str, bytes]:
         """Status, content type and body of the answer."""
-        otlp = self._otlp.get(path)
-        if otlp is not None:
-            self._spans(otlp, body)
+        if path in self._spans:
+            counts, trace_ids = self._spans[path]
+            counts.spans.update(trace_ids(_plain(body)))
             return "200 OK", "application/x-protobuf", b""
         if path == "/version":
             return "200 OK", "text/plain", self._version
         if path == "/api/3.0/mlflow/traces":
             content = self._start_trace(body)
-        elif path == "/counts":
-            counts = {"mlflow": self.mlflow.summary(), "otel": self.otel.summary()}
-            content = json.dumps(counts).encode()
+        elif path.startswith("/taken/"):
+            client, _, spans = path.removeprefix("/taken/").partition("/")
+            content = json.dumps(self._counts[client].take(int(spans))).encode()
+        elif path == "/info":
+            content = _LANGSMITH_INFO
         elif path.startswith("/api/2.0/mlflow/experiments/"):
             content = json.dumps(_EXPERIMENT).encode()
         else:
@@ -132,15 +188,9 @@ class Backend:
             return "404 Not Found", "application/json", b"{}"
         return "200 OK", "application/json", content
 
-    def _spans(self, counts: Counts, body: bytes) -> None:
-        counts.requests += 1
-        counts.bytes += len(body)
-        counts.spans.update(span_trace_ids(body))
-
     def _start_trace(self, body: bytes) -> bytes:
         request: dict[str, Any] = orjson.loads(body)
-        self.mlflow.requests += 1
-        self.mlflow.finalised += 1
+        self._counts["mlflow"].finalised += 1
         info = request["trace"]["trace_info"]
         info.setdefault("tags", {})["mlflow.trace.spansLocation"] = "TRACKING_STORE"
         return orjson.dumps(request)
