@@ -19,6 +19,7 @@ _KAFKA_S: Final = 30.0
 _STORED_S: Final = 30.0
 _POLL_S: Final = 0.2
 _MISSING: Final = "RESOURCE_DOES_NOT_EXIST"
+_SPANS_LOCATION: Final = "mlflow.trace.spansLocation"
 
 
 def when_stored(call: Callable[[], Any]) -> Any:
@@ -80,8 +81,8 @@ def _wait_until_stored() -> None:
 
 
 def _is_stored(store: Any, trace_id: str) -> bool:
+    """Whether its spans are there too: they come after the trace, and leave this tag on it."""
     try:
-        store.get_trace_info(trace_id)
+        return _SPANS_LOCATION in store.get_trace_info(trace_id).tags
     except MlflowException:
         return False
-    return True
