@@ -6,6 +6,7 @@ __all__ = ["ALL", "MAIN", "SERIES", "Case", "Point", "Series"]
 
 EVERY = (
     "spanferry", "bridge", "bridge-plain", "mlflow-pop", "mlflow", "otel", "langfuse", "langsmith",
+    "untraced",
 )  # fmt: skip
 OWN_AND_NATIVE = ("spanferry", "bridge", "mlflow-pop", "mlflow", "otel")
 WITH_DECORATOR = ("spanferry", "bridge", "bridge-plain", "mlflow-pop", "mlflow")

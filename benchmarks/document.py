@@ -31,8 +31,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """\
 # Benchmarks
 
-Made from [{source}]({source}) by `python -m benchmarks.document`. Milliseconds of the calling thread inside
-tracing calls, for one trace, unless a heading says otherwise.
+Made from [{name}]({source}) by `python -m benchmarks.document`. Milliseconds of the calling
+thread inside tracing calls, for one trace, unless a heading says otherwise.
 """
 
 QUICK = """
@@ -55,6 +55,7 @@ METHOD = """\
   than one msgspec encode of what it carries.
 - A figure is the median of the blocks, in brackets the lowest and the highest block. p99 is that of a
   block of at least 100 traces; where blocks are shorter it is that of all traces together.
+- "p99 less run queue" leaves out the time in which the machine had no core for the thread.
 - tight is trace after trace; paced starts traces at a fixed rate, late ones at once. Lost is what never
   arrived.
 - Trust the ratios, not the milliseconds: another machine has others. At 100 traces/s the caches are cold
@@ -81,7 +82,7 @@ def document(report: Report, source: Path) -> str:
     """The page, of a report that lies at `source`."""
     folder = Path(os.path.relpath(source.parent, PAGE.parent))
     drawn = {name: f"{folder.as_posix()}/{source.stem}-{name}.svg" for name in pictures(report)}
-    parts = [HEAD.format(source=f"{folder.as_posix()}/{source.name}")]
+    parts = [HEAD.format(name=source.name, source=f"{folder.as_posix()}/{source.name}")]
     if report.run == "quick":
         parts.append(QUICK)
     parts.append(f"\n{conditions_line(report)}\n")

@@ -22,6 +22,8 @@ _PACKAGES = (
     "langfuse",
     "langsmith",
 )
+_MEASURED = ("../producer", "../schemas", "*.py")
+"""What decides the figures, seen from here."""
 
 
 class Conditions(msgspec.Struct, frozen=True):
@@ -44,7 +46,7 @@ def conditions() -> Conditions:
     return Conditions(
         at=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         commit=_git("rev-parse", "--short=12", "HEAD"),
-        uncommitted_changes=bool(_git("status", "--porcelain", "--", "producer", "schemas")),
+        uncommitted_changes=bool(_git("status", "--porcelain", "--", *_MEASURED)),
         cpu=_cpu(),
         cores=os.cpu_count() or 0,
         memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),

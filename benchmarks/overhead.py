@@ -99,9 +99,13 @@ class _Run:
         """What all tiers that send to Kafka say they have sent."""
         return sum(self._records.values())
 
-    def add(self, subject: Subject, addresses: Addresses) -> None:
-        self._styles[subject.sdk] = subject.start(addresses)
-        self._subjects[subject.sdk] = subject
+    def start(self, subjects: list[Subject], addresses: Addresses) -> None:
+        """Set them up, all at the same time."""
+        for subject in subjects:
+            subject.start(addresses)
+        for subject in subjects:
+            self._styles[subject.sdk] = subject.styles()
+            self._subjects[subject.sdk] = subject
 
     def block(self, case: Case, number: int) -> None:
         """One block of a case for every tier in turn."""
@@ -187,11 +191,9 @@ def run(options: Options, cases: Sequence[Case], kafka: KafkaServer | None = Non
         kafka.create_topic(topic, PARTITIONS)
         stack.callback(kafka.delete_topic, topic)
         state = _Run(options, folder, stub)
-        for tier in options.tiers:
-            if any(tier in case.tiers for case in cases):
-                subject = stack.enter_context(Subject(tier))
-                addresses = Addresses(kafka=kafka.bootstrap_servers, topic=topic, stub=stub.url)
-                state.add(subject, addresses)
+        addresses = Addresses(kafka=kafka.bootstrap_servers, topic=topic, stub=stub.url)
+        wanted = [tier for tier in options.tiers if any(tier in case.tiers for case in cases)]
+        state.start([stack.enter_context(Subject(tier)) for tier in wanted], addresses)
         _blocks(state, options, cases, start)
         records = count_records(kafka.bootstrap_servers, topic)
     results = [result for blocks in state.results.values() for result in blocks]

@@ -74,19 +74,26 @@ class Subject:
     ) -> None:
         _stop(self.process)
 
-    def start(self, addresses: Addresses) -> list[str]:
-        """Set the SDK up; the styles that it has."""
-        return msgspec.json.decode(self._ask(Start(addresses)), type=Started).styles
+    def start(self, addresses: Addresses) -> None:
+        """Have the SDK set up; `styles` waits for it."""
+        self._tell(Start(addresses))
+
+    def styles(self) -> list[str]:
+        """The styles that the SDK has, once it is set up."""
+        return msgspec.json.decode(self._answer(), type=Started).styles
 
     def run(self, block: Block) -> BlockResult:
         """Run one block to its end."""
-        return msgspec.json.decode(self._ask(block), type=BlockResult)
+        self._tell(block)
+        return msgspec.json.decode(self._answer(), type=BlockResult)
 
-    def _ask(self, command: Start | Block) -> bytes:
+    def _tell(self, command: Start | Block) -> None:
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.process.stdin.write(msgspec.json.encode(command) + b"\n")
         self.process.stdin.flush()
+
+    def _answer(self) -> bytes:
+        assert self.process.stdout is not None
         answer = self.process.stdout.readline()
         if not answer:
             raise RuntimeError(f"the {self.sdk} process ended with {self.process.wait()}")

@@ -21,8 +21,8 @@ __all__ = [
 ]
 
 _MAIN_COLUMNS = (
-    "", "p50 ms (blocks)", "p99 ms (blocks)", "max", "thread CPU p50", "process CPU a trace",
-    "begun a s", "p50 by spanferry's (blocks)", "lost",
+    "", "p50 ms (blocks)", "p99 ms (blocks)", "p99 less run queue", "max", "thread CPU p50",
+    "process CPU a trace", "begun a s", "p50 by spanferry's (blocks)", "lost",
 )  # fmt: skip
 
 
@@ -59,6 +59,7 @@ def _main_line(row: Row, own: Row | None) -> list[str]:
         TIERS[row.tier].label,
         _spread(row.p50),
         _spread(row.p99) if row.p99 else number(row.p99_pooled),
+        number(row.p99_unqueued),
         number(row.max),
         number(row.cpu_p50.median),
         number(row.process_cpu.median),
