@@ -22,14 +22,11 @@ class Samples(msgspec.Struct):
     cpu_ns: list[int] = []
     queued_ns: list[int] = []
     """Of `wall_ns`: ready to run, while the kernel had no core for the thread. 0 where unknown."""
-    encode_ns: list[int] = []
-    """One msgspec encode of a copy of each payload, where it was asked for."""
 
     def __iadd__(self, other: "Samples") -> Self:
         self.wall_ns += other.wall_ns
         self.cpu_ns += other.cpu_ns
         self.queued_ns += other.queued_ns
-        self.encode_ns += other.encode_ns
         return self
 
 
@@ -40,10 +37,9 @@ class Clocks:
         self._record = record
         path = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
         self._schedstat = os.open(path, os.O_RDONLY) if path.exists() else -1
-        self._encode = msgspec.json.Encoder().encode
         self.samples = Samples()
         self.aside_ns = 0
-        """CPU that was not tracing: making payloads and encoding them for comparison."""
+        """CPU that was not tracing: making payloads."""
 
     def call(self, pickled: bytes) -> None:
         """Make a payload and one trace of it."""
@@ -54,16 +50,6 @@ class Clocks:
         wall = time.perf_counter_ns() - wall
         cpu, queued = time.thread_time_ns() - cpu, self._queued() - queued
         self._add(wall, cpu, queued)
-
-    def encode(self, pickled: bytes) -> None:
-        """Encode a payload of its own, as new as the one of a trace."""
-        payload = self._make(pickled)
-        cpu, wall = time.thread_time_ns(), time.perf_counter_ns()
-        encoded = self._encode(payload)
-        wall = time.perf_counter_ns() - wall
-        del encoded, payload
-        self.samples.encode_ns.append(wall)
-        self.aside_ns += time.thread_time_ns() - cpu
 
     async def call_async(self, pickled: bytes, wait: Away) -> None:
         """Make one trace of a coroutine; while it is away nothing counts."""

@@ -112,7 +112,8 @@ def _main(report: Report, drawn: dict[str, str]) -> list[str]:
 def _extra(report: Report, series: str) -> list[str]:
     if series == "size" and (table := encode_table(report)):
         return [
-            "p50 in msgspec encodes of the same payload, in the same process and rhythm:\n\n"
+            "p50 in msgspec encodes of the same payload, in the same process and rhythm "
+            "with nothing left to send:\n\n"
             f"{table}\n\n"
         ]
     if series == "asyncio" and (table := lag_table(report)):

@@ -19,8 +19,8 @@ a real server would be slower, never faster). All options are the defaults.
 - async: paced, as tasks of one event loop; only the time inside tracing calls counts, and another
   task measures how late the loop gets.
 
-A megabyte and more is also compared with one msgspec encode of a copy of the same payload, in the
-same process and rhythm, half a period after each trace.
+A megabyte and more is also compared with one msgspec encode of the same payload: in the same process
+and rhythm, right after the block's flush, so that no sender slows it down.
 
 Lost is what never arrived: not acknowledged by Kafka, or not seen whole by the stub. At the end
 the records in Kafka's topic are counted against what spanferry says it sent.
@@ -134,13 +134,13 @@ class _Run:
             seconds=case.seconds * scale,
             rate=case.rate,
             threads=case.threads,
-            encode=case.encode,
         )
         return Block(
             payloads=str(self._payloads(case)),
             style=case.style,
             warm_up=max(2, min(20, count // 5)),
             rhythm=rhythm,
+            encode=case.encode,
         )
 
     def _payloads(self, case: Case) -> Path:

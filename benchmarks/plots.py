@@ -177,6 +177,7 @@ def _drawn_rows(report: Report, case: Case) -> list[Row]:
 def _caption(report: Report) -> str:
     where = report.conditions
     quick = " Short run on a busy machine, not to be quoted." if report.run == "quick" else ""
+    changes = " with changes" if where.uncommitted_changes else ""
     versions = ", ".join(
         f"{name} {version}"
         for name, version in where.versions.items()
@@ -185,8 +186,8 @@ def _caption(report: Report) -> str:
     return (
         f"Median of blocks taken in turns by all on one machine; spanferry sends to a real Kafka, "
         f"the others to a stub that answers at once. {where.cpu}, {where.cores} cores, Python "
-        f"{where.python}, {versions}; commit {where.commit}, {where.at}, load {where.load_1m} before "
-        f"and {report.load_after} after.{quick}"
+        f"{where.python}, {versions}; commit {where.commit}{changes}, {where.at}, load "
+        f"{where.load_1m} before and {report.load_after} after.{quick}"
     )
 
 

@@ -32,7 +32,7 @@ class BlockFigures(msgspec.Struct, kw_only=True):
     process_cpu: float
     """Of all threads, a trace, until everything was flushed."""
     encode_p50: float | None
-    """One msgspec encode of such a payload, between the traces."""
+    """One msgspec encode of such a payload, in the same rhythm once everything was flushed."""
     rate: float
     """Traces a second that were really begun."""
     flush_s: float
@@ -169,7 +169,7 @@ def make_row(case: str, tier: str, results: list[BlockResult], lost: int) -> Row
 
 def _block(result: BlockResult) -> BlockFigures:
     wall, cpu = _ms(result.samples.wall_ns), _ms(result.samples.cpu_ns)
-    encode = _ms(result.samples.encode_ns)
+    encode = _ms(result.encode_ns)
     return BlockFigures(
         p50=_significant(percentile(wall, 0.5)),
         p99=_p99(wall),

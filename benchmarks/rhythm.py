@@ -1,6 +1,7 @@
 """When traces start: one after the other or at a rate, on a thread, on several, or as tasks."""
 
 import asyncio
+import pickle
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import msgspec
 from benchmarks.clocks import Clocks, Samples
 from benchmarks.recorders import Recorder
 
-__all__ = ["AWAY_S", "Rhythm", "Taken", "beat"]
+__all__ = ["AWAY_S", "Rhythm", "Taken", "beat", "beat_encodes"]
 
 TICK_S = 0.002
 AWAY_S = 0.01
@@ -33,8 +34,6 @@ class Rhythm(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     rate: float = 0.0
     threads: int = 1
-    encode: bool = False
-    """Encode a copy of each payload as well, half a period after its trace, or at once if tight."""
 
 
 class Taken(msgspec.Struct):
@@ -57,19 +56,28 @@ def beat(rhythm: Rhythm, payloads: list[bytes], record: Recorder) -> Taken:
 def _thread(rhythm: Rhythm, payloads: list[bytes], record: Recorder, offset: int) -> Taken:
     clocks = Clocks(record)
     start = time.perf_counter()
-    half = 0.5 / rhythm.rate if rhythm.rate else 0.0
     for number in range(rhythm.count_max):
-        due = start + number / rhythm.rate if rhythm.rate else start
-        _sleep_until(due)
+        _sleep_until(start + number / rhythm.rate if rhythm.rate else start)
         if number >= rhythm.count and time.perf_counter() - start >= rhythm.seconds:
             break
-        pickled = payloads[(offset + number) % len(payloads)]
-        clocks.call(pickled)
-        if rhythm.encode:
-            _sleep_until(due + half)
-            clocks.encode(pickled)
+        clocks.call(payloads[(offset + number) % len(payloads)])
     clocks.close()
     return Taken(clocks.samples, [], clocks.aside_ns)
+
+
+def beat_encodes(rhythm: Rhythm, payloads: list[bytes]) -> list[int]:
+    """In the same rhythm nothing but one msgspec encode of each payload, as new as a trace's; ns."""
+    encode = msgspec.json.Encoder().encode
+    taken: list[int] = []
+    start = time.perf_counter()
+    for number in range(rhythm.count):
+        _sleep_until(start + number / rhythm.rate if rhythm.rate else start)
+        payload = pickle.loads(payloads[number % len(payloads)])
+        wall = time.perf_counter_ns()
+        encoded = encode(payload)
+        taken.append(time.perf_counter_ns() - wall)
+        del encoded, payload
+    return taken
 
 
 def _sleep_until(when: float) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from benchmarks.clocks import Samples
 from benchmarks.recorders import Recorder
-from benchmarks.rhythm import Rhythm, beat
+from benchmarks.rhythm import Rhythm, beat, beat_encodes
 from benchmarks.sdk import Addresses, Sdk
 from benchmarks.sdks import SDKS
 
@@ -48,6 +48,8 @@ class Block(msgspec.Struct, tag="block"):
     style: str
     warm_up: int
     rhythm: Rhythm
+    encode: bool = False
+    """Afterwards, with nothing left to send, encode the payloads in the same rhythm."""
     flush_s: float = 60.0
 
 
@@ -55,6 +57,8 @@ class BlockResult(msgspec.Struct):
     """What happened."""
 
     samples: Samples
+    encode_ns: list[int]
+    """One msgspec encode of each payload, where it was asked for."""
     lag_ns: list[int]
     made: int
     """Traces, warm-up included."""
@@ -82,8 +86,10 @@ def run_block(sdk: Sdk, recorders: dict[str, Recorder], block: Block) -> BlockRe
     elapsed_s, start = time.perf_counter() - start, time.perf_counter()
     flushed = sdk.flush(block.flush_s) and flushed
     flush_s, cpu = time.perf_counter() - start, time.process_time_ns() - cpu
+    encode_ns = beat_encodes(block.rhythm, payloads) if block.encode else []
     return BlockResult(
         samples=taken.samples,
+        encode_ns=encode_ns,
         lag_ns=taken.lag_ns,
         made=block.warm_up + len(taken.samples.wall_ns),
         elapsed_s=elapsed_s,
