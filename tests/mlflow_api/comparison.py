@@ -1,9 +1,9 @@
 """Where two canonical values differ."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-__all__ = ["Difference", "differences"]
+__all__ = ["MISSING", "Difference", "differences"]
 
 SHOWN = 400
 
@@ -26,7 +26,7 @@ class Missing:
         return "<not there>"
 
 
-MISSING = Missing()
+MISSING: Final = Missing()
 
 
 def short(value: Any) -> str:

@@ -8,6 +8,7 @@ from tests.end_to_end.conftest import QUICK_SESSION
 from tests.mlflow_api.runs import Place, Run, run_all
 from tests.services.kafka import KafkaServer
 from tests.services.mlflow import MlflowServer
+from tests.services.postgres import PostgresServer
 from tests.services.worker import SpanferryWorker
 
 # What can never be whole, or never finds its trace, is not waited for long.
@@ -15,15 +16,18 @@ IMPATIENT = ("--set=assemble.idle_s=3", "--set=assemble.age_s=20", "--set=write.
 
 
 @pytest.fixture(scope="session")
-def runs(kafka: KafkaServer, mlflow_server: MlflowServer) -> dict[tuple[str, str], Run]:
+def runs(kafka: KafkaServer, postgres: PostgresServer) -> dict[tuple[str, str], Run]:
     """By version and mode."""
     name = f"mlflow-api-{uuid.uuid4().hex[:8]}"
-    place = Place(mlflow_server.uri, kafka.bootstrap_servers, kafka.create_topic(name, 4))
-    with SpanferryWorker(
-        bootstrap_servers=place.bootstrap_servers,
-        topic=place.topic,
-        tracking_uri=place.tracking_uri,
-        group=name,
-        options=(*QUICK_SESSION, *IMPATIENT),
-    ) as worker:
-        return run_all(place, worker)
+    topic = kafka.create_topic(name, 4)
+    # Several processes write at the same time, for which SQLite is not made.
+    with MlflowServer(postgres.new_database()) as server:
+        place = Place(server.uri, server.backend_uri, kafka.bootstrap_servers, topic)
+        with SpanferryWorker(
+            bootstrap_servers=place.bootstrap_servers,
+            topic=place.topic,
+            tracking_uri=place.tracking_uri,
+            group=name,
+            options=(*QUICK_SESSION, *IMPATIENT),
+        ) as worker:
+            return run_all(place, worker)

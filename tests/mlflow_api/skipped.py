@@ -3,28 +3,13 @@
 __all__ = ["SKIPPED"]
 
 SKIPPED: dict[str, str] = {
-    "decorator_log_level": "needs mlflow 3.13",
     "decorator_links": "needs mlflow 3.15",
     "decorator_description": "needs mlflow 3.17.2",
     "start_span_level_and_links": "needs mlflow 3.15",
     "start_span_description": "needs mlflow 3.17.2",
-    "links": "needs mlflow 3.13",
-    "wrong_links": "needs mlflow 3.13",
-    "log_levels": "needs mlflow 3.13",
     "no_context_level_links_description": "needs mlflow 3.17.2",
     "client_trace_of_a_run": "needs mlflow 3.14",
-    "update_everything": "needs mlflow 3.12",
-    "updated_several_times": "needs mlflow 3.12",
-    "context_of_traces": "needs mlflow 3.12",
     "run_by_id": "needs mlflow 3.14",
-    "explicit_attachments": "needs mlflow 3.12",
-    "data_uris": "needs mlflow 3.12",
-    "messages_with_files": "needs mlflow 3.12",
-    "files_in_models": "needs mlflow 3.12",
-    "files_left_where_they_are": "needs mlflow 3.12",
-    "files_that_are_too_large": "needs mlflow 3.13",
-    "file_in_a_failing_trace": "needs mlflow 3.12",
-    "attachment_outside_of_values": "needs mlflow 3.12",
     "otel_alone": "needs mlflow 3.15",
     "otel_under_mlflow": "needs mlflow 3.15",
     "mlflow_under_otel": "needs mlflow 3.15",
@@ -53,3 +38,4 @@ SKIPPED: dict[str, str] = {
     "groq_chat": "needs groq",
     "pydantic_ai_agent": "needs pydantic_ai",
 }
+"""By program: why."""

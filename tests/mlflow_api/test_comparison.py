@@ -1,0 +1,68 @@
+"""The comparison sees what it must see, and nothing else."""
+
+import math
+
+import pytest
+
+from tests.mlflow_api.canonical import own_frames
+from tests.mlflow_api.comparison import MISSING, differences
+from tests.mlflow_api.intended import INTENDED
+from tests.mlflow_api.open_differences import OPEN
+from tests.mlflow_api.registry import load_programs
+from tests.mlflow_api.runs import MODES
+from tests.mlflow_api.skipped import SKIPPED
+
+WHOLE = {"a": [1, {"b": None}], "text": "x", "yes": True, "nan": math.nan, "empty": {}}
+
+
+def test_equal_values_have_no_differences():
+    assert list(differences(WHOLE, {**WHOLE, "nan": float("nan")})) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "native", "ours"),
+    [
+        ({"a": [1, {"b": 0}]}, "a[1]/b", None, 0),
+        ({"a": [1]}, "a", [1, {"b": None}], [1]),
+        ({"text": "y"}, "text", "x", "y"),
+        ({"yes": 1}, "yes", True, 1),
+        ({"nan": 0.0}, "nan", math.nan, 0.0),
+        ({"empty": []}, "empty", {}, []),
+        ({"new": 1}, "new", MISSING, 1),
+    ],
+)
+def test_every_change_is_found_where_it_is(change, path, native, ours):
+    [found] = differences(WHOLE, {**WHOLE, **change})
+    assert found.path == path
+    assert repr(found.native) == repr(native)
+    assert found.ours == ours
+
+
+def test_what_is_gone_is_found():
+    [found] = differences(WHOLE, {key: WHOLE[key] for key in WHOLE if key != "text"})
+    assert (found.path, found.native, repr(found.ours)) == ("text", "x", "<not there>")
+
+
+def test_tracebacks_keep_the_frames_of_the_programs():
+    text = """Traceback (most recent call last):
+  File "/site-packages/mlflow/tracing/fluent.py", line 372, in wrapper
+    return wrapping_coro.send(fn(*args, **kwargs))
+           ^^^^^^^^^^^^^^^^^^
+  File "/home/x/tests/mlflow_api/programs/failures.py", line 30, in fails
+    raise ValueError("bad")
+ValueError: bad"""
+    assert own_frames(text) == [
+        "Traceback (most recent call last):",
+        '  File "programs/failures.py", line 30, in fails',
+        '    raise ValueError("bad")',
+        "ValueError: bad",
+    ]
+
+
+def test_lists_name_programs_that_exist():
+    programs = set(load_programs())
+    named = {name for one in INTENDED for name in one.programs if "*" not in name}
+    assert named <= programs
+    assert {name for _, name in OPEN} <= programs
+    assert {mode for mode, _ in OPEN} <= set(MODES)
+    assert set(SKIPPED) <= programs
