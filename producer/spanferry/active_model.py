@@ -7,6 +7,7 @@ from typing import Any, Final, Self
 
 from spanferry import values
 from spanferry.log import say_once
+from spanferry.rare import RARE
 
 __all__ = [
     "NAME_REFUSES",
@@ -36,6 +37,7 @@ class ActiveModel:
     def activate(self) -> None:
         """Active here, and wherever no other model has been made active."""
         global _anywhere
+        RARE.models = True
         self._before, _anywhere = _anywhere, self
         self._token = _here.set(self)
 

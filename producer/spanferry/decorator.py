@@ -11,12 +11,12 @@ from msgspec.structs import replace
 from spanferry import values
 from spanferry.arguments import Arguments
 from spanferry.context import CurrentToken, current, leave
+from spanferry.dressing import TraceDestination, destination_of, dress
 from spanferry.entities import LinkLike, SpanLogLevel, SpanType
 from spanferry.log import say_once
 from spanferry.opening import open_span
 from spanferry.spans import NO_OP_SPAN, Span
 from spanferry.stream import Stream
-from spanferry.tracing import TraceDestination, destination_of, dress
 from spanferry_schemas import mlflow_keys
 
 __all__ = ["trace"]

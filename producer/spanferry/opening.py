@@ -2,24 +2,35 @@
 
 import os
 from collections.abc import Callable
+from time import perf_counter_ns, time_ns
 from typing import Final, Protocol
 
 from msgspec import Struct
 
 from spanferry import outlet as outlets
-from spanferry import values
 from spanferry.active_model import get_active_model
 from spanferry.context import Current, RemoteParent, current
 from spanferry.log import logger, say_once
 from spanferry.parcel import Outlet
-from spanferry.process import new_span_id, new_trace_id
+from spanferry.process import PROCESS, new_span_id, random_bits
+from spanferry.rare import RARE
 from spanferry.scope import scope
 from spanferry.settings import switched_off
 from spanferry.spans import NO_OP_SPAN, NoOpSpan, Span
-from spanferry.trace_state import LiveTrace, TraceFacts
-from spanferry_schemas import mlflow_keys
+from spanferry.trace_state import LiveTrace
+from spanferry.values import text
+from spanferry_schemas import TracePart, mlflow_keys
 
-__all__ = ["Kinds", "complain_not_enabled", "install_kinds", "open_span"]
+__all__ = [
+    "Kinds",
+    "complain_not_enabled",
+    "install_kinds",
+    "makes_plain_spans",
+    "new_trace",
+    "not_started",
+    "open_root",
+    "open_span",
+]
 
 _RATIO_VARIABLE: Final = "MLFLOW_TRACE_SAMPLING_RATIO"
 _MODEL_VARIABLES: Final = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID")
@@ -33,17 +44,22 @@ _SAMPLING_RANGE: Final = 2.0**64
 
 
 class _Defaults(Struct, frozen=True):
-    """What new traces take from MLflow's environment variables; read once for every `enable()`."""
+    """What new traces take from the settings and from MLflow's environment variables; read once for
+    every `enable()`."""
 
     outlet: Outlet
     ratio: float
     model_id: str | None
+    experiment_id: str | None
+    experiment: str | None
+    fragment_bytes: int
+    fragment_age_ns: int
 
 
 class Dress(Protocol):
     """`experiment_given`: it was chosen for this very trace."""
 
-    def __call__(self, facts: TraceFacts, *, experiment_given: bool) -> None: ...
+    def __call__(self, facts: TracePart, *, experiment_given: bool) -> None: ...
 
 
 class Kinds(Struct, frozen=True):
@@ -62,89 +78,166 @@ _defaults: _Defaults | None = None
 _complained = False
 _kinds = Kinds()
 _span_kind: type[Span] = Span
+_trace_kind: type[LiveTrace] = LiveTrace
 _silenced: Callable[[], bool] | None = None
 
 
 def install_kinds(kinds: Kinds) -> None:
     """Have other spans and traces made from now on."""
-    global _kinds, _span_kind, _silenced
-    _kinds, _span_kind, _silenced = kinds, kinds.span, kinds.silenced
+    global _kinds, _span_kind, _trace_kind, _silenced
+    _kinds, _silenced = kinds, kinds.silenced
+    _span_kind, _trace_kind = kinds.span, kinds.trace
+    RARE.scopes = RARE.scopes or kinds.dress is not None
 
 
-def open_span(
+def open_span(  # noqa: PLR0913, PLR0917  a span has that many sides
     name: str,
     span_type: str,
     parent: Current = None,
     start_ns: int | None = None,
     experiment_id: str | None = None,
     ratio: float | None = None,
+    into: Span | None = None,
 ) -> Span:
     """A started span, or one that only stands in for it. Never raises; does not make it current.
 
     `parent` may be another service's span; None means the current one, whosever it is.
-    `experiment_id` and `ratio` hold for a new trace only.
+    `experiment_id` and `ratio` hold for a new trace only. `into` is a span that has not begun, with
+    its name and type: that one is started instead of a new one.
     """
     try:
-        inside = scope.get()
-        if (inside is not None and inside.enabled is False) or (
-            _silenced is not None and _silenced()
-        ):
+        if RARE.scopes and _is_silent():
             return NO_OP_SPAN
         around = current.get() if parent is None else parent
-        if around is None or isinstance(around, RemoteParent):
-            return _open_root(name, span_type, around, start_ns, experiment_id, ratio)
-        if type(around) is not _span_kind and isinstance(around, NoOpSpan):
+        if isinstance(around, NoOpSpan):
             return around
-        trace = around.trace
-        if trace is None:  # the span of a tracer that does not go through us
-            return _open_root(name, span_type, None, start_ns, experiment_id, ratio)
+        if around is None or isinstance(around, RemoteParent) or around.trace is None:
+            remote = around if isinstance(around, RemoteParent) else None
+            return open_root(name, span_type, remote, start_ns, experiment_id, ratio, into)
         if experiment_id is not None:
             say_once("destination", "a destination is for root spans only and is ignored")
-        return _span_kind(trace, around.span_id_bytes, name, span_type, start_ns, False)
+        trace, parent_id = around.trace, around.span_id_bytes
+        if into is None:
+            return _span_kind(trace, parent_id, name, span_type, start_ns, False)
+        into.begin(trace, parent_id, start_ns, False)
     except Exception as error:  # noqa: BLE001  the app must not see our troubles
-        say_once("span-start", "a span could not be started: %s", values.text(error))
-        return NO_OP_SPAN
+        return not_started(error)
+    return into
 
 
-def _open_root(
+def open_root(  # noqa: C901, PLR0913, PLR0917  as open_span, and in one piece: it runs cold
     name: str,
     span_type: str,
     remote: RemoteParent | None,
-    start_ns: int | None,
-    experiment_id: str | None,
-    ratio: float | None,
+    start_ns: int | None = None,
+    experiment_id: str | None = None,
+    ratio: float | None = None,
+    into: Span | None = None,
 ) -> Span:
-    outlet = outlets.current()
+    """A new trace's root, or the first span here under another service's. May raise."""
+    outlet = outlets.installed
     if outlet is None:
         complain_not_enabled()
         return NO_OP_SPAN
-    defaults = _defaults if _defaults is not None and _defaults.outlet is outlet else _read(outlet)
     if remote is not None:
         if not remote.sampled:
             return _kinds.no_op(remote.trace_id, remote.span_id)
-        trace = _kinds.trace(remote.trace_id, outlet, TraceFacts(), remote=True)
-        return _span_kind(trace, remote.span_id, name, span_type, start_ns, True)
-    trace_id = new_trace_id()
-    ratio = defaults.ratio if ratio is None else ratio
+        trace = new_trace(remote.trace_id, outlet, TracePart(), remote=True)
+        return _root(trace, remote.span_id, name, span_type, start_ns, into)
+    defaults = _defaults
+    if defaults is None or defaults.outlet is not outlet:
+        defaults = _defaults_of(outlet)
+    trace_id = (random_bits(128) or 1).to_bytes(16, "big")
+    if ratio is None:
+        ratio = defaults.ratio
     if ratio < 1.0 and not _sampled(trace_id, ratio):
         return _kinds.no_op(trace_id, new_span_id())
-    facts = TraceFacts(tags={mlflow_keys.TAG_TRACE_NAME: values.text(name)})
+    own_name = name if type(name) is str and name.isascii() else text(name)
+    facts = TracePart(
+        defaults.experiment_id, defaults.experiment, tags={mlflow_keys.TAG_TRACE_NAME: own_name}
+    )
     if experiment_id is not None:
-        facts.experiment_id = values.text(experiment_id)
+        facts.experiment_id, facts.experiment = text(experiment_id), None
+    if RARE.models or RARE.scopes or defaults.model_id is not None:
+        _dress(facts, defaults.model_id, experiment_given=experiment_id is not None)
+    opened_ns = perf_counter_ns()
+    trace = _trace_kind(
+        trace_id,
+        outlet,
+        facts,
+        time_ns() - opened_ns,
+        opened_ns,
+        defaults.fragment_bytes,
+        defaults.fragment_age_ns,
+        False,
+        PROCESS.forks,
+    )
+    if into is None:
+        into = _span_kind(trace, None, name, span_type, start_ns, True)
     else:
-        settings = outlet.settings
-        facts.experiment_id, facts.experiment = settings.experiment_id, settings.experiment
-    _link_model(facts, defaults.model_id)
+        into.begin(trace, None, start_ns, True)
+    if experiment_id is not None:
+        into.set_attribute(_EXPERIMENT_ID, experiment_id)
+    return into
+
+
+def not_started(error: Exception) -> NoOpSpan:
+    """What an app gets instead of a span that could not be started, with a word in the log."""
+    say_once("span-start", "a span could not be started: %s", text(error))
+    return NO_OP_SPAN
+
+
+def makes_plain_spans() -> bool:
+    """Whether the spans made here are spanferry's own, and no others stand for them."""
+    return _span_kind is Span
+
+
+def _root(
+    trace: LiveTrace,
+    parent_id: bytes | None,
+    name: str,
+    span_type: str,
+    start_ns: int | None,
+    into: Span | None,
+) -> Span:
+    if into is None:
+        return _span_kind(trace, parent_id, name, span_type, start_ns, True)
+    into.begin(trace, parent_id, start_ns, True)
+    return into
+
+
+def new_trace(trace_id: bytes, outlet: Outlet, facts: TracePart, *, remote: bool) -> LiveTrace:
+    """A trace that begins now."""
+    defaults = _defaults_of(outlet)
+    opened_ns = perf_counter_ns()
+    return _trace_kind(
+        trace_id,
+        outlet,
+        facts,
+        time_ns() - opened_ns,
+        opened_ns,
+        defaults.fragment_bytes,
+        defaults.fragment_age_ns,
+        remote,
+        PROCESS.forks,
+    )
+
+
+def _is_silent() -> bool:
+    inside = scope.get()
+    if inside is not None and inside.enabled is False:
+        return True
+    return _silenced is not None and _silenced()
+
+
+def _dress(facts: TracePart, model_id: str | None, *, experiment_given: bool) -> None:
+    """Give a new trace what else holds here: the active model, the scope, what MLflow knows."""
+    _link_model(facts, model_id)
     inside = scope.get()
     if inside is not None:
         inside.dress(facts)
     if _kinds.dress is not None:
-        _kinds.dress(facts, experiment_given=experiment_id is not None)
-    trace = _kinds.trace(trace_id, outlet, facts, remote=False)
-    span = _span_kind(trace, None, name, span_type, start_ns, True)
-    if experiment_id is not None:
-        span.set_attribute(_EXPERIMENT_ID, experiment_id)
-    return span
+        _kinds.dress(facts, experiment_given=experiment_given)
 
 
 def complain_not_enabled() -> None:
@@ -165,7 +258,7 @@ def _sampled(trace_id: bytes, ratio: float) -> bool:
     return int.from_bytes(trace_id[-_SAMPLING_BYTES:], "big") < round(ratio * _SAMPLING_RANGE)
 
 
-def _link_model(facts: TraceFacts, model_id: str | None) -> None:
+def _link_model(facts: TracePart, model_id: str | None) -> None:
     model = get_active_model()
     if model is not None and model.model_id is None:
         facts.active_model, facts.model_params = model.name, model.params
@@ -175,16 +268,27 @@ def _link_model(facts: TraceFacts, model_id: str | None) -> None:
         facts.metadata[mlflow_keys.METADATA_MODEL_ID] = model_id
 
 
-def _read(outlet: Outlet) -> _Defaults:
+def _defaults_of(outlet: Outlet) -> _Defaults:
     global _defaults  # noqa: PLW0603  the process has one
-    text = os.environ.get(_RATIO_VARIABLE, "").strip() or "1"
+    if _defaults is not None and _defaults.outlet is outlet:
+        return _defaults
+    given = os.environ.get(_RATIO_VARIABLE, "").strip() or "1"
     try:
-        ratio = float(text)
+        ratio = float(given)
     except ValueError:
         ratio = -1.0
     if not 0.0 <= ratio <= 1.0:
-        say_once("ratio", "%s=%s is not between 0 and 1: all is traced", _RATIO_VARIABLE, text)
+        say_once("ratio", "%s=%s is not between 0 and 1: all is traced", _RATIO_VARIABLE, given)
         ratio = 1.0
     models = (os.environ.get(variable) for variable in _MODEL_VARIABLES)
-    _defaults = _Defaults(outlet, ratio, next(filter(None, models), None))
+    settings = outlet.settings
+    _defaults = _Defaults(
+        outlet,
+        ratio,
+        next(filter(None, models), None),
+        settings.experiment_id,
+        settings.experiment,
+        settings.fragment_bytes,
+        int(settings.fragment_age_s * 1e9),
+    )
     return _defaults

@@ -2,18 +2,19 @@
 
 from spanferry.parcel import Outlet
 
-__all__ = ["current", "install"]
+__all__ = ["current", "install", "installed"]
 
-_outlet: Outlet | None = None
+installed: Outlet | None = None
+"""As `current` answers, for those who cannot afford the call. Written by `install` alone."""
 
 
 def current() -> Outlet | None:
     """The outlet in force, or None while spanferry is not enabled."""
-    return _outlet
+    return installed
 
 
 def install(outlet: Outlet | None) -> Outlet | None:
     """Put another outlet in force and return the one before it."""
-    global _outlet
-    before, _outlet = _outlet, outlet
+    global installed
+    before, installed = installed, outlet
     return before

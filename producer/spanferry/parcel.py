@@ -4,24 +4,40 @@ Everything in a parcel is finished: nothing of it may change after `Outlet.put`,
 thread reads it at its own time.
 """
 
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
 from spanferry.settings import Settings
 from spanferry_schemas import Assessment, Attachment, End, TracePart
 
-__all__ = ["PARCEL_OVERHEAD_BYTES", "Outlet", "Parcel"]
+__all__ = ["PARCEL_OVERHEAD_BYTES", "EndedSpan", "Outlet", "Parcel", "SentSpan", "encoded"]
 
 PARCEL_OVERHEAD_BYTES = 512
 """What a parcel costs beside its spans, for the buffer's account: objects, queue slot, trace part."""
 
 
+class EndedSpan(Protocol):
+    """A span that does not change any more. Its values are encoded; the rest is when it is sent."""
+
+    def encoded(self) -> bytes:
+        """As `spanferry_schemas.encode_span` gives it. Never raises."""
+        ...
+
+
+SentSpan: TypeAlias = EndedSpan | bytes
+
+
+def encoded(spans: list[SentSpan]) -> list[bytes]:
+    """Every span as it is sent."""
+    return [span if isinstance(span, bytes) else span.encoded() for span in spans]
+
+
 class Parcel(Struct, gc=False):
     """Spans of one trace, or one assessment, on their way to Kafka.
 
-    `spans` come from `spanferry_schemas.encode_span`; `size` is their total length in bytes plus
-    PARCEL_OVERHEAD_BYTES plus the length of tags, metadata and previews where they are large.
+    `spans` have ended; `size` is about their total length in bytes plus PARCEL_OVERHEAD_BYTES plus
+    the length of tags, metadata and previews.
     `error` says whether a span has status ERROR, `root_duration_ns` is 0 where the root is not in
     it, `session` is the trace's session id where it is known. `remote`: another service owns the
     trace, so this process's environment is not the trace's. `attachments` are counted in `size` too.
@@ -29,7 +45,7 @@ class Parcel(Struct, gc=False):
 
     trace_id: bytes
     size: int
-    spans: list[bytes] = []
+    spans: list[SentSpan] = []
     trace: TracePart | None = None
     end: End | None = None
     error: bool = False

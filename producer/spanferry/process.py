@@ -6,10 +6,11 @@ from typing import Final
 
 from spanferry_schemas.limits import SPAN_ID_BYTES, TRACE_ID_BYTES
 
-__all__ = ["PROCESS", "new_assessment_id", "new_span_id", "new_trace_id"]
+__all__ = ["PROCESS", "new_assessment_id", "new_span_id", "new_trace_id", "random_bits"]
 
 _random: Final = random.Random()  # noqa: S311  ids, not secrets
-_bits = _random.getrandbits
+random_bits: Final = _random.getrandbits
+"""An integer of so many random bits; other ones in every forked process."""
 
 
 class _Process:
@@ -27,17 +28,17 @@ PROCESS: Final = _Process()
 
 def new_trace_id() -> bytes:
     """16 random bytes, not all zero."""
-    return (_bits(128) or 1).to_bytes(TRACE_ID_BYTES, "big")
+    return (random_bits(128) or 1).to_bytes(TRACE_ID_BYTES, "big")
 
 
 def new_span_id() -> bytes:
     """8 random bytes, not all zero."""
-    return (_bits(64) or 1).to_bytes(SPAN_ID_BYTES, "big")
+    return (random_bits(64) or 1).to_bytes(SPAN_ID_BYTES, "big")
 
 
 def new_assessment_id() -> str:
     """An assessment's id as MLflow makes it: `a-` and 32 hexadecimal digits."""
-    return f"a-{_bits(128):032x}"
+    return f"a-{random_bits(128):032x}"
 
 
 def _after_fork() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 from msgspec import Struct
 
-from spanferry.parcel import Parcel
+from spanferry.parcel import Parcel, encoded
 from spanferry_schemas import (
     RecordFlag,
     RecordKind,
@@ -76,7 +76,7 @@ def records_of(
         if not parcel.spans and trace is None and parcel.end is None:
             return
     common = RecordFlag.ERROR if parcel.error else RecordFlag.NONE
-    for spans, last in _groups(parcel.spans, record_bytes_max, trace):
+    for spans, last in _groups(encoded(parcel.spans), record_bytes_max, trace):
         end = parcel.end if last else None
         flags = common
         if last and trace is not None:

@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from spanferry import values
 from spanferry.log import say_once
-from spanferry.trace_state import TraceFacts
-from spanferry_schemas import mlflow_keys
+from spanferry.rare import RARE
+from spanferry_schemas import TracePart, mlflow_keys
 
 __all__ = ["Scope", "context", "scope"]
 
@@ -22,12 +22,12 @@ class Scope(Struct, frozen=True):
     tags: dict[str, str] = {}
     enabled: bool | None = None
 
-    def dress(self, facts: TraceFacts) -> None:
+    def dress(self, facts: TracePart) -> None:
         """Give a new trace what the scope says. A trace's name stays its own, as in MLflow."""
         facts.tags = {**self.tags, **facts.tags}
         facts.metadata.update(self.metadata)
         if mlflow_keys.METADATA_MODEL_ID in self.metadata:
-            facts.active_model = None
+            facts.active_model, facts.model_params = None, {}
 
 
 scope: Final[ContextVar[Scope | None]] = ContextVar("spanferry_scope", default=None)
@@ -59,6 +59,7 @@ def context(
         {**around.tags, **_texts("tags", tags)},
         around.enabled if enabled is None else enabled,
     )
+    RARE.scopes = True
     token = scope.set(inside)
     try:
         yield

@@ -18,8 +18,8 @@ from spanferry.entities import (
     status_of,
 )
 from spanferry.log import say_once
-from spanferry.span_view import SpanView
-from spanferry.values import encode
+from spanferry.span_view import NO_EVENTS, NO_LINKS, SpanView
+from spanferry.values import STRICT, dumps, encode
 from spanferry_schemas import SpanEvent as WireEvent
 from spanferry_schemas import StatusCode, mlflow_keys
 
@@ -51,12 +51,18 @@ class SpanRecorder(SpanView):
     def set_inputs(self, inputs: Any) -> None:
         """Record what went in."""
         if self._end_ns is None or self.is_open("inputs"):
-            self._attributes[_INPUTS] = encode(inputs, self.attach)
+            try:  # what `encode` does first, without the call
+                self._attributes[_INPUTS] = dumps(inputs, None, STRICT)
+            except Exception:  # noqa: BLE001  whatever a user's value does
+                self._attributes[_INPUTS] = encode(inputs, self.attach)
 
     def set_outputs(self, outputs: Any) -> None:
         """Record what came out."""
         if self._end_ns is None or self.is_open("outputs"):
-            self._attributes[_OUTPUTS] = encode(outputs, self.attach)
+            try:
+                self._attributes[_OUTPUTS] = dumps(outputs, None, STRICT)
+            except Exception:  # noqa: BLE001  whatever a user's value does
+                self._attributes[_OUTPUTS] = encode(outputs, self.attach)
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set one attribute; a later value replaces an earlier one."""
@@ -115,6 +121,8 @@ class SpanRecorder(SpanView):
             return
         if not self.is_open("event"):
             return
+        if self._events is NO_EVENTS:
+            self._events = []
         self._events.append(wire)
         if len(self._events) > EVENTS_MAX:
             del self._events[0]
@@ -125,9 +133,8 @@ class SpanRecorder(SpanView):
     def add_encoded_events(self, events: Iterable[WireEvent]) -> None:
         """Add moments that are encoded already, in the order of their times with those there are."""
         if self.is_open("events"):
-            self._events.extend(events)
-            self._events.sort(key=lambda event: event.time_ns)
-            del self._events[:-EVENTS_MAX]
+            merged = sorted((*self._events, *events), key=lambda event: event.time_ns)
+            self._events = merged[-EVENTS_MAX:]
 
     def add_link(self, link: LinkLike) -> None:
         """Point to another span."""
@@ -137,6 +144,8 @@ class SpanRecorder(SpanView):
             say_once("link", "a span link could not be used: %s", values.text(error))
             return
         if self.is_open("link"):
+            if self._links is NO_LINKS:
+                self._links = []
             self._links.append(wire)
             if len(self._links) > EVENTS_MAX:
                 del self._links[0]

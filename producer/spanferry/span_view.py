@@ -16,7 +16,11 @@ from spanferry_schemas import SpanEvent as WireEvent
 from spanferry_schemas import SpanLink as WireLink
 from spanferry_schemas import StatusCode, mlflow_keys, trace_id_text
 
-__all__ = ["SpanIdentity", "SpanView"]
+__all__ = ["NO_EVENTS", "NO_LINKS", "SpanIdentity", "SpanView"]
+
+NO_EVENTS: Final[list[WireEvent]] = []
+NO_LINKS: Final[list[WireLink]] = []
+"""Of all spans that have none, so never added to."""
 
 _NULL: Final = b"null"
 
@@ -60,8 +64,8 @@ class SpanIdentity:
         self._status = StatusCode.UNSET
         self._message = ""
         self._attributes: dict[str, bytes] = {}
-        self._events: list[WireEvent] = []
-        self._links: list[WireLink] = []
+        self._events: list[WireEvent] = NO_EVENTS
+        self._links: list[WireLink] = NO_LINKS
 
     @property
     def trace_id(self) -> str:

@@ -22,8 +22,9 @@ from spanferry.entities import (
     nanoseconds_of,
 )
 from spanferry.log import say_once
-from spanferry.process import PROCESS, new_span_id
+from spanferry.process import PROCESS, random_bits
 from spanferry.span_recorder import SpanRecorder
+from spanferry.span_view import NO_EVENTS, NO_LINKS
 from spanferry.trace_state import LiveTrace
 from spanferry_schemas import Attachment, StatusCode, encode_span, mlflow_keys, trace_id_text
 from spanferry_schemas import Span as WireSpan
@@ -31,6 +32,7 @@ from spanferry_schemas import Span as WireSpan
 __all__ = [
     "NO_OP_SPAN",
     "NO_OP_SPAN_TRACE_ID",
+    "SPAN_OVERHEAD_BYTES",
     "Link",
     "NoOpSpan",
     "Span",
@@ -60,6 +62,9 @@ _UNSET: Final = StatusCode.UNSET
 _OK: Final = StatusCode.OK
 _FAILED: Final = StatusCode.ERROR
 
+SPAN_OVERHEAD_BYTES: Final = 160
+"""What a span takes beside its attributes' values and its events, for the buffer's account."""
+
 _last_trace: ContextVar[bytes | None] = ContextVar("spanferry_last_trace", default=None)
 _last_trace_anywhere: bytes | None = None
 _before_end: Callable[["Span"], None] | None = None
@@ -85,22 +90,30 @@ class Span(SpanRecorder):
         start_ns: int | None,
         is_root: bool,
     ) -> None:
-        # What SpanIdentity.__init__ sets, without the call: every span in a request pays for it.
-        self.trace_id_bytes = trace.trace_id
-        self.span_id_bytes = new_span_id()
-        self._parent_id = parent_id
         self._name = name
         self._span_type = span_type
+        self.begin(trace, parent_id, start_ns, is_root)
+
+    def begin(
+        self, trace: LiveTrace, parent_id: bytes | None, start_ns: int | None, is_root: bool
+    ) -> None:
+        """Start it; name and type are set. What SpanIdentity.__init__ sets, without the call."""
+        self.trace = trace
+        self.trace_id_bytes = trace.trace_id
+        self.span_id_bytes = (random_bits(64) or 1).to_bytes(8, "big")
+        self._parent_id = parent_id
         self._end_ns = None
         self._status = _UNSET
         self._message = ""
         self._attributes = {}
-        self._events = []
-        self._links = []
-        self.trace = trace
+        self._events = NO_EVENTS
+        self._links = NO_LINKS
         self._is_root = is_root
         self._forks = PROCESS.forks
-        trace.opened(self)
+        if trace.keeps_spans:
+            trace.opened(self)
+        else:
+            next(trace.spans)
         self._start_ns = start_ns or trace.clock_ns + perf_counter_ns()
 
     def rename(self, name: str) -> None:
@@ -153,6 +166,13 @@ class Span(SpanRecorder):
         except Exception as error:  # noqa: BLE001  the app must not see our troubles
             say_once("span-end", "a span could not be handed over: %s", values.text(error))
 
+    def end_now(self) -> None:
+        """End the span, which is recorded and open, as it is. Never raises."""
+        try:
+            self._close(self.trace.clock_ns + perf_counter_ns())
+        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+            say_once("span-end", "a span could not be handed over: %s", values.text(error))
+
     def _close(self, end_ns: int) -> None:
         if self._status is not _FAILED:
             self._status, self._message = _OK, ""
@@ -165,22 +185,27 @@ class Span(SpanRecorder):
         self._end_ns = end_ns
         if self._forks != PROCESS.forks:
             return  # the process that started the span has it too, and ends it
+        size = SPAN_OVERHEAD_BYTES
+        for value in attributes.values():
+            size += len(value)
+        if self._events is not NO_EVENTS:
+            size += sum(len(event.attributes) + len(event.name) for event in self._events)
         error = self._status is _FAILED
-        encoded = self._encoded(end_ns)
         if not self._is_root:
-            self.trace.add(encoded, error=error)
+            self.trace.add(self, size, error=error)
             return
-        self.trace.finish(encoded, error=error, duration_ns=end_ns - self._start_ns)
+        self.trace.finish(self, size, error=error, duration_ns=end_ns - self._start_ns)
         _remember(self.trace_id_bytes)
 
-    def _encoded(self, end_ns: int) -> bytes:
+    def encoded(self) -> bytes:
+        """The span, which has ended, as it is sent. Never raises."""
         span = WireSpan(
             self.span_id_bytes,
             self._parent_id,
             self._name,
             self._span_type,
             self._start_ns,
-            end_ns,
+            self._end_ns or 0,
             self._status,
             self._message,
             self._attributes,

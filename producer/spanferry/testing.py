@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from spanferry import bridge, values
 from spanferry import outlet as outlets
-from spanferry.parcel import Outlet, Parcel
+from spanferry.parcel import Outlet, Parcel, encoded
 from spanferry.settings import Settings
 from spanferry.span_view import SpanView
 from spanferry_schemas import (
@@ -223,7 +223,8 @@ def _over(before: TracePart, later: TracePart) -> TracePart:
 
 def _fragment(parcel: Parcel) -> Fragment:
     """The parcel as the worker reads it. Raises AssertionError where it could not."""
-    event = decode(encode_fragment(parcel.trace_id, parcel.spans, parcel.trace, parcel.end))
+    value = encode_fragment(parcel.trace_id, encoded(parcel.spans), parcel.trace, parcel.end)
+    event = decode(value)
     if not isinstance(event, Fragment):
         raise AssertionError(f"spanferry would have sent what its worker refuses: {event}")  # noqa: TRY004
     return event

@@ -2,198 +2,162 @@
 
 from collections import deque
 from itertools import count
-from time import perf_counter_ns, time_ns
+from time import perf_counter_ns
+from typing import ClassVar, Final, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from spanferry import outlet as outlets
-from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Outlet, Parcel
+from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Outlet, Parcel, SentSpan
 from spanferry.process import PROCESS
-from spanferry_schemas import Attachment, End, TracePart, TraceState, mlflow_keys
+from spanferry_schemas import Attachment, End, TracePart, mlflow_keys
 
-__all__ = ["LiveTrace", "TraceFacts"]
+__all__ = ["LiveTrace", "OpenedSpan"]
 
-_NONE: list[Attachment] = []
-"""Shared by all traces without attachments, so never added to."""
-
-
-class TraceFacts(Struct):
-    """The trace's own part while it may still change. All text in it is encodable in UTF-8."""
-
-    experiment_id: str | None = None
-    experiment: str | None = None
-    state: TraceState | None = None
-    client_request_id: str | None = None
-    request_preview: str | None = None
-    response_preview: str | None = None
-    tags: dict[str, str] = {}
-    metadata: dict[str, str] = {}
-    active_model: str | None = None
-    model_params: dict[str, str] = {}
-    """Of the active model by name; never changed, so traces share it."""
-    files_inline: bool = False
-
-    def part(self) -> TracePart:
-        """The facts as they are now."""
-        return TracePart(
-            self.experiment_id,
-            self.experiment,
-            self.state,
-            self.client_request_id,
-            self.request_preview,
-            self.response_preview,
-            self.tags.copy(),
-            self.metadata.copy(),
-            self.active_model,
-            {} if self.active_model is None else self.model_params,
-            files_inline=self.files_inline,
-        )
+_SESSION: Final = mlflow_keys.METADATA_SESSION
 
 
-class LiveTrace:
+class OpenedSpan(Protocol):
+    """A span that has been started, whoever made it."""
+
+    @property
+    def span_id_bytes(self) -> bytes: ...
+
+
+class LiveTrace(Struct, eq=False):
     """A trace that is open, or has ended while some of its spans go on.
 
     Its spans may start and end in several threads at once. There is no lock that a fork or a signal
     could leave closed: a span is appended first and the end is looked at afterwards, the root sets
     the end first and collects afterwards, and `popleft` gives every span to exactly one of them.
+
+    A Struct, because every trace is one: msgspec sets its fields without running any Python.
     """
 
-    __slots__ = (
-        "_age_ns",
-        "_contexts_out",
-        "_forks",
-        "_fragment_bytes",
-        "_outlet",
-        "_pending",
-        "_pending_bytes",
-        "_sent_ns",
-        "_spans",
-        "attachments",
-        "changed",
-        "clock_ns",
-        "ended",
-        "facts",
-        "remote",
-        "trace_id",
-    )
+    keeps_spans: ClassVar[bool] = False
+    """Whether `opened` does more than counting."""
 
-    def __init__(self, trace_id: bytes, outlet: Outlet, facts: TraceFacts, *, remote: bool) -> None:
-        """`remote`: the local root has its parent in another service, which owns the trace."""
-        settings = outlet.settings
-        self.trace_id = trace_id
-        self.facts = facts
-        self.remote = remote
-        self.changed = False
-        self.ended = False
-        self.attachments: list[Attachment] = _NONE
-        """What waits to be handed over with the spans; `attach` adds to it."""
-        self._outlet = outlet
-        self._forks = PROCESS.forks
-        self._fragment_bytes = settings.fragment_bytes
-        self._age_ns = settings.fragment_age_s * 1e9
-        self._pending: deque[tuple[bytes, bool]] = deque()
-        self._pending_bytes = 0
-        self._spans = count()
-        self._contexts_out = count()
-        self._sent_ns = perf_counter_ns()
-        self.clock_ns = time_ns() - self._sent_ns
-        """What to add to perf_counter_ns() for nanoseconds since 1970: time that never goes back."""
+    trace_id: bytes
+    outlet: Outlet
+    facts: TracePart
+    """The trace's own part while it may still change. All text in it is encodable in UTF-8."""
+    clock_ns: int
+    """What to add to perf_counter_ns() for nanoseconds since 1970: time that never goes back."""
+    sent_ns: int
+    """When it was opened or something was handed over last, by perf_counter_ns."""
+    fragment_bytes: int
+    """With so much ..."""
+    fragment_age_ns: int
+    """... or after so long it hands over what has ended, though it goes on."""
+    remote: bool = False
+    """The local root has its parent in another service, which owns the trace."""
+    forks: int = 0
+    changed: bool = False
+    ended: bool = False
+    attachments: list[Attachment] = []
+    """What waits to be handed over with the spans."""
+    pending: deque[SentSpan] = field(default_factory=deque)
+    """Spans that have ended and wait."""
+    pending_bytes: int = 0
+    """About what they take, attachments and texts of the trace's own part included; where threads
+    end spans at once an update may be lost."""
+    failed: bool = False
+    """One of them has."""
+    spans: "count[int]" = field(default_factory=count)
+    contexts_out: int = 0
 
     def now_ns(self) -> int:
         """Nanoseconds since 1970, by the wall clock at the trace's start."""
         return self.clock_ns + perf_counter_ns()
 
-    def opened(self, span: object) -> None:  # noqa: ARG002  for those who keep the spans
-        """A span has been started."""
-        next(self._spans)
+    def opened(self, span: OpenedSpan) -> None:  # noqa: ARG002  for those who keep the spans
+        """A span has been started. Where `keeps_spans` is False, `next(trace.spans)` does the same."""
+        next(self.spans)
 
     def count_context_out(self) -> None:
         """The trace's context is being handed to another service."""
-        next(self._contexts_out)
+        self.contexts_out += 1  # a lost update lets the worker wait less; what is late is added
 
     def attach(self, attachment: Attachment) -> None:
         """Take bytes that a span refers to; they go with the spans that are handed over next."""
-        if self.attachments is _NONE:
-            self.attachments = []
         self.attachments.append(attachment)
-        self._pending_bytes += len(attachment.data)
+        self.pending_bytes += len(attachment.data)
 
-    def add(self, span: bytes, *, error: bool) -> None:
-        """Take an encoded span that has ended and is not the local root."""
-        if self._forks != PROCESS.forks:
-            self._hand_over_from_fork(span, error=error)
+    def weigh(self, *texts: str | None) -> None:
+        """Texts have been put into the trace's own part."""
+        self.pending_bytes += sum(len(text) for text in texts if text is not None)
+
+    def add(self, span: SentSpan, size: int, *, error: bool) -> None:
+        """Take a span that has ended and is not the local root, of about `size` bytes."""
+        if self.forks != PROCESS.forks:
+            self._hand_over_from_fork(span, size, error=error)
             return
-        self._pending.append((span, error))
-        self._pending_bytes += len(span)  # only for the threshold, so a lost update does not matter
+        self.pending.append(span)
+        self.pending_bytes += size
+        if error:
+            self.failed = True
         if self.ended:
             self._hand_over(None, None)
-        elif (
-            self._pending_bytes > self._fragment_bytes
-            or perf_counter_ns() - self._sent_ns > self._age_ns
+            return
+        if (
+            self.pending_bytes > self.fragment_bytes
+            or perf_counter_ns() - self.sent_ns > self.fragment_age_ns
         ):
             self._hand_over(self._part(), None)
 
-    def finish(self, root: bytes, *, error: bool, duration_ns: int) -> None:
-        """Take the encoded local root and hand over all there is, with the end marker."""
-        self._pending.append((root, error))
+    def finish(self, root: SentSpan, size: int, *, error: bool, duration_ns: int) -> None:
+        """Take the local root, which has ended, and hand over all there is, with the end marker."""
+        self.pending.append(root)
+        self.pending_bytes += size
+        if error:
+            self.failed = True
         self.ended = True
-        end = End(next(self._spans), next(self._contexts_out), self.remote)
-        self._hand_over(self._part(), end, 0 if self.remote else max(duration_ns, 0))
+        end = End(next(self.spans), self.contexts_out, self.remote)
+        if not self.remote:
+            self._hand_over(self.facts, end, max(duration_ns, 0))
+        else:
+            self._hand_over(self.facts if self.changed else None, end)
 
     def hand_over_what_has_ended(self) -> None:
         """Hand over the spans that have ended, though the trace goes on."""
-        if self._pending and self._forks == PROCESS.forks:
+        if self.pending and self.forks == PROCESS.forks:
             self._hand_over(self._part(), None)
 
     def _part(self) -> TracePart | None:
-        """The trace's own part; of another service's trace only what was set here by hand."""
-        return None if self.remote and not self.changed else self.facts.part()
+        """The trace's own part as it is now; of another service's trace only what was set here."""
+        if self.remote and not self.changed:
+            return None
+        facts = self.facts
+        return replace(facts, tags=facts.tags.copy(), metadata=facts.metadata.copy())
 
     def _hand_over(self, part: TracePart | None, end: End | None, duration_ns: int = 0) -> None:
-        spans: list[bytes] = []
-        size = PARCEL_OVERHEAD_BYTES if part is None else PARCEL_OVERHEAD_BYTES + _length(part)
-        error = False
-        pending = self._pending
-        self._pending_bytes = 0
-        self._sent_ns = perf_counter_ns()
+        spans: list[SentSpan] = []
+        pending = self.pending
         while pending:
             try:
-                span, failed = pending.popleft()
+                spans.append(pending.popleft())
             except IndexError:  # another thread was faster
                 break
-            spans.append(span)
-            size += len(span)
-            error = error or failed
         if not spans and end is None:
             return
-        attachments, self.attachments = self.attachments, _NONE
-        for attachment in attachments:
-            size += len(attachment.data)
-        session = self.facts.metadata.get(mlflow_keys.METADATA_SESSION)
+        size, failed = PARCEL_OVERHEAD_BYTES + self.pending_bytes, self.failed
+        self.pending_bytes = 0
+        self.failed = False
+        attachments = self.attachments
+        if attachments:
+            self.attachments = []
+        if end is None:
+            self.sent_ns = perf_counter_ns()
+        session = self.facts.metadata.get(_SESSION)
         parcel = Parcel(
-            self.trace_id,
-            size,
-            spans,
-            part,
-            end,
-            error,
-            duration_ns,
-            session,
-            remote=self.remote,
-            attachments=attachments,
+            self.trace_id, size, spans, part, end, failed, duration_ns, session, None, self.remote
         )
-        self._outlet.put(parcel)
+        if attachments:
+            parcel.attachments = attachments
+        self.outlet.put(parcel)
 
-    def _hand_over_from_fork(self, span: bytes, *, error: bool) -> None:
+    def _hand_over_from_fork(self, span: SentSpan, size: int, *, error: bool) -> None:
         """A span of a forked process: what waits here is the parent's, and so is the end marker."""
-        target = outlets.current() or self._outlet
-        target.put(Parcel(self.trace_id, len(span) + PARCEL_OVERHEAD_BYTES, [span], error=error))
-
-
-def _length(part: TracePart) -> int:
-    """About what a trace's part takes, for the buffer's account."""
-    size = len(part.request_preview or "") + len(part.response_preview or "")
-    for texts in (part.tags, part.metadata, part.model_params):
-        for key, value in texts.items():
-            size += len(key) + len(value)
-    return size
+        target = outlets.current() or self.outlet
+        target.put(Parcel(self.trace_id, size + PARCEL_OVERHEAD_BYTES, [span], error=error))

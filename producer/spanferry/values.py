@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias, cast
 import msgspec
 import orjson
 
-__all__ = ["chunk_text", "clean", "decode", "encode", "text"]
+__all__ = ["STRICT", "chunk_text", "clean", "decode", "dumps", "encode", "text"]
 
 _NODES_MAX: Final = 20_000
 """Values that are unfolded one by one, at some 4 us each; a note stands for what comes after."""
@@ -40,8 +40,8 @@ _CONSUMED_BY_STR: Final = frozenset(
 )
 """llama_index classes whose text consumes the stream; MLflow stores their type instead."""
 
-_dumps = orjson.dumps
-_STRICT: Final = (
+dumps: Final = orjson.dumps
+STRICT: Final = (
     orjson.OPT_PASSTHROUGH_SUBCLASS
     | orjson.OPT_PASSTHROUGH_DATACLASS
     | orjson.OPT_PASSTHROUGH_DATETIME
@@ -67,7 +67,7 @@ def encode(value: object, attach: Attach | None = None) -> bytes:
     `attach` is given every MLflow Attachment in it and answers the text that stands for it.
     """
     try:
-        return _dumps(value, None, _STRICT)
+        return dumps(value, None, STRICT)
     except Exception:  # noqa: BLE001  whatever a user's value does
         return _encode_other(value, attach)
 

@@ -117,7 +117,7 @@ class Attachment(Struct, array_like=True, frozen=True, gc=False):
     data: bytes
 
 
-class TracePart(Struct, array_like=True, frozen=True):
+class TracePart(Struct, array_like=True):
     """What belongs to the trace and not to a span. Later parts of one trace override earlier ones.
 
     Where neither `experiment_id` nor `experiment` (a name) is given the worker's default is used.

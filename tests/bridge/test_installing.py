@@ -25,7 +25,7 @@ with testing.capture() as captured:
     from mlflow import start_span
     with start_span("late") as span:
         pass
-    assert type(span).__module__ == "spanferry.bridge.light", type(span)
+    assert type(span).__module__.startswith("spanferry.bridge."), type(span)
 [trace] = captured.traces
 print(trace.name, sys.meta_path[0].__class__.__name__)
 """

@@ -10,13 +10,12 @@ from mlflow.tracing.utils import _try_get_prediction_context
 from mlflow.tracking import fluent
 
 from spanferry import values
-from spanferry.trace_state import TraceFacts
-from spanferry_schemas import mlflow_keys
+from spanferry_schemas import TracePart, mlflow_keys
 
 __all__ = ["dress"]
 
 
-def dress(facts: TraceFacts, *, experiment_given: bool) -> None:
+def dress(facts: TracePart, *, experiment_given: bool) -> None:
     """Give a new trace what MLflow's own span processor gives it. Asks no server.
 
     `experiment_given`: it was chosen for this very trace.
@@ -34,7 +33,7 @@ def dress(facts: TraceFacts, *, experiment_given: bool) -> None:
         model_id = prediction.model_id
     if model_id:
         metadata[mlflow_keys.METADATA_MODEL_ID] = model_id
-        facts.active_model = None
+        facts.active_model, facts.model_params = None, {}
     if prediction is not None and prediction.dependencies_schemas:
         _put(tags, prediction.dependencies_schemas)
     context = _USER_TRACE_CONTEXT.get()
@@ -46,7 +45,7 @@ def dress(facts: TraceFacts, *, experiment_given: bool) -> None:
             tags[mlflow_keys.TAG_TRACE_NAME] = name
 
 
-def _choose_experiment(facts: TraceFacts, run: Any) -> None:
+def _choose_experiment(facts: TracePart, run: Any) -> None:
     """As MLflow: a destination, an active run, set_experiment; then what enable() was given."""
     destination = provider._MLFLOW_TRACE_USER_DESTINATION.get()
     chosen = getattr(destination, "experiment_id", None)

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from mlflow.entities import NoOpSpan as MlflowNoOpSpan
 from mlflow.entities.span import NO_OP_SPAN_TRACE_ID
@@ -16,11 +16,11 @@ from mlflow.tracing.utils import capture_function_input_args
 from spanferry import propagation, tracing
 from spanferry.arguments import Arguments
 from spanferry.bridge.gate import GATE, ratio_here
-from spanferry.bridge.light import LightNoOpSpan, LightSpan
+from spanferry.bridge.light import LightNoOpSpan, LightStartSpan, LiveWords
 from spanferry.context import Current, ForeignParent, RemoteParent, current, leave
 from spanferry.entities import nanoseconds_of
 from spanferry.opening import open_span
-from spanferry.spans import NO_OP_SPAN
+from spanferry.spans import NO_OP_SPAN, Span
 
 __all__ = ["MLFLOWS", "REPLACEMENTS"]
 
@@ -38,7 +38,7 @@ class MLFLOWS:
     headers = staticmethod(distributed.get_tracing_context_headers_for_http_request)
 
 
-class start_span(tracing.start_span, contextlib.ContextDecorator):  # noqa: N801  MLflow's name
+class start_span(LightStartSpan, contextlib.ContextDecorator):  # noqa: N801  MLflow's name
     """As mlflow.start_span."""
 
     __slots__ = ("_mlflows",)
@@ -59,7 +59,7 @@ class start_span(tracing.start_span, contextlib.ContextDecorator):  # noqa: N801
         stack: TracebackType | None,
     ) -> None:
         if self._mlflows is None:
-            self._exit(error)
+            super().__exit__(kind, error, stack)
         else:
             mlflows, self._mlflows = self._mlflows, None
             mlflows.__exit__(kind, error, stack)
@@ -69,9 +69,12 @@ class start_span(tracing.start_span, contextlib.ContextDecorator):  # noqa: N801
         return type(self)(*self._given())
 
 
+start_span.__name__ = LightStartSpan.__name__
+
+
 def _light_under(around: Current) -> bool:
     """Whether a new span there may be a light one."""
-    if type(around) is LightSpan:
+    if isinstance(around, LiveWords):
         return GATE.is_light()
     if type(around) is ForeignParent and around.trace is None:
         return False
@@ -94,7 +97,7 @@ def start_span_no_context(  # noqa: PLR0913, PLR0917  MLflow's signature
 ) -> Any:
     """As mlflow.start_span_no_context."""
     parent = parent_span
-    if parent_span is not None and type(parent_span) is not LightSpan:
+    if parent_span is not None and not isinstance(parent_span, LiveWords):
         if parent_span.trace_id == NO_OP_SPAN_TRACE_ID:
             return parent_span if type(parent_span) is LightNoOpSpan else MlflowNoOpSpan()
         parent = getattr(parent_span._span, "_spanferry", None)
@@ -126,7 +129,7 @@ def start_span_no_context(  # noqa: PLR0913, PLR0917  MLflow's signature
 def get_current_active_span() -> Any:
     """As mlflow.get_current_active_span."""
     around = current.get()
-    if type(around) is LightSpan:
+    if isinstance(around, LiveWords):
         return around
     if isinstance(around, RemoteParent | LightNoOpSpan):
         return None
@@ -136,7 +139,7 @@ def get_current_active_span() -> Any:
 def update_current_trace(*args: Any, **kwargs: Any) -> None:
     """As mlflow.update_current_trace."""
     around = current.get()
-    if isinstance(around, LightSpan | LightNoOpSpan):
+    if isinstance(around, LiveWords | LightNoOpSpan):
         tracing.update_current_trace(*args, **kwargs)
     else:
         MLFLOWS.update_current_trace(*args, **kwargs)
@@ -144,8 +147,8 @@ def update_current_trace(*args: Any, **kwargs: Any) -> None:
 
 def set_span_in_context(span: Any) -> Any:
     """As mlflow.tracing.provider.set_span_in_context."""
-    if type(span) is LightSpan and GATE.installed:
-        return current.set(span)
+    if isinstance(span, LiveWords) and GATE.installed:
+        return current.set(cast("Span", span))
     return MLFLOWS.set_span_in_context(span)
 
 
@@ -159,7 +162,7 @@ def detach_span_from_context(token: Any) -> None:
 
 def get_tracing_context_headers_for_http_request() -> dict[str, str]:
     """As mlflow.tracing.get_tracing_context_headers_for_http_request, and the call is counted."""
-    if type(current.get()) is LightSpan:
+    if isinstance(current.get(), LiveWords):
         return propagation.get_tracing_context_headers_for_http_request()
     return MLFLOWS.headers()
 

@@ -1,5 +1,7 @@
 """spanferry's span as MLflow's LiveSpan: one object that both APIs start, change and end."""
 # pyright: reportPrivateUsage=false
+# MLflow's enums and entities are not spanferry's, though they have the same members.
+# pyright: reportIncompatibleMethodOverride=false
 
 from typing import Any, Final
 
@@ -12,10 +14,12 @@ from mlflow.tracing.utils.processor import apply_span_processors
 
 from spanferry import values
 from spanferry.bridge.otel_view import OtelView, no_op_otel_span, readable
+from spanferry.span_recorder import SpanRecorder
 from spanferry.spans import NoOpSpan, Span
+from spanferry.starting import start_span
 from spanferry_schemas import mlflow_keys, trace_id_text
 
-__all__ = ["LightNoOpSpan", "LightSpan", "before_end"]
+__all__ = ["LightNoOpSpan", "LightSpan", "LightStartSpan", "LiveWords", "before_end"]
 
 _Event: Final[Any] = SpanEvent  # their base declares an abstract method that is never used
 _Link: Final[Any] = Link
@@ -27,14 +31,14 @@ def before_end(span: Span) -> None:
         apply_span_processors(span)
 
 
-class LightSpan(Span):
+class LiveWords(SpanRecorder):
     """What spanferry's spans do not have of MLflow's, or have in other classes.
 
     For isinstance it is a LiveSpan, as test doubles are what they stand for. It does not inherit
     from LiveSpan because that has a `__getattr__`, with which every attribute access costs double.
     """
 
-    __slots__ = ("__dict__",)
+    __slots__ = ()
 
     __class__: Any = property(lambda _: LiveSpan)  # pyright: ignore[reportIncompatibleMethodOverride]
 
@@ -110,6 +114,21 @@ class LightSpan(Span):
         return self.to_immutable_span().to_otel_proto()
 
 
+class LightSpan(LiveWords, Span):
+    """A span that something else has made current, or nothing at all."""
+
+    __slots__ = ("__dict__",)
+
+
+class LightStartSpan(LiveWords, start_span):
+    """The span of a `with` block, and the block's context manager."""
+
+    __slots__ = ("__dict__",)
+
+    def _is_of_its_kind(self) -> bool:
+        return True
+
+
 class LightNoOpSpan(MlflowNoOpSpan, NoOpSpan):  # type: ignore[misc]  # MLflow's answers go first
     """Stands in where nothing is recorded, for both APIs."""
 
@@ -122,5 +141,5 @@ class LightNoOpSpan(MlflowNoOpSpan, NoOpSpan):  # type: ignore[misc]  # MLflow's
 
 
 # What apps and their logs see of the classes' names is as it was.
-LightSpan.__name__ = LiveSpan.__name__
+LightSpan.__name__ = LightStartSpan.__name__ = LiveSpan.__name__
 LightNoOpSpan.__name__ = MlflowNoOpSpan.__name__

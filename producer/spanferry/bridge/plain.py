@@ -25,8 +25,16 @@ from spanferry.bridge.traces import OPEN, BridgedTrace
 from spanferry.bridge.waiting import FlushQueue
 from spanferry.context import ForeignParent
 from spanferry.log import say_once
-from spanferry.trace_state import TraceFacts
-from spanferry_schemas import Attachment, SpanEvent, SpanLink, StatusCode, encode_span, mlflow_keys
+from spanferry.opening import new_trace
+from spanferry_schemas import (
+    Attachment,
+    SpanEvent,
+    SpanLink,
+    StatusCode,
+    TracePart,
+    encode_span,
+    mlflow_keys,
+)
 from spanferry_schemas import Span as WireSpan
 from spanferry_schemas.limits import SPAN_ID_BYTES, TRACE_ID_BYTES
 
@@ -147,7 +155,7 @@ def _take(span: OtelSpan, parent: Any) -> None:
     span._spanferry = foreign  # type: ignore[attr-defined]
     span._spanferry_root = is_local_root  # type: ignore[attr-defined]
     live.span_id_bytes = span_id  # type: ignore[attr-defined]
-    trace.opened(live)
+    trace.opened(cast("Any", live))
 
 
 def _open(trace_id: bytes, root: OtelSpan) -> BridgedTrace | None:
@@ -155,9 +163,9 @@ def _open(trace_id: bytes, root: OtelSpan) -> BridgedTrace | None:
     if outlet is None:
         return None
     if root.parent is not None:
-        return BridgedTrace(trace_id, outlet, TraceFacts(), remote=True)
+        return cast("BridgedTrace", new_trace(trace_id, outlet, TracePart(), remote=True))
     name = values.text(root.name)
-    facts = TraceFacts(tags={mlflow_keys.TAG_TRACE_NAME: name})
+    facts = TracePart(tags={mlflow_keys.TAG_TRACE_NAME: name})
     given = (root.attributes or {}).get(_EXPERIMENT_ID)
     if isinstance(given, str):
         facts.experiment_id = values.text(json.loads(given))
@@ -165,7 +173,7 @@ def _open(trace_id: bytes, root: OtelSpan) -> BridgedTrace | None:
         facts.experiment_id = outlet.settings.experiment_id
         facts.experiment = outlet.settings.experiment
     dress(facts, experiment_given=isinstance(given, str))
-    return BridgedTrace(trace_id, outlet, facts, remote=False)
+    return cast("BridgedTrace", new_trace(trace_id, outlet, facts, remote=False))
 
 
 def _hand_over(span: ReadableSpan) -> None:
@@ -186,11 +194,11 @@ def _hand_over(span: ReadableSpan) -> None:
         trace.attach(Attachment(attachment.id, values.text(attachment.content_type), data))
     error = wire.status is StatusCode.ERROR
     if not is_root:
-        trace.add(encoded, error=error)
+        trace.add(encoded, len(encoded), error=error)
         return
     tags = trace.facts.tags
     tags.setdefault(mlflow_keys.TAG_TRACE_NAME, wire.name)
-    trace.finish(encoded, error=error, duration_ns=wire.end_ns - wire.start_ns)
+    trace.finish(encoded, len(encoded), error=error, duration_ns=wire.end_ns - wire.start_ns)
 
 
 def _wire(span: ReadableSpan, span_id: bytes, live: LiveSpan) -> WireSpan:

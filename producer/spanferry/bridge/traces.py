@@ -1,7 +1,7 @@
 """The traces of this process as MLflow's own code may look them up while they are open."""
 # pyright: reportPrivateUsage=false
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from mlflow.entities import TraceInfo
 from mlflow.entities.trace_location import TraceLocation
@@ -16,8 +16,8 @@ from spanferry import values
 from spanferry.bridge import assessing
 from spanferry.bridge.ended import remember
 from spanferry.log import say_once
-from spanferry.parcel import Outlet
-from spanferry.trace_state import LiveTrace, TraceFacts
+from spanferry.parcel import SentSpan
+from spanferry.trace_state import LiveTrace, OpenedSpan
 from spanferry_schemas import TracePart, trace_id_text
 from spanferry_schemas import TraceState as WireState
 
@@ -81,31 +81,33 @@ class OpenTraces:
 OPEN: Final = OpenTraces()
 
 
-class BridgedTrace(LiveTrace):
+class BridgedTrace(LiveTrace, eq=False):
     """A trace whose spans, tags and metadata MLflow's own code can find and change."""
 
-    __slots__ = ("_held_max", "_view", "mlflow_id", "opened_ns", "prompts", "span_dict")
+    keeps_spans: ClassVar[bool] = True
 
-    def __init__(self, trace_id: bytes, outlet: Outlet, facts: TraceFacts, *, remote: bool) -> None:
-        super().__init__(trace_id, outlet, facts, remote=remote)
-        self.mlflow_id: str = trace_id_text(trace_id)
-        self.opened_ns: int = self._sent_ns
-        """When it was opened, by perf_counter_ns."""
-        self.prompts: list[Any] = []
-        """MLflow's PromptVersions that were loaded inside the trace."""
-        self._view: _Trace | None = None
-        self._held_max = SPANS_MAX
+    mlflow_id: str = ""
+    opened_ns: int = 0
+    """When it was opened, by perf_counter_ns."""
+    prompts: list[Any] = []
+    """MLflow's PromptVersions that were loaded inside the trace."""
+    span_dict: dict[str, Any] = {}
+    """Spans by their ids in hexadecimal digits, until the trace has ended."""
+    held_max: int = SPANS_MAX
+    made_view: Any = None
+
+    def __post_init__(self) -> None:
+        self.mlflow_id = trace_id_text(self.trace_id)
+        self.opened_ns = self.sent_ns
         known = OPEN.get(self.mlflow_id)
         if known is None:
-            self.span_dict: dict[str, Any] = {}
-            """Spans by their ids in hexadecimal digits, until the trace has ended."""
             OPEN.add(self)
         else:  # another part of the same trace, in the same process
             self.span_dict = known.span_dict
 
-    def opened(self, span: Any) -> None:
+    def opened(self, span: OpenedSpan) -> None:
         """A span has been started."""
-        next(self._spans)
+        next(self.spans)
         if self.ended:
             OPEN.add(self)
         self.span_dict[span.span_id_bytes.hex()] = span
@@ -113,25 +115,28 @@ class BridgedTrace(LiveTrace):
     @property
     def view(self) -> _Trace:
         """The trace as MLflow's trace manager gives it out; made when somebody asks."""
-        if self._view is None:
+        if self.made_view is None:
             info = LiveInfo(self)
-            self._view = _Trace(info, self.span_dict, self.prompts, is_remote_trace=self.remote)
-        return self._view
+            self.made_view = _Trace(info, self.span_dict, self.prompts, is_remote_trace=self.remote)
+        view: _Trace = self.made_view
+        return view
 
-    def finish(self, root: bytes, *, error: bool, duration_ns: int) -> None:
+    def finish(self, root: SentSpan, size: int, *, error: bool, duration_ns: int) -> None:
         """Hand over all there is, and forget it as soon as its last span has ended."""
-        super().finish(root, error=error, duration_ns=duration_ns)
-        if self._view is not None:
-            for assessment in self._view.info.assessments:
+        if self.made_view is not None:
+            self.facts = self._part() or self.facts
+        super().finish(root, size, error=error, duration_ns=duration_ns)
+        if self.made_view is not None:
+            for assessment in self.made_view.info.assessments:
                 assessing.send(self.mlflow_id, assessment)
         _set_last_active_trace_id(self.mlflow_id)
         remember(self.mlflow_id)
         self._release()
 
-    def add(self, span: bytes, *, error: bool) -> None:
+    def add(self, span: SentSpan, size: int, *, error: bool) -> None:
         """Take a span that has ended and is not the local root."""
-        super().add(span, error=error)
-        if self.ended or len(self.span_dict) > self._held_max:
+        super().add(span, size, error=error)
+        if self.ended or len(self.span_dict) > self.held_max:
             self._release()
 
     def _release(self) -> None:
@@ -142,17 +147,17 @@ class BridgedTrace(LiveTrace):
         """
         spans = {key: span for key, span in self.span_dict.copy().items() if not _has_ended(span)}
         self.span_dict = spans
-        self._held_max = max(SPANS_MAX, 2 * len(spans))  # many that are open cost no more
+        self.held_max = max(SPANS_MAX, 2 * len(spans))  # many that are open cost no more
         if spans or not self.ended:
-            if self._view is not None:
-                self._view.span_dict = spans
+            if self.made_view is not None:
+                self.made_view.span_dict = spans
         else:
-            self._view = None
+            self.made_view = None
             OPEN.remove(self)
 
     def _part(self) -> TracePart | None:
         part = super()._part()
-        if part is None or self._view is None:
+        if part is None or self.made_view is None:
             return part
         return replace(  # what MLflow's code has put there need not be text
             part,
