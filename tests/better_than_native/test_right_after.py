@@ -1,0 +1,66 @@
+"""What an app says about a trace right after the request: behind the trace, without a server."""
+
+import mlflow
+import pytest
+
+from tests.better_than_native.account import wait_until
+from tests.better_than_native.stub import stub_server
+
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(180)]
+
+MISSING = "RESOURCE_DOES_NOT_EXIST"
+
+
+def arrived(client, trace_id):
+    """The trace once all that was said of it is there."""
+    found = None
+
+    def is_whole():
+        nonlocal found
+        try:
+            found = client.get_trace(trace_id)
+        except mlflow.MlflowException:
+            return False
+        return len(found.info.assessments) == 2 and "reviewed" in found.info.tags
+
+    assert wait_until(is_whole, 60), found
+    return found
+
+
+def assert_whole(trace):
+    by_name = {one.name: one for one in trace.info.assessments}
+    assert by_name["helpful"].value is True
+    assert by_name["helpful"].rationale == "yes"
+    assert by_name["helpful"].source.source_id == "user-1"
+    assert by_name["expected"].value == {"answer": 42}
+    assert trace.info.tags["reviewed"] == "yes"
+    assert "passing" not in trace.info.tags
+    assert [span.name for span in trace.data.spans] == ["root"]
+
+
+def test_feedback_expectation_and_tags_right_after_the_request(native, line, note):
+    alone = native.run("right_after", native.new_experiment())
+    note(f"native: {alone['outcomes']}")
+    # Tags of a trace that MLflow still holds in memory are changed there, for at most 5 s.
+    assert alone["outcomes"]["feedback"] == alone["outcomes"]["expectation"] == MISSING
+
+    ferried = line.run("right_after", line.new_experiment())
+    assert set(ferried["outcomes"].values()) == {"ok"}
+    assert_whole(arrived(mlflow.MlflowClient(line.tracking_uri), ferried["trace_id"]))
+
+
+def test_the_request_path_asks_no_tracking_server(native, line, note):
+    with stub_server(hangs=False) as stub:
+        native.run(
+            "right_after", native.new_experiment(), tracking_uri=stub.uri, set_experiment=False
+        )
+        note(f"native: {len(stub.requests)} requests to the tracking server")
+        assert stub.requests
+
+    with stub_server(hangs=True) as stub:
+        ferried = line.run(
+            "right_after", line.new_experiment(), tracking_uri=stub.uri, set_experiment=False
+        )
+        assert set(ferried["outcomes"].values()) == {"ok"}
+        assert stub.requests == []
+    assert_whole(arrived(mlflow.MlflowClient(line.tracking_uri), ferried["trace_id"]))
