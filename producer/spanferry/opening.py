@@ -25,6 +25,7 @@ __all__ = [
     "Kinds",
     "complain_not_enabled",
     "install_kinds",
+    "is_silent",
     "makes_plain_spans",
     "new_trace",
     "not_started",
@@ -106,7 +107,7 @@ def open_span(  # noqa: PLR0913, PLR0917  a span has that many sides
     its name and type: that one is started instead of a new one.
     """
     try:
-        if RARE.scopes and _is_silent():
+        if RARE.scopes and is_silent():
             return NO_OP_SPAN
         around = current.get() if parent is None else parent
         if isinstance(around, NoOpSpan):
@@ -223,7 +224,8 @@ def new_trace(trace_id: bytes, outlet: Outlet, facts: TracePart, *, remote: bool
     )
 
 
-def _is_silent() -> bool:
+def is_silent() -> bool:
+    """Whether the app wants nothing recorded here."""
     inside = scope.get()
     if inside is not None and inside.enabled is False:
         return True

@@ -120,6 +120,11 @@ class start_span(Span):  # noqa: N801  MLflow's name
             self._token = current.set(span)
         return span
 
+    @property
+    def may_begin(self) -> bool:
+        """Whether it has not begun, and was given nothing but its name and type."""
+        return self._more is None and self._end_ns == _NOT_BEGUN
+
     def _is_of_its_kind(self) -> bool:
         """Whether it may be the span itself; otherwise it stands for one."""
         return makes_plain_spans()

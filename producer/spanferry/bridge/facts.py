@@ -1,18 +1,18 @@
 """What MLflow knows about a trace that starts: experiment, run, model, and the context's tags."""
 # pyright: reportPrivateUsage=false
 
+import sys
 from typing import Any
 
 from mlflow.environment_variables import MLFLOW_TRACE_EXTRACT_ATTACHMENTS
 from mlflow.tracing import provider
 from mlflow.tracing.context import _USER_TRACE_CONTEXT
-from mlflow.tracing.utils import _try_get_prediction_context
 from mlflow.tracking import fluent
 
 from spanferry import values
 from spanferry_schemas import TracePart, mlflow_keys
 
-__all__ = ["dress"]
+__all__ = ["dress", "prediction_context"]
 
 
 def dress(facts: TracePart, *, experiment_given: bool) -> None:
@@ -27,7 +27,7 @@ def dress(facts: TracePart, *, experiment_given: bool) -> None:
     metadata, tags = facts.metadata, facts.tags
     if run is not None:
         metadata[mlflow_keys.METADATA_SOURCE_RUN] = run.info.run_id
-    prediction = _try_get_prediction_context()
+    prediction = prediction_context()
     model_id = fluent._get_active_model_id_global()
     if not model_id and prediction is not None:
         model_id = prediction.model_id
@@ -43,6 +43,12 @@ def dress(facts: TracePart, *, experiment_given: bool) -> None:
         _put(tags, context.tags)
         if name is not None:
             tags[mlflow_keys.TAG_TRACE_NAME] = name
+
+
+def prediction_context() -> Any | None:
+    """What MLflow's pyfunc is doing here; None in an app of one's own."""
+    module = sys.modules.get("mlflow.pyfunc.context")
+    return None if module is None else module._PREDICTION_REQUEST_CTX.get()
 
 
 def _choose_experiment(facts: TracePart, run: Any) -> None:

@@ -17,9 +17,9 @@ from spanferry import propagation, tracing
 from spanferry.arguments import Arguments
 from spanferry.bridge.gate import GATE, ratio_here
 from spanferry.bridge.light import LightNoOpSpan, LightStartSpan, LiveWords
-from spanferry.context import Current, ForeignParent, RemoteParent, current, leave
+from spanferry.context import ForeignParent, RemoteParent, current, leave
 from spanferry.entities import nanoseconds_of
-from spanferry.opening import open_span
+from spanferry.opening import is_silent, open_span
 from spanferry.spans import NO_OP_SPAN, Span
 
 __all__ = ["MLFLOWS", "REPLACEMENTS"]
@@ -45,7 +45,11 @@ class start_span(LightStartSpan, contextlib.ContextDecorator):  # noqa: N801  ML
 
     def __enter__(self) -> Any:
         self._mlflows: Any = None
-        around = current.get()
+        around: Any = current.get()
+        if isinstance(around, LiveWords) and self.may_begin and GATE.is_light() and not is_silent():
+            self.begin(around.trace, around.span_id_bytes, None, False)
+            self._token = current.set(self)
+            return self
         if not _light_under(around):
             self._mlflows = MLFLOWS.start_span(*self._given())
             return self._mlflows.__enter__()
@@ -72,7 +76,7 @@ class start_span(LightStartSpan, contextlib.ContextDecorator):  # noqa: N801  ML
 start_span.__name__ = LightStartSpan.__name__
 
 
-def _light_under(around: Current) -> bool:
+def _light_under(around: object) -> bool:
     """Whether a new span there may be a light one."""
     if isinstance(around, LiveWords):
         return GATE.is_light()

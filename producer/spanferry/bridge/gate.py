@@ -14,6 +14,7 @@ from mlflow.tracing.sampling import _SAMPLING_RATIO_OVERRIDE
 from mlflow.tracing.utils import maybe_get_request_id
 from opentelemetry.sdk.trace import TracerProvider
 
+from spanferry.bridge.facts import prediction_context
 from spanferry.bridge.plain import BridgedProcessor
 
 __all__ = ["GATE", "Gate", "disabled_here", "ratio_here"]
@@ -58,7 +59,9 @@ class Gate:
             or self._holder._span_processors is not self._processors
         ):
             self._look()
-        return self._is_light and not maybe_get_request_id(is_evaluate=True)
+        if not self._is_light:
+            return False
+        return prediction_context() is None or not maybe_get_request_id(is_evaluate=True)
 
     def forget(self) -> None:
         """The tracer provider is about to change."""

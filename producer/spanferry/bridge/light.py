@@ -17,6 +17,7 @@ from spanferry.bridge.otel_view import OtelView, no_op_otel_span, readable
 from spanferry.span_recorder import SpanRecorder
 from spanferry.spans import NoOpSpan, Span
 from spanferry.starting import start_span
+from spanferry.trace_state import LiveTrace
 from spanferry_schemas import mlflow_keys, trace_id_text
 
 __all__ = ["LightNoOpSpan", "LightSpan", "LightStartSpan", "LiveWords", "before_end"]
@@ -39,6 +40,8 @@ class LiveWords(SpanRecorder):
     """
 
     __slots__ = ()
+
+    trace: LiveTrace
 
     __class__: Any = property(lambda _: LiveSpan)  # pyright: ignore[reportIncompatibleMethodOverride]
 
