@@ -215,7 +215,10 @@ def flush(timeout_s: float = _FLUSH_TIMEOUT_S) -> bool:
     Returns False where `timeout_s` was not enough; nothing is dropped then.
     """
     client = _client
-    return client.flush(timeout_s) if client is not None else True
+    if client is None:
+        return True
+    bridge.hand_over_what_has_ended()
+    return client.flush(timeout_s)
 
 
 def stats() -> Stats:

@@ -228,7 +228,7 @@ class Span(SpanRecorder):
 
 
 def _type_text(span_type: object) -> str:
-    return SpanType.UNKNOWN if span_type is None else values.text(span_type)
+    return "" if span_type is None else values.text(span_type)
 
 
 class NoOpSpan(Span):

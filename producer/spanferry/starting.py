@@ -13,8 +13,6 @@ from spanferry.spans import NO_OP_SPAN, Span
 
 __all__ = ["start_span"]
 
-_UNKNOWN: Final = SpanType.UNKNOWN
-
 _NOT_BEGUN: Final = 0
 """The end of a span that has not begun: it takes nothing yet."""
 
@@ -41,7 +39,7 @@ class start_span(Span):  # noqa: N801  MLflow's name
         description: str | None = None,
     ) -> None:
         self._name = name
-        self._span_type = _UNKNOWN if span_type is None else span_type
+        self._span_type: Any = span_type
         self._end_ns = _NOT_BEGUN
         self._token: CurrentToken | None = None
         self._other: Span | None = None

@@ -10,6 +10,7 @@ from mlflow.tracing.provider import get_bridged_tracer_provider
 from opentelemetry import trace as otel
 
 import spanferry
+from spanferry import bridge
 from spanferry.testing import CapturedTrace, capture
 
 
@@ -195,3 +196,15 @@ def test_what_mlflow_silences_is_silent_for_both(captured: capture) -> None:
             none.set_inputs(1)
     [trace] = captured.traces
     assert tree(trace) == {"a": None} | ({} if captured.settings.accelerate else {"d": "a"})
+
+
+def test_a_flush_hands_over_what_has_ended_of_an_open_trace(captured: capture) -> None:
+    with mlflow.start_span("root"):
+        with mlflow.start_span("step"):
+            pass
+        bridge.hand_over_what_has_ended()
+        [trace] = captured.traces
+        assert [span.name for span in trace.spans] == ["step"]
+        assert not trace.complete
+    [trace] = captured.traces
+    assert trace.complete

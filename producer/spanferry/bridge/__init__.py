@@ -4,6 +4,6 @@
 has imported MLflow.
 """
 
-from spanferry.bridge.arrival import switch_off, switch_on
+from spanferry.bridge.arrival import hand_over_what_has_ended, switch_off, switch_on
 
-__all__ = ["switch_off", "switch_on"]
+__all__ = ["hand_over_what_has_ended", "switch_off", "switch_on"]

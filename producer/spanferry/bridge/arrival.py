@@ -11,7 +11,7 @@ from typing import Final, Protocol, cast
 
 from spanferry.log import say_once
 
-__all__ = ["switch_off", "switch_on"]
+__all__ = ["hand_over_what_has_ended", "switch_off", "switch_on"]
 
 _MLFLOW: Final = "mlflow"
 _INSTALLING: Final = "spanferry.bridge.installing"
@@ -22,6 +22,7 @@ class _Installing(Protocol):
 
     def install(self, *, accelerate: bool) -> None: ...
     def uninstall(self) -> None: ...
+    def hand_over_what_has_ended(self) -> None: ...
 
 
 _wanted: bool | None = None
@@ -46,6 +47,12 @@ def switch_off() -> None:
         sys.meta_path.remove(_finder)
     if _INSTALLING in sys.modules:
         _attempt(lambda bridge: bridge.uninstall())
+
+
+def hand_over_what_has_ended() -> None:
+    """Hand over the spans that have ended of traces that go on. Never raises."""
+    if _INSTALLING in sys.modules:
+        _attempt(lambda bridge: bridge.hand_over_what_has_ended())
 
 
 def _is_loaded() -> bool:

@@ -22,11 +22,11 @@ from spanferry.bridge.manager import BridgedTraceManager
 from spanferry.bridge.plain import BridgedProcessor
 from spanferry.bridge.runtime_context import BridgedContext
 from spanferry.bridge.timeouts import Timeouts
-from spanferry.bridge.traces import BridgedTrace
+from spanferry.bridge.traces import OPEN, BridgedTrace
 from spanferry.bridge.versions import check_version
 from spanferry.log import logger
 
-__all__ = ["install", "uninstall"]
+__all__ = ["hand_over_what_has_ended", "install", "uninstall"]
 
 _KINDS: Final = opening.Kinds(LightSpan, LightNoOpSpan, BridgedTrace, dress, disabled_here)
 
@@ -98,6 +98,12 @@ def uninstall() -> None:
     spans.install_before_end(None)
     _leave_the_provider()
     _changes.take_back()
+
+
+def hand_over_what_has_ended() -> None:
+    """Hand over the spans that have ended of traces that go on."""
+    for trace in OPEN.all():
+        trace.hand_over_what_has_ended()
 
 
 def _change_the_provider() -> tuple[Any, Any]:

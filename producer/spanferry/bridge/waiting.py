@@ -10,7 +10,6 @@ from mlflow.tracing.client import TracingClient
 
 from spanferry import client
 from spanferry.bridge.ended import take_unseen
-from spanferry.bridge.traces import OPEN
 from spanferry.log import logger
 
 __all__ = ["FlushQueue", "when_stored"]
@@ -46,8 +45,6 @@ class FlushQueue:
 
     def flush(self, terminate: bool = False) -> None:
         """Wait until the traces that have ended can be read from MLflow; says what is left."""
-        for trace in OPEN.all():
-            trace.hand_over_what_has_ended()
         queue = getattr(self._mlflows_exporter(), "_async_queue", None)
         if queue is not None:
             queue.flush(terminate=terminate)
