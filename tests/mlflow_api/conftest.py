@@ -1,5 +1,6 @@
 """All runs of the programs, once for all tests that look at them."""
 
+import subprocess
 import uuid
 
 import pytest
@@ -30,4 +31,8 @@ def runs(kafka: KafkaServer, postgres: PostgresServer) -> dict[tuple[str, str], 
             group=name,
             options=(*QUICK_SESSION, *IMPATIENT),
         ) as worker:
-            return run_all(place, worker)
+            try:
+                return run_all(place, worker)
+            except (AssertionError, subprocess.SubprocessError) as error:
+                # Once for every test: without the traceback, which takes a second to show.
+                pytest.fail(f"{error}\n{worker.log_tail()}", pytrace=False)

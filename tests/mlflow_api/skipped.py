@@ -38,4 +38,3 @@ SKIPPED: dict[str, str] = {
     "groq_chat": "needs groq",
     "pydantic_ai_agent": "needs pydantic_ai",
 }
-"""By program: why."""
