@@ -46,9 +46,9 @@ class LiveWords(SpanRecorder):
     __class__: Any = property(lambda _: LiveSpan)  # pyright: ignore[reportIncompatibleMethodOverride]
 
     __iter__ = None
-    __getitem__ = MlflowSpan.__getitem__
+    __getitem__: Any = getattr(LiveSpan, "__getitem__", None)  # since 3.17, as the next
+    __deepcopy__: Any = getattr(LiveSpan, "__deepcopy__", None)
     __reduce__ = LiveSpan.__reduce__
-    __deepcopy__ = LiveSpan.__deepcopy__
 
     @property
     def _attachments(self) -> dict[str, Any]:
