@@ -13,6 +13,15 @@ from spanferry.spans import NO_OP_SPAN, Span
 
 __all__ = ["start_span"]
 
+_MORE: Final = (
+    "attributes",
+    "trace_destination",
+    "log_level",
+    "run_id",
+    "links",
+    "description",
+)
+
 _NOT_BEGUN: Final = 0
 """The end of a span that has not begun: it takes nothing yet."""
 
@@ -127,6 +136,8 @@ class start_span(Span):  # noqa: N801  MLflow's name
         """Whether it may be the span itself; otherwise it stands for one."""
         return makes_plain_spans()
 
-    def _given(self) -> tuple[Any, ...]:
-        """What it was made with, in the order of the parameters."""
-        return (self._name, self._span_type, *(self._more or (None,) * 6))
+    def _given(self) -> dict[str, Any]:
+        """What it was made with, by name; without what was left out, which not every MLflow knows."""
+        more = zip(_MORE, self._more or (), strict=False)
+        named = {key: value for key, value in more if value is not None}
+        return {"name": self._name, "span_type": self._span_type, **named}

@@ -103,6 +103,32 @@ INTENDED: tuple[Intended, ...] = (
         places="traces/.*/bytes",
     ),
     Intended(
+        "Spans that have ended of a trace that goes on are stored with the trace's name, user, source "
+        "and the like. MLflow stores the spans alone.",
+        ("root_that_never_ends",),
+        places="traces/.*",
+    ),
+    Intended(
+        "A span that starts when the root of its trace has ended belongs to the trace. Older MLflows "
+        "drop it.",
+        ("ended_explicitly_and_twice", "child_starts_after_its_root_ended"),
+        places="traces/.*",
+        native="(?!None).*",
+        always=False,
+    ),
+    Intended(
+        "Ending a trace a second time has no effect. Older MLflows raise MlflowException.",
+        ("client_does_wrong",),
+        places=r"returned\[0\]\[5\]",
+        always=False,
+    ),
+    Intended(
+        "Tokens are added up as the worker's MLflow does it, not as the app's.",
+        ("token_usage_rolled_up",),
+        places="traces/.*/mlflow.trace.tokenUsage",
+        always=False,
+    ),
+    Intended(
         "The duration of a trace is its root's. Where other spans end later, or where a trace is "
         "added to another, MLflow's depends on which of its writes comes last.",
         ("*",),
@@ -143,6 +169,29 @@ INTENDED: tuple[Intended, ...] = (
         "error of its `__str__` instead.",
         ("error_without_words",),
         LIGHT,
+    ),
+    Intended(
+        "An error that is recorded as a text is of the type `Exception`, also where an older MLflow "
+        "says `str`.",
+        ("record_exception", "log_levels"),
+        LIGHT,
+        places=r"traces/.*/status\[1\]",
+        native="'str: .*",
+        always=False,
+    ),
+    Intended(
+        "`MLFLOW_TRACE_MAX_ATTACHMENT_SIZE` counts where base64 is taken out of inputs and outputs: "
+        "in the worker. For explicit attachments the app's counts.",
+        ("files_that_are_too_large",),
+        LIGHT,
+        places="traces/.*",
+    ),
+    Intended(
+        "Fields of dataclasses that an instance does not hold itself (defaults that stand in the "
+        "class) are left out.",
+        ("pydantic_ai_agent",),
+        LIGHT,
+        places="traces/.*",
     ),
     Intended(
         "The headers for another service include `tracestate`: by it the worker knows how many "

@@ -51,7 +51,7 @@ class start_span(LightStartSpan, contextlib.ContextDecorator):  # noqa: N801  ML
             self._token = current.set(self)
             return self
         if not _light_under(around):
-            self._mlflows = MLFLOWS.start_span(*self._given())
+            self._mlflows = MLFLOWS.start_span(**self._given())
             return self._mlflows.__enter__()
         span = self._enter(ratio_here() if around is None else None)
         return MlflowNoOpSpan() if span is NO_OP_SPAN else span
@@ -70,7 +70,7 @@ class start_span(LightStartSpan, contextlib.ContextDecorator):  # noqa: N801  ML
 
     def _recreate_cm(self) -> "start_span":
         """A decorator enters anew for every call."""
-        return type(self)(*self._given())
+        return type(self)(**self._given())
 
 
 start_span.__name__ = LightStartSpan.__name__
@@ -107,6 +107,7 @@ def start_span_no_context(  # noqa: PLR0913, PLR0917  MLflow's signature
         parent = getattr(parent_span._span, "_spanferry", None)
     around = current.get() if parent is None else parent
     if not _light_under(around) or (parent is None and parent_span is not None):
+        newer = {"log_level": log_level, "links": links, "description": description}
         return MLFLOWS.start_span_no_context(
             name,
             span_type,
@@ -117,9 +118,7 @@ def start_span_no_context(  # noqa: PLR0913, PLR0917  MLflow's signature
             metadata,
             experiment_id,
             start_time_ns,
-            log_level,
-            links,
-            description,
+            **{key: value for key, value in newer.items() if value is not None},
         )
     start_ns = None if start_time_ns is None else nanoseconds_of(start_time_ns)
     ratio = ratio_here() if around is None else None

@@ -3,7 +3,7 @@
 # MLflow's enums and entities are not spanferry's, though they have the same members.
 # pyright: reportIncompatibleMethodOverride=false
 
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from mlflow.entities import Link, LiveSpan, SpanEvent, SpanLogLevel, SpanStatus
 from mlflow.entities import NoOpSpan as MlflowNoOpSpan
@@ -22,6 +22,9 @@ from spanferry_schemas import mlflow_keys, trace_id_text
 
 __all__ = ["LightNoOpSpan", "LightSpan", "LightStartSpan", "LiveWords", "before_end"]
 
+_NOT_WHILE_OPEN: Final = (
+    "'LiveSpan' cannot be {} while active. Call `span.to_immutable_span()` to {}."
+)
 _Event: Final[Any] = SpanEvent  # their base declares an abstract method that is never used
 _Link: Final[Any] = Link
 
@@ -46,9 +49,13 @@ class LiveWords(SpanRecorder):
     __class__: Any = property(lambda _: LiveSpan)  # pyright: ignore[reportIncompatibleMethodOverride]
 
     __iter__ = None
-    __getitem__: Any = getattr(LiveSpan, "__getitem__", None)  # since 3.17, as the next
-    __deepcopy__: Any = getattr(LiveSpan, "__deepcopy__", None)
-    __reduce__ = LiveSpan.__reduce__
+    __getitem__: Any = getattr(LiveSpan, "__getitem__", None)  # MLflow has it since 3.17
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(_NOT_WHILE_OPEN.format("pickled", "serialize finished span data"))
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        raise TypeError(_NOT_WHILE_OPEN.format("deepcopied", "copy finished span data"))
 
     @property
     def _attachments(self) -> dict[str, Any]:
