@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 from spanferry import values
 from spanferry.log import say_once
 from spanferry.rare import RARE
+from spanferry.texts import usable_texts
 
 __all__ = [
     "NAME_REFUSES",
@@ -80,7 +81,7 @@ def set_active_model(
     model = ActiveModel(
         None if name is None else values.text(name),
         None if model_id is None else values.text(model_id),
-        {} if params is None else _texts(params),
+        usable_texts(params, "a model's params are"),
     )
     if not model.name and model.model_id is None:
         say_once("active-model", "set_active_model needs a name or a model_id: nothing is changed")
@@ -109,11 +110,3 @@ def clear_active_model() -> None:
 def get_active_model() -> ActiveModel | None:
     """The model of a trace that starts here and now."""
     return _here.get() or _anywhere
-
-
-def _texts(params: Mapping[Any, Any]) -> dict[str, str]:
-    try:
-        return {values.text(key): values.text(value) for key, value in params.items()}
-    except Exception as error:  # noqa: BLE001  whatever a user's mapping does
-        say_once("model-params", "a model's params are left out: %s", values.text(error))
-        return {}

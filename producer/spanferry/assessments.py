@@ -24,7 +24,6 @@ __all__ = [
     "SourceLike",
     "Target",
     "error_of",
-    "metadata_of",
     "send",
     "source_of",
     "target_of",
@@ -180,14 +179,6 @@ def _representation(error: Exception) -> str:
         return values.clean(repr(error))
     except Exception:  # noqa: BLE001  whatever a user's exception does
         return ""
-
-
-def metadata_of(metadata: Mapping[str, Any] | None) -> dict[str, str]:
-    try:
-        return {values.text(key): values.text(value) for key, value in (metadata or {}).items()}
-    except Exception as error:  # noqa: BLE001  whatever a user's mapping does
-        say_once("metadata", "an assessment's metadata is left out: %s", values.text(error))
-        return {}
 
 
 def send(assessment: Assessment) -> Assessment | None:

@@ -12,16 +12,18 @@ from spanferry.assessments import (
     SourceLike,
     Target,
     error_of,
-    metadata_of,
     send,
     source_of,
     target_of,
 )
 from spanferry.log import say_once
 from spanferry.process import new_assessment_id
+from spanferry.texts import usable_texts
 from spanferry_schemas import Assessment, AssessmentKind, mlflow_keys
 
 __all__ = ["log_assessment", "log_expectation", "log_feedback", "override_feedback"]
+
+_METADATA: Final = "an assessment's metadata is"
 
 _DEFAULT_SOURCES: Final = {
     AssessmentKind.FEEDBACK: AssessmentSourceType.CODE,
@@ -158,7 +160,7 @@ def _log_entity(
         return None
     if trace_id is None and client_request_id is None:
         trace_id = getattr(given, "trace_id", None)
-    metadata = metadata_of(given.metadata)
+    metadata = usable_texts(given.metadata, _METADATA)
     run_id = getattr(given, "run_id", None)
     if run_id is not None:
         metadata.setdefault(mlflow_keys.ASSESSMENT_METADATA_RUN, values.text(run_id))
@@ -172,7 +174,7 @@ def _log_entity(
         given.source,
         metadata,
         name=values.text(given.name),
-        value=values.encode(given.value),
+        value=values.encode(_value(given)),
         created_ns=created_ms * 1_000_000 if type(created_ms) is int else time_ns(),
         rationale=_text(getattr(given, "rationale", None)),
         error=None if error is None else error_of(error),
@@ -199,7 +201,7 @@ def _log(
             span_id=target.span_id,
             source_type=source_type,
             source_id=source_id,
-            metadata=metadata_of(metadata),
+            metadata=usable_texts(metadata, _METADATA),
             name=words["name"],
             value=words["value"],
             created_ns=words.get("created_ns") or time_ns(),
@@ -208,6 +210,14 @@ def _log(
             overrides=words.get("overrides"),
         )
     )
+
+
+def _value(given: AssessmentLike) -> Any:
+    """What is said. MLflow's base class holds it one level deeper than its Feedback shows it."""
+    if hasattr(given, "value"):
+        return given.value
+    kept = getattr(given, "expectation", None) or getattr(given, "feedback", None)
+    return None if kept is None else kept.value
 
 
 def _text(given: object) -> str | None:

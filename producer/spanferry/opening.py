@@ -20,6 +20,7 @@ from spanferry.spans import NO_OP_SPAN, NoOpSpan, Span
 from spanferry.trace_state import LiveTrace
 from spanferry.values import text
 from spanferry_schemas import TracePart, mlflow_keys
+from spanferry_schemas.limits import TRACE_ID_BYTES
 
 __all__ = [
     "Kinds",
@@ -140,29 +141,28 @@ def open_root(  # noqa: C901, PLR0913, PLR0917  as open_span, and in one piece: 
     if outlet is None:
         complain_not_enabled()
         return NO_OP_SPAN
-    if remote is not None:
-        if not remote.sampled:
-            return _kinds.no_op(remote.trace_id, remote.span_id)
-        trace = new_trace(remote.trace_id, outlet, TracePart(), remote=True)
-        return _root(trace, remote.span_id, name, span_type, start_ns, into)
     defaults = _defaults
     if defaults is None or defaults.outlet is not outlet:
         defaults = _defaults_of(outlet)
-    trace_id = (random_bits(128) or 1).to_bytes(16, "big")
-    if ratio is None:
-        ratio = defaults.ratio
-    if ratio < 1.0 and not _sampled(trace_id, ratio):
-        return _kinds.no_op(trace_id, new_span_id())
-    own_name = name if type(name) is str and name.isascii() else text(name)
-    facts = TracePart(
-        defaults.experiment_id, defaults.experiment, tags={mlflow_keys.TAG_TRACE_NAME: own_name}
-    )
-    if experiment_id is not None:
-        facts.experiment_id, facts.experiment = text(experiment_id), None
-    if RARE.models or RARE.scopes or defaults.model_id is not None:
-        _dress(facts, defaults.model_id, experiment_given=experiment_id is not None)
+    parent_id: bytes | None = None
+    if remote is None:
+        trace_id = (random_bits(128) or 1).to_bytes(TRACE_ID_BYTES, "big")
+        if ratio is None:
+            ratio = defaults.ratio
+        if ratio < 1.0 and not _sampled(trace_id, ratio):
+            return _kinds.no_op(trace_id, new_span_id())
+        tags = {mlflow_keys.TAG_TRACE_NAME: text(name)}
+        facts = TracePart(defaults.experiment_id, defaults.experiment, tags=tags)
+        if experiment_id is not None:
+            facts.experiment_id, facts.experiment = text(experiment_id), None
+        if RARE.models or RARE.scopes or defaults.model_id is not None:
+            _dress(facts, defaults.model_id, experiment_given=experiment_id is not None)
+    elif remote.sampled:
+        trace_id, parent_id, facts = remote.trace_id, remote.span_id, TracePart()
+    else:
+        return _kinds.no_op(remote.trace_id, remote.span_id)
     opened_ns = perf_counter_ns()
-    trace = _trace_kind(
+    trace = _trace_kind(  # as `new_trace` does, without the call
         trace_id,
         outlet,
         facts,
@@ -170,14 +170,14 @@ def open_root(  # noqa: C901, PLR0913, PLR0917  as open_span, and in one piece: 
         opened_ns,
         defaults.fragment_bytes,
         defaults.fragment_age_ns,
-        False,
+        remote is not None,
         PROCESS.forks,
     )
     if into is None:
-        into = _span_kind(trace, None, name, span_type, start_ns, True)
+        into = _span_kind(trace, parent_id, name, span_type, start_ns, True)
     else:
-        into.begin(trace, None, start_ns, True)
-    if experiment_id is not None:
+        into.begin(trace, parent_id, start_ns, True)
+    if experiment_id is not None and remote is None:
         into.set_attribute(_EXPERIMENT_ID, experiment_id)
     return into
 
@@ -191,20 +191,6 @@ def not_started(error: Exception) -> NoOpSpan:
 def makes_plain_spans() -> bool:
     """Whether the spans made here are spanferry's own, and no others stand for them."""
     return _span_kind is Span
-
-
-def _root(
-    trace: LiveTrace,
-    parent_id: bytes | None,
-    name: str,
-    span_type: str,
-    start_ns: int | None,
-    into: Span | None,
-) -> Span:
-    if into is None:
-        return _span_kind(trace, parent_id, name, span_type, start_ns, True)
-    into.begin(trace, parent_id, start_ns, True)
-    return into
 
 
 def new_trace(trace_id: bytes, outlet: Outlet, facts: TracePart, *, remote: bool) -> LiveTrace:

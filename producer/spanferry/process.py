@@ -4,9 +4,9 @@ import os
 import random
 from typing import Final
 
-from spanferry_schemas.limits import SPAN_ID_BYTES, TRACE_ID_BYTES
+from spanferry_schemas.limits import SPAN_ID_BYTES
 
-__all__ = ["PROCESS", "new_assessment_id", "new_span_id", "new_trace_id", "random_bits"]
+__all__ = ["PROCESS", "new_assessment_id", "new_span_id", "random_bits"]
 
 _random: Final = random.Random()  # noqa: S311  ids, not secrets
 random_bits: Final = _random.getrandbits
@@ -24,11 +24,6 @@ class _Process:
 
 
 PROCESS: Final = _Process()
-
-
-def new_trace_id() -> bytes:
-    """16 random bytes, not all zero."""
-    return (random_bits(128) or 1).to_bytes(TRACE_ID_BYTES, "big")
 
 
 def new_span_id() -> bytes:

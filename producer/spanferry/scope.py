@@ -3,13 +3,13 @@
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
 from spanferry import values
-from spanferry.log import say_once
 from spanferry.rare import RARE
+from spanferry.texts import usable_texts
 from spanferry_schemas import TracePart, mlflow_keys
 
 __all__ = ["Scope", "context", "scope"]
@@ -48,7 +48,7 @@ def context(
     is recorded inside, spans under one that is already open included; None leaves that as it is
     around. A trace that is open already is not changed: see `update_current_trace`.
     """
-    own = _texts("metadata", metadata)
+    own = usable_texts(metadata, "the context's metadata are")
     if session_id is not None:
         own[mlflow_keys.METADATA_SESSION] = values.text(session_id)
     if user is not None:
@@ -56,7 +56,7 @@ def context(
     around = scope.get() or Scope()
     inside = Scope(
         {**around.metadata, **own},
-        {**around.tags, **_texts("tags", tags)},
+        {**around.tags, **usable_texts(tags, "the context's tags are")},
         around.enabled if enabled is None else enabled,
     )
     RARE.scopes = True
@@ -66,11 +66,3 @@ def context(
     finally:
         with suppress(ValueError, RuntimeError):  # left in another context than it was entered in
             scope.reset(token)
-
-
-def _texts(what: str, given: Mapping[Any, Any] | None) -> dict[str, str]:
-    try:
-        return {values.text(key): values.text(value) for key, value in (given or {}).items()}
-    except Exception as error:  # noqa: BLE001  whatever a user's mapping does
-        say_once(f"scope-{what}", "the context's %s are left out: %s", what, values.text(error))
-        return {}

@@ -66,10 +66,9 @@ class start_span(Span):  # noqa: N801  MLflow's name
     def __enter__(self) -> Span:
         if self._more is not None or RARE.scopes or self._end_ns != _NOT_BEGUN:
             return self._enter(None)
+        # What `open_span` does in the two cases that most are.
         around = current.get()
-        if (
-            around is None
-        ):  # here and below what `open_span` does in these two cases, which most are
+        if around is None:
             try:
                 span = open_root(self._name, self._span_type, None, into=self)
             except Exception as error:  # noqa: BLE001  the app must not see our troubles

@@ -141,16 +141,16 @@ def update_current_trace(  # noqa: C901, PLR0913, PLR0917  MLflow's signature
         if metadata is not None:
             _add_texts(trace, "metadata", metadata)
         if session_id is not None:
-            facts.metadata[_SESSION] = session = _text(session_id)
+            facts.metadata[_SESSION] = session = values.text(session_id)
             trace.pending_bytes += len(session)
         if user is not None:
-            facts.metadata[_USER] = own_user = _text(user)
+            facts.metadata[_USER] = own_user = values.text(user)
             trace.pending_bytes += len(own_user)
         if model_id:
             facts.metadata[mlflow_keys.METADATA_MODEL_ID] = values.text(model_id)
             facts.active_model, facts.model_params = None, {}
         if client_request_id is not None:
-            facts.client_request_id = _text(client_request_id)
+            facts.client_request_id = values.text(client_request_id)
         if request_preview is not None or response_preview is not None or state is not None:
             _show(trace, request_preview, response_preview, state)
     except Exception as error:  # noqa: BLE001  whatever a user's object does
@@ -172,17 +172,13 @@ def _add_texts(
         say_once(f"texts-{what}", "%s must be a dict, %s is left out", what, type(given))
         return
     for key, value in pairs:
-        own_key, own_text = _text(key), _text(value)
+        own_key, own_text = values.text(key), values.text(value)
         if not issubclass(type(value), str):
             say_once(f"text-{what}", "values of %s are stored as text: %s", what, own_key)
         if own_key not in leave_out:
             kept[own_key] = own_text
             trace.pending_bytes += len(own_key) + len(own_text)
     trace.changed = True
-
-
-def _text(value: object) -> str:
-    return value if type(value) is str and value.isascii() else values.text(value)
 
 
 def _show(

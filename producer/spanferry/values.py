@@ -83,7 +83,7 @@ def decode(encoded: bytes) -> Any:
 def text(value: object) -> str:
     """str(value), else its repr, else a note; always encodable in UTF-8."""
     if type(value) is str:
-        return clean(value)
+        return value if value.isascii() else clean(value)
     try:
         return clean(str.__str__(str(value)))
     except Exception:  # noqa: BLE001  whatever a user's value does

@@ -6,7 +6,6 @@ import pytest
 
 from tests.mlflow_api.comparison import differences
 from tests.mlflow_api.intended import INTENDED, as_markdown, reason_for
-from tests.mlflow_api.open_differences import OPEN
 from tests.mlflow_api.registry import load_programs
 from tests.mlflow_api.runs import INSTALLED_MLFLOW, MODES, VERSIONS, Run
 from tests.mlflow_api.skipped import SKIPPED
@@ -16,15 +15,9 @@ pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(900)]
 PAGE = Path(__file__).parents[2] / "docs" / "mlflow-differences.md"
 
 
-def marks_of(mode: str, program: str) -> list[pytest.MarkDecorator]:
-    """What is known to be wrong must be wrong."""
-    reason = OPEN.get((mode, program))
-    return [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
-
-
 PROGRAMS = list(load_programs())
 CASES = [
-    pytest.param(version, mode, program, marks=marks_of(mode, program))
+    (version, mode, program)
     for version in VERSIONS
     for mode in MODES
     for program in PROGRAMS

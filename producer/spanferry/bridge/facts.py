@@ -10,6 +10,7 @@ from mlflow.tracing.context import _USER_TRACE_CONTEXT
 from mlflow.tracking import fluent
 
 from spanferry import values
+from spanferry.texts import texts_of
 from spanferry_schemas import TracePart, mlflow_keys
 
 __all__ = ["dress", "prediction_context"]
@@ -35,12 +36,12 @@ def dress(facts: TracePart, *, experiment_given: bool) -> None:
         metadata[mlflow_keys.METADATA_MODEL_ID] = model_id
         facts.active_model, facts.model_params = None, {}
     if prediction is not None and prediction.dependencies_schemas:
-        _put(tags, prediction.dependencies_schemas)
+        tags.update(texts_of(prediction.dependencies_schemas))
     context = _USER_TRACE_CONTEXT.get()
     if context is not None:
         name = tags.get(mlflow_keys.TAG_TRACE_NAME)
-        _put(metadata, context.metadata)
-        _put(tags, context.tags)
+        metadata.update(texts_of(context.metadata or {}))
+        tags.update(texts_of(context.tags or {}))
         if name is not None:
             tags[mlflow_keys.TAG_TRACE_NAME] = name
 
@@ -61,8 +62,3 @@ def _choose_experiment(facts: TracePart, run: Any) -> None:
         chosen = fluent._active_experiment_id
     if chosen is not None:
         facts.experiment_id = values.text(chosen)
-
-
-def _put(texts: dict[str, str], given: dict[str, Any] | None) -> None:
-    for key, value in (given or {}).items():
-        texts[values.text(key)] = values.text(value)

@@ -29,7 +29,6 @@ class BridgedTraceManager(InMemoryTraceManager):
         self.mlflows: MutableMapping[str, _Trace] = before._traces
         """Traces that MLflow exports itself, such as an evaluation's, and marks for remote ones."""
         self._traces: Any = _Table(self.mlflows)
-        _managers.append(self)
 
     def register_trace(
         self, otel_trace_id: int, trace_info: TraceInfo, is_remote_trace: bool = False
@@ -104,11 +103,9 @@ class _Table(MutableMapping[str, Any]):
         return len(OPEN) + len(self._mlflows)
 
 
-_managers: list[BridgedTraceManager] = []
-
-
 def _after_fork() -> None:
-    for manager in _managers:
+    manager = InMemoryTraceManager._instance
+    if isinstance(manager, BridgedTraceManager):
         manager.renew_lock()
 
 

@@ -17,6 +17,7 @@ from spanferry.bridge import assessing
 from spanferry.bridge.ended import remember
 from spanferry.log import say_once
 from spanferry.parcel import SentSpan
+from spanferry.texts import texts_of
 from spanferry.trace_state import LiveTrace, OpenedSpan
 from spanferry_schemas import TracePart, trace_id_text
 from spanferry_schemas import TraceState as WireState
@@ -161,8 +162,8 @@ class BridgedTrace(LiveTrace, eq=False):
             return part
         return replace(  # what MLflow's code has put there need not be text
             part,
-            tags={values.text(key): values.text(tag) for key, tag in part.tags.items()},
-            metadata={values.text(key): values.text(one) for key, one in part.metadata.items()},
+            tags=texts_of(part.tags),
+            metadata=texts_of(part.metadata),
             prompts=[(values.text(one.name), values.text(one.version)) for one in self.prompts],
         )
 
@@ -179,7 +180,7 @@ def _fact(name: str, doc: str) -> Any:
 
     def write(info: "LiveInfo", value: Any) -> None:
         if isinstance(value, dict):
-            value = {values.text(key): values.text(one) for key, one in value.items()}
+            value = texts_of(value)
         elif value is not None:
             value = values.text(value)
         setattr(info.trace.facts, name, value)
