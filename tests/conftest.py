@@ -23,6 +23,7 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 SERVICES = (KafkaServer, MlflowServer, PostgresServer, SpanferryWorker)
 OURS = ("SPANFERRY_", "MLFLOW_")
+OF_THE_RUN = {"SPANFERRY_TEST_KAFKA", "MLFLOW_DISABLE_TELEMETRY"}
 OUR_PACKAGES = ["spanferry", "spanferry_schemas", "spanferry_worker"]
 
 # The same examples in every run, so that a red run is red again; HYPOTHESIS_PROFILE=explore looks
@@ -34,9 +35,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests see no settings of the developer's shell, and MLflow reports its use to nobody."""
-    for name in list(os.environ):
-        if name.startswith(OURS) and name != "SPANFERRY_TEST_KAFKA":
-            del os.environ[name]
+    for name in settings_in_the_environment():
+        del os.environ[name]
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
@@ -72,6 +72,11 @@ def pytest_runtest_makereport(
     return report
 
 
+def settings_in_the_environment() -> list[str]:
+    """Variables that the app side, the worker or MLflow would read."""
+    return [name for name in os.environ if name.startswith(OURS) and name not in OF_THE_RUN]
+
+
 @contextlib.contextmanager
 def environment_restored() -> Iterator[None]:
     before = dict(os.environ)
@@ -83,7 +88,8 @@ def environment_restored() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def environment_of_the_module() -> Iterator[None]:
-    """What a module's fixtures set ends with it."""
+    """What a module's fixtures set ends with it; what a session's set would reach every test."""
+    assert not settings_in_the_environment(), "set by a fixture of the session"
     with environment_restored():
         yield
 

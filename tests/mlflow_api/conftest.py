@@ -5,6 +5,7 @@ import uuid
 
 import pytest
 
+from tests.conftest import environment_restored
 from tests.end_to_end.conftest import QUICK_SESSION
 from tests.mlflow_api.runs import Place, Run, run_all
 from tests.services.kafka import KafkaServer
@@ -22,7 +23,7 @@ def runs(kafka: KafkaServer, postgres: PostgresServer) -> dict[tuple[str, str], 
     name = f"mlflow-api-{uuid.uuid4().hex[:8]}"
     topic = kafka.create_topic(name, 4)
     # Several processes write at the same time, for which SQLite is not made.
-    with MlflowServer(postgres.new_database()) as server:
+    with environment_restored(), MlflowServer(postgres.new_database()) as server:
         place = Place(server.uri, server.backend_uri, kafka.bootstrap_servers, topic)
         with SpanferryWorker(
             bootstrap_servers=place.bootstrap_servers,
