@@ -7,7 +7,7 @@ from typing import Any, Final, Self
 
 from spanferry import values
 from spanferry.log import say_once
-from spanferry.rare import RARE
+from spanferry.process import PROCESS
 from spanferry.texts import usable_texts
 
 __all__ = [
@@ -38,7 +38,8 @@ class ActiveModel:
     def activate(self) -> None:
         """Active here, and wherever no other model has been made active."""
         global _anywhere
-        RARE.models = True
+        PROCESS.models = True
+        PROCESS.plain = False
         self._before, _anywhere = _anywhere, self
         self._token = _here.set(self)
 

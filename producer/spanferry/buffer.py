@@ -1,18 +1,21 @@
 """The byte-bounded buffer between the app's threads and the sender's."""
 
+import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from msgspec import Struct
 
-from spanferry.parcel import Parcel
+from spanferry.log import say_once
+from spanferry.parcel import Parcel, Waiting
 from spanferry.settings import DropPolicy
 
-__all__ = ["Buffer", "BufferCounts"]
+__all__ = ["Buffer", "BufferCounts", "LockedBuffer", "new_buffer"]
 
 
-class BufferCounts(Struct):
-    """Totals since the buffer was made. A trace is counted at the parcel that ends it.
+class BufferCounts(Struct, frozen=True):
+    """Totals since a buffer was made. A trace is counted at the parcel that ends it.
 
     At any moment: parcels == settled + dropped_full + dropped_oversize + what waits or is in flight
     (parcels dropped after they were taken are counted as settled here, and by the sender).
@@ -29,72 +32,147 @@ class Buffer:
     """First in, first out; bounded by the bytes that wait or are in flight.
 
     App threads call `put`; the sender's thread calls `take` and, once Kafka has acknowledged or the
-    sender gave up, `release`. Nothing but counting and an append happens under the lock. It is
-    re-entrant, so that a signal handler that traces cannot meet itself.
+    sender gave up, `release`. There is no lock that a fork or a signal handler could meet closed:
+    CPython with its interpreter lock changes threads, and runs signal handlers, between calls and at
+    the ends of loops only, so what is read, changed and written back here without a call in between
+    is one step. Where there is no such lock, `LockedBuffer` is the same with one of its own.
     """
+
+    __slots__ = (
+        "_bytes_max",
+        "_dropped_full",
+        "_dropped_oversize",
+        "_dropped_traces",
+        "_parcels",
+        "_policy",
+        "_put",
+        "_put_traces",
+        "_used",
+        "on_put",
+    )
 
     def __init__(self, bytes_max: int, policy: DropPolicy) -> None:
         self._bytes_max = bytes_max
         self._policy = policy
-        self._parcels: deque[Parcel] = deque()
+        self._parcels: deque[Waiting] = deque()
         self._used = 0
-        self._lock = threading.RLock()
-        self.counts = BufferCounts()
+        self._put = 0
+        self._put_traces = 0
+        self._dropped_full = 0
+        self._dropped_oversize = 0
+        self._dropped_traces = 0
+        self.on_put: Callable[[], None] | None = None
+        """Called after a `put` until it is set to None: starts who takes."""
 
     @property
     def used_bytes(self) -> int:
         """Bytes that wait or are in flight."""
         return self._used
 
+    @property
+    def counts(self) -> BufferCounts:
+        """What has come and gone."""
+        return BufferCounts(
+            self._put,
+            self._put_traces,
+            self._dropped_full,
+            self._dropped_oversize,
+            self._dropped_traces,
+        )
+
     def __len__(self) -> int:
         """Parcels that wait; those in flight are not among them."""
         return len(self._parcels)
 
-    def put(self, parcel: Parcel) -> bool:
-        """Append, or drop by policy and count. False where this parcel was dropped."""
-        counts = self.counts
-        size = parcel.size
-        with self._lock:
-            counts.parcels += 1
-            if parcel.end is not None:
-                counts.traces += 1
-            if size > self._bytes_max:
-                counts.dropped_oversize += 1
-                self._count_dropped_trace(parcel)
-                return False
-            if self._used + size > self._bytes_max and not self._make_room(size):
-                counts.dropped_full += 1
-                self._count_dropped_trace(parcel)
-                return False
-            self._used += size
-            self._parcels.append(parcel)
+    def put(self, waiting: Waiting) -> bool:
+        """Append, or drop by policy and count: False where this one was dropped. Never raises."""
+        self._put += 1
+        if waiting.ends_trace:
+            self._put_traces += 1
+        used = self._used + waiting.size
+        if used > self._bytes_max:
+            return self._put_into_full(waiting)
+        self._used = used
+        self._parcels.append(waiting)
+        if self.on_put is not None:
+            self._tell()
         return True
 
     def take(self) -> Parcel | None:
         """The oldest parcel, now the caller's until it is released; None where none waits."""
         try:
-            return self._parcels.popleft()
+            oldest = self._parcels.popleft()
         except IndexError:
             return None
+        return oldest.parcel()
 
     def release(self, size: int) -> None:
         """Parcels of `size` bytes together are acknowledged or given up: their room is free."""
-        with self._lock:
-            self._used -= size
+        self._used -= size
 
-    def _make_room(self, size: int) -> bool:
-        """Drop the oldest that wait until `size` fits. What is in flight cannot be called back."""
-        if self._policy is not DropPolicy.OLDEST:
+    def _put_into_full(self, waiting: Waiting) -> bool:
+        """Drop the oldest that wait until it fits. What is in flight cannot be called back."""
+        size, bytes_max = waiting.size, self._bytes_max
+        if size <= bytes_max and self._policy is DropPolicy.OLDEST:
+            while self._used + size > bytes_max:
+                try:
+                    oldest = self._parcels.popleft()
+                except IndexError:
+                    break
+                self._used -= oldest.size
+                self._drop(oldest)
+        used = self._used + size
+        if used > bytes_max:
+            self._drop(waiting)
             return False
-        while self._used + size > self._bytes_max:
-            oldest = self.take()
-            if oldest is None:
-                return False
-            self._used -= oldest.size
-            self.counts.dropped_full += 1
-            self._count_dropped_trace(oldest)
+        self._used = used
+        self._parcels.append(waiting)
         return True
 
-    def _count_dropped_trace(self, parcel: Parcel) -> None:
-        if parcel.end is not None:
-            self.counts.dropped_traces += 1
+    def _drop(self, waiting: Waiting) -> None:
+        dropped = waiting.parcel()  # lets go of its spans
+        if dropped.size > self._bytes_max:
+            self._dropped_oversize += 1
+        else:
+            self._dropped_full += 1
+        if waiting.ends_trace:
+            self._dropped_traces += 1
+        say_once(
+            "buffer-full",
+            "the buffer of %d bytes is full: traces are dropped and counted, see stats()",
+            self._bytes_max,
+        )
+
+    def _tell(self) -> None:
+        on_put = self.on_put
+        try:
+            if on_put is not None:
+                on_put()
+        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+            say_once("put", "the sender could not be started: %r", error)
+
+
+class LockedBuffer(Buffer):
+    """For an interpreter without a lock of its own."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, bytes_max: int, policy: DropPolicy) -> None:
+        super().__init__(bytes_max, policy)
+        self._lock = threading.RLock()  # re-entrant: a signal handler that traces meets itself
+
+    def put(self, waiting: Waiting) -> bool:
+        """As without the lock."""
+        with self._lock:
+            return super().put(waiting)
+
+    def release(self, size: int) -> None:
+        """As without the lock."""
+        with self._lock:
+            super().release(size)
+
+
+def new_buffer(bytes_max: int, policy: DropPolicy) -> Buffer:
+    """What this interpreter needs."""
+    has_lock: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
+    return Buffer(bytes_max, policy) if has_lock() else LockedBuffer(bytes_max, policy)

@@ -3,17 +3,18 @@
 import atexit
 import os
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Unpack
 
 from msgspec import Struct
 
 from spanferry import bridge, outlet, termination
-from spanferry.buffer import Buffer
-from spanferry.log import logger, say_once
-from spanferry.parcel import Parcel
+from spanferry.buffer import Buffer, new_buffer
+from spanferry.log import logger
 from spanferry.settings import Options, Settings, load_settings, switched_off
 
 if TYPE_CHECKING:
+    from spanferry.parcel import Waiting
     from spanferry.sender import Sender
 
 __all__ = ["Client", "Stats", "disable", "enable", "flush", "stats"]
@@ -61,28 +62,19 @@ class Client:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._inherited: list[Sender] = []
-        self._buffer = Buffer(settings.buffer_bytes, settings.drop)
-        self._sender = _new_sender(settings, self._buffer)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        self._buffer = new_buffer(self._settings.buffer_bytes, self._settings.drop)
+        self._sender = _new_sender(self._settings, self._buffer)
+        self._buffer.on_put = self._sender.start
+        self.put: Callable[[Waiting], bool] = self._buffer.put
+        """The buffer's own, because it runs at every trace's end."""
 
     @property
     def settings(self) -> Settings:
         """The options in force."""
         return self._settings
-
-    def put(self, parcel: Parcel) -> None:
-        """Take a parcel or count it as dropped. Never waits, never raises, safe in any thread."""
-        try:
-            kept = self._buffer.put(parcel)
-            if not kept:
-                say_once(
-                    "buffer-full",
-                    "the buffer of %d bytes is full: traces are dropped and counted, see stats()",
-                    self._settings.buffer_bytes,
-                )
-            if not self._sender.started:
-                self._sender.start()
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
-            say_once("put", "a trace could not be handed over: %r", error)
 
     def start(self) -> None:
         """Start the sender now instead of at the first trace."""
@@ -123,8 +115,7 @@ class Client:
         and its epoll set are shared with the parent.
         """
         self._inherited.append(self._sender)
-        self._buffer = Buffer(self._settings.buffer_bytes, self._settings.drop)
-        self._sender = _new_sender(self._settings, self._buffer)
+        self._set_up()
 
     def stats(self) -> Stats:
         """The account of this process."""

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from time import perf_counter_ns, time_ns
+from time import perf_counter_ns
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -12,8 +12,7 @@ from spanferry.active_model import get_active_model
 from spanferry.context import Current, RemoteParent, current
 from spanferry.log import logger, say_once
 from spanferry.parcel import Outlet
-from spanferry.process import PROCESS, new_span_id, random_bits
-from spanferry.rare import RARE
+from spanferry.process import PROCESS, new_span_id, random_bits, read_clock
 from spanferry.scope import scope
 from spanferry.settings import switched_off
 from spanferry.spans import NO_OP_SPAN, NoOpSpan, Span
@@ -32,10 +31,12 @@ __all__ = [
     "not_started",
     "open_root",
     "open_span",
+    "open_trace",
 ]
 
 _RATIO_VARIABLE: Final = "MLFLOW_TRACE_SAMPLING_RATIO"
 _MODEL_VARIABLES: Final = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID")
+_TRACE_NAME: Final = mlflow_keys.TAG_TRACE_NAME
 _EXPERIMENT_ID: Final = "mlflow.experimentId"
 """MLflow keeps a destination that was given for one trace as an attribute of its root."""
 
@@ -89,7 +90,8 @@ def install_kinds(kinds: Kinds) -> None:
     global _kinds, _span_kind, _trace_kind, _silenced
     _kinds, _silenced = kinds, kinds.silenced
     _span_kind, _trace_kind = kinds.span, kinds.trace
-    RARE.scopes = RARE.scopes or kinds.dress is not None
+    PROCESS.scopes = PROCESS.scopes or kinds.dress is not None
+    PROCESS.plain = False
 
 
 def open_span(  # noqa: PLR0913, PLR0917  a span has that many sides
@@ -108,7 +110,7 @@ def open_span(  # noqa: PLR0913, PLR0917  a span has that many sides
     its name and type: that one is started instead of a new one.
     """
     try:
-        if RARE.scopes and is_silent():
+        if PROCESS.scopes and is_silent():
             return NO_OP_SPAN
         around = current.get() if parent is None else parent
         if isinstance(around, NoOpSpan):
@@ -127,7 +129,7 @@ def open_span(  # noqa: PLR0913, PLR0917  a span has that many sides
     return into
 
 
-def open_root(  # noqa: C901, PLR0913, PLR0917  as open_span, and in one piece: it runs cold
+def open_root(  # noqa: PLR0913, PLR0917  as open_span
     name: str,
     span_type: str,
     remote: RemoteParent | None,
@@ -137,42 +139,10 @@ def open_root(  # noqa: C901, PLR0913, PLR0917  as open_span, and in one piece: 
     into: Span | None = None,
 ) -> Span:
     """A new trace's root, or the first span here under another service's. May raise."""
-    outlet = outlets.installed
-    if outlet is None:
-        complain_not_enabled()
-        return NO_OP_SPAN
-    defaults = _defaults
-    if defaults is None or defaults.outlet is not outlet:
-        defaults = _defaults_of(outlet)
-    parent_id: bytes | None = None
-    if remote is None:
-        trace_id = (random_bits(128) or 1).to_bytes(TRACE_ID_BYTES, "big")
-        if ratio is None:
-            ratio = defaults.ratio
-        if ratio < 1.0 and not _sampled(trace_id, ratio):
-            return _kinds.no_op(trace_id, new_span_id())
-        tags = {mlflow_keys.TAG_TRACE_NAME: text(name)}
-        facts = TracePart(defaults.experiment_id, defaults.experiment, tags=tags)
-        if experiment_id is not None:
-            facts.experiment_id, facts.experiment = text(experiment_id), None
-        if RARE.models or RARE.scopes or defaults.model_id is not None:
-            _dress(facts, defaults.model_id, experiment_given=experiment_id is not None)
-    elif remote.sampled:
-        trace_id, parent_id, facts = remote.trace_id, remote.span_id, TracePart()
-    else:
-        return _kinds.no_op(remote.trace_id, remote.span_id)
-    opened_ns = perf_counter_ns()
-    trace = _trace_kind(  # as `new_trace` does, without the call
-        trace_id,
-        outlet,
-        facts,
-        time_ns() - opened_ns,
-        opened_ns,
-        defaults.fragment_bytes,
-        defaults.fragment_age_ns,
-        remote is not None,
-        PROCESS.forks,
-    )
+    trace = open_trace(name, remote, experiment_id, ratio)
+    if isinstance(trace, NoOpSpan):
+        return trace
+    parent_id = None if remote is None else remote.span_id
     if into is None:
         into = _span_kind(trace, parent_id, name, span_type, start_ns, True)
     else:
@@ -180,6 +150,44 @@ def open_root(  # noqa: C901, PLR0913, PLR0917  as open_span, and in one piece: 
     if experiment_id is not None and remote is None:
         into.set_attribute(_EXPERIMENT_ID, experiment_id)
     return into
+
+
+def open_trace(
+    name: str,
+    remote: RemoteParent | None = None,
+    experiment_id: str | None = None,
+    ratio: float | None = None,
+) -> LiveTrace | NoOpSpan:
+    """A new trace, or this process's part of another service's. May raise.
+
+    Where nothing is to be recorded it is the span that stands in for the root.
+    """
+    outlet = outlets.installed
+    if outlet is None:
+        complain_not_enabled()
+        return NO_OP_SPAN
+    defaults = _defaults
+    if defaults is None or defaults.outlet is not outlet:
+        defaults = _defaults_of(outlet)
+    if remote is None:
+        trace_id = (random_bits(128) or 1).to_bytes(TRACE_ID_BYTES, "big")
+        if ratio is None:
+            ratio = defaults.ratio
+        if ratio < 1.0 and not _sampled(trace_id, ratio):
+            return _kinds.no_op(trace_id, new_span_id())
+        tags = {_TRACE_NAME: name if type(name) is str and name.isascii() else text(name)}
+        facts = TracePart(defaults.experiment_id, defaults.experiment, tags=tags)
+        if experiment_id is not None:
+            facts.experiment_id, facts.experiment = text(experiment_id), None
+        if PROCESS.models or PROCESS.scopes or defaults.model_id is not None:
+            _dress(facts, defaults.model_id, experiment_given=experiment_id is not None)
+        elif not PROCESS.plain:
+            _learn(defaults)
+    elif remote.sampled:
+        trace_id, facts = remote.trace_id, TracePart()
+    else:
+        return _kinds.no_op(remote.trace_id, remote.span_id)
+    return new_trace(trace_id, outlet, facts, remote=remote is not None)
 
 
 def not_started(error: Exception) -> NoOpSpan:
@@ -196,14 +204,14 @@ def makes_plain_spans() -> bool:
 def new_trace(trace_id: bytes, outlet: Outlet, facts: TracePart, *, remote: bool) -> LiveTrace:
     """A trace that begins now."""
     defaults = _defaults_of(outlet)
-    opened_ns = perf_counter_ns()
+    now_ns = PROCESS.clock_ns + perf_counter_ns()
     return _trace_kind(
         trace_id,
         outlet,
         facts,
-        time_ns() - opened_ns,
-        opened_ns,
+        PROCESS.clock_ns,
         defaults.fragment_bytes,
+        now_ns + defaults.fragment_age_ns,
         defaults.fragment_age_ns,
         remote,
         PROCESS.forks,
@@ -241,6 +249,24 @@ def complain_not_enabled() -> None:
         )
 
 
+def _learn(defaults: _Defaults) -> None:
+    """Let `start_span` open traces by itself where nothing else holds for them."""
+    if defaults.ratio < 1.0 or _trace_kind is not LiveTrace:
+        return
+    PROCESS.outlet = defaults.outlet
+    PROCESS.experiment_id, PROCESS.experiment = defaults.experiment_id, defaults.experiment
+    PROCESS.fragment_bytes = defaults.fragment_bytes
+    PROCESS.fragment_age_ns = defaults.fragment_age_ns
+    PROCESS.plain = True
+    if (  # another thread has changed it meanwhile
+        PROCESS.models
+        or PROCESS.scopes
+        or outlets.installed is not defaults.outlet
+        or _trace_kind is not LiveTrace
+    ):
+        PROCESS.plain = False
+
+
 def _sampled(trace_id: bytes, ratio: float) -> bool:
     """Whether a trace is recorded where not all are."""
     return int.from_bytes(trace_id[-_SAMPLING_BYTES:], "big") < round(ratio * _SAMPLING_RANGE)
@@ -268,6 +294,7 @@ def _defaults_of(outlet: Outlet) -> _Defaults:
     if not 0.0 <= ratio <= 1.0:
         say_once("ratio", "%s=%s is not between 0 and 1: all is traced", _RATIO_VARIABLE, given)
         ratio = 1.0
+    read_clock()
     models = (os.environ.get(variable) for variable in _MODEL_VARIABLES)
     settings = outlet.settings
     _defaults = _Defaults(

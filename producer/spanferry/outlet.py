@@ -1,6 +1,7 @@
 """The one place that says where parcels go now. Read at every root span, written by enable/disable."""
 
 from spanferry.parcel import Outlet
+from spanferry.process import PROCESS
 
 __all__ = ["current", "install", "installed"]
 
@@ -17,4 +18,5 @@ def install(outlet: Outlet | None) -> Outlet | None:
     """Put another outlet in force and return the one before it."""
     global installed
     before, installed = installed, outlet
+    PROCESS.plain, PROCESS.outlet = False, None
     return before

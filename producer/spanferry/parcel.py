@@ -4,6 +4,7 @@ Everything in a parcel is finished: nothing of it may change after `Outlet.put`,
 thread reads it at its own time.
 """
 
+from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 from msgspec import Struct
@@ -11,7 +12,15 @@ from msgspec import Struct
 from spanferry.settings import Settings
 from spanferry_schemas import Assessment, Attachment, End, TracePart
 
-__all__ = ["PARCEL_OVERHEAD_BYTES", "EndedSpan", "Outlet", "Parcel", "SentSpan", "encoded"]
+__all__ = [
+    "PARCEL_OVERHEAD_BYTES",
+    "EndedSpan",
+    "Outlet",
+    "Parcel",
+    "SentSpan",
+    "Waiting",
+    "encoded",
+]
 
 PARCEL_OVERHEAD_BYTES = 512
 """What a parcel costs beside its spans, for the buffer's account: objects, queue slot, trace part."""
@@ -31,6 +40,24 @@ SentSpan: TypeAlias = EndedSpan | bytes
 def encoded(spans: list[SentSpan]) -> list[bytes]:
     """Every span as it is sent."""
     return [span if isinstance(span, bytes) else span.encoded() for span in spans]
+
+
+class Waiting(Protocol):
+    """What an outlet takes: a parcel, or a trace that becomes one when the sender looks at it."""
+
+    @property
+    def size(self) -> int:
+        """About what it takes, in bytes. Does not change after `Outlet.put`."""
+        ...
+
+    @property
+    def ends_trace(self) -> bool:
+        """Whether the trace's local root is in it."""
+        ...
+
+    def parcel(self) -> "Parcel":
+        """What is to be sent. Asked for once."""
+        ...
 
 
 class Parcel(Struct, gc=False):
@@ -53,7 +80,16 @@ class Parcel(Struct, gc=False):
     session: str | None = None
     assessment: Assessment | None = None
     remote: bool = False
-    attachments: list[Attachment] = []
+    attachments: Sequence[Attachment] = ()
+
+    @property
+    def ends_trace(self) -> bool:
+        """Whether the trace's local root is in it."""
+        return self.end is not None
+
+    def parcel(self) -> "Parcel":
+        """Itself."""
+        return self
 
 
 class Outlet(Protocol):
@@ -64,6 +100,6 @@ class Outlet(Protocol):
         """The options in force."""
         ...
 
-    def put(self, parcel: Parcel) -> None:
-        """Take a parcel or count it as dropped. Never waits, never raises, safe in any thread."""
+    def put(self, waiting: Waiting, /) -> object:
+        """Take it or count it as dropped. Never waits, never raises, safe in any thread."""
         ...

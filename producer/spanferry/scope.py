@@ -8,7 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from spanferry import values
-from spanferry.rare import RARE
+from spanferry.process import PROCESS
 from spanferry.texts import usable_texts
 from spanferry_schemas import TracePart, mlflow_keys
 
@@ -59,7 +59,8 @@ def context(
         {**around.tags, **usable_texts(tags, "the context's tags are")},
         around.enabled if enabled is None else enabled,
     )
-    RARE.scopes = True
+    PROCESS.scopes = True
+    PROCESS.plain = False
     token = scope.set(inside)
     try:
         yield

@@ -19,6 +19,7 @@ from msgspec import Struct
 from spanferry.buffer import Buffer
 from spanferry.dispatch import Dispatcher
 from spanferry.log import logger, quiet, say_once
+from spanferry.process import read_clock
 from spanferry.settings import Settings
 
 __all__ = ["Sender", "SenderState"]
@@ -76,11 +77,6 @@ class Sender:
         self.state = SenderState()
         self.dispatcher = Dispatcher(settings, buffer, producer_id=os.urandom(8))
 
-    @property
-    def started(self) -> bool:
-        """Whether the thread runs, or has run and was stopped."""
-        return self._thread is not None
-
     def start(self) -> None:
         """Start the thread unless it runs. Does not wait for Kafka."""
         if not self._starting.acquire(blocking=False):
@@ -90,6 +86,7 @@ class Sender:
                 thread = threading.Thread(target=self._run, name="spanferry-sender", daemon=True)
                 thread.start()
                 self._thread = thread
+                self._buffer.on_put = None
         finally:
             self._starting.release()
 
@@ -208,6 +205,7 @@ class Sender:
     async def _pause(self, seconds: float) -> None:
         """Sleep, unless somebody waits for a flush: then look again soon."""
         assert self._wake is not None
+        read_clock()
         if self._flushes:
             seconds = min(seconds, 0.002)
         with contextlib.suppress(asyncio.TimeoutError):

@@ -18,7 +18,7 @@ from spanferry.entities import (
     status_of,
 )
 from spanferry.log import say_once
-from spanferry.span_view import NO_EVENTS, NO_LINKS, SpanView
+from spanferry.span_view import SpanView
 from spanferry.values import STRICT, dumps, encode
 from spanferry_schemas import SpanEvent as WireEvent
 from spanferry_schemas import StatusCode, mlflow_keys
@@ -121,11 +121,7 @@ class SpanRecorder(SpanView):
             return
         if not self.is_open("event"):
             return
-        if self._events is NO_EVENTS:
-            self._events = []
-        self._events.append(wire)
-        if len(self._events) > EVENTS_MAX:
-            del self._events[0]
+        self._events = (*self._events[1 - EVENTS_MAX :], wire)
         if wire.name == "exception":
             level = self._attributes.get(mlflow_keys.SPAN_LOG_LEVEL, _DEBUG)
             self._attributes[mlflow_keys.SPAN_LOG_LEVEL] = max(level, _ERROR)
@@ -144,11 +140,7 @@ class SpanRecorder(SpanView):
             say_once("link", "a span link could not be used: %s", values.text(error))
             return
         if self.is_open("link"):
-            if self._links is NO_LINKS:
-                self._links = []
-            self._links.append(wire)
-            if len(self._links) > EVENTS_MAX:
-                del self._links[0]
+            self._links = (*self._links[1 - EVENTS_MAX :], wire)
 
     def record_exception(self, exception: BaseException | str) -> None:
         """Add an exception event and set the status to ERROR."""

@@ -1,5 +1,6 @@
 """A span as it can be read, whether it is still open or came out of a test's outlet."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from spanferry import values
@@ -16,11 +17,7 @@ from spanferry_schemas import SpanEvent as WireEvent
 from spanferry_schemas import SpanLink as WireLink
 from spanferry_schemas import StatusCode, mlflow_keys, trace_id_text
 
-__all__ = ["NO_EVENTS", "NO_LINKS", "SpanIdentity", "SpanView"]
-
-NO_EVENTS: Final[list[WireEvent]] = []
-NO_LINKS: Final[list[WireLink]] = []
-"""Of all spans that have none, so never added to."""
+__all__ = ["SpanIdentity", "SpanView"]
 
 _NULL: Final = b"null"
 
@@ -64,8 +61,8 @@ class SpanIdentity:
         self._status = StatusCode.UNSET
         self._message = ""
         self._attributes: dict[str, bytes] = {}
-        self._events: list[WireEvent] = NO_EVENTS
-        self._links: list[WireLink] = NO_LINKS
+        self._events: Sequence[WireEvent] = ()
+        self._links: Sequence[WireLink] = ()
 
     @property
     def trace_id(self) -> str:
@@ -161,7 +158,7 @@ class SpanView(SpanIdentity):
     def attributes(self) -> dict[str, Any]:
         """All attributes, with trace id and type among them as MLflow has it."""
         own = {mlflow_keys.REQUEST_ID: self.trace_id, mlflow_keys.SPAN_TYPE: self._span_type}
-        return own | {key: values.decode(value) for key, value in self._attributes.copy().items()}
+        return own | {key: values.decode(value) for key, value in self.encoded_attributes().items()}
 
     @property
     def events(self) -> list[SpanEvent]:
@@ -179,7 +176,11 @@ class SpanView(SpanIdentity):
             return self._span_type
         if key == mlflow_keys.REQUEST_ID:
             return self.trace_id
-        return values.decode(self._attributes.get(key, _NULL))
+        return values.decode(self.encoded_attributes().get(key, _NULL))
+
+    def encoded_attributes(self) -> dict[str, bytes]:
+        """All attributes but trace id and type, as they are sent."""
+        return self._attributes.copy()
 
     @property
     def lacks_outputs(self) -> bool:

@@ -22,9 +22,9 @@ from spanferry.entities import (
     nanoseconds_of,
 )
 from spanferry.log import say_once
+from spanferry.parcel import PARCEL_OVERHEAD_BYTES
 from spanferry.process import PROCESS, random_bits
 from spanferry.span_recorder import SpanRecorder
-from spanferry.span_view import NO_EVENTS, NO_LINKS
 from spanferry.trace_state import LiveTrace
 from spanferry_schemas import Attachment, StatusCode, encode_span, mlflow_keys, trace_id_text
 from spanferry_schemas import Span as WireSpan
@@ -65,9 +65,22 @@ _FAILED: Final = StatusCode.ERROR
 SPAN_OVERHEAD_BYTES: Final = 160
 """What a span takes beside its attributes' values and its events, for the buffer's account."""
 
-_last_trace: ContextVar[bytes | None] = ContextVar("spanferry_last_trace", default=None)
-_last_trace_anywhere: bytes | None = None
 _before_end: Callable[["Span"], None] | None = None
+
+
+class _LastTrace:
+    """The trace whose local root ended last."""
+
+    __slots__ = ("anywhere", "here")
+
+    def __init__(self) -> None:
+        self.anywhere: bytes | None = None
+        self.here: Final[ContextVar[bytes | None]] = ContextVar(
+            "spanferry_last_trace", default=None
+        )
+
+
+_LAST_TRACE: Final = _LastTrace()
 
 
 class Span(SpanRecorder):
@@ -106,14 +119,14 @@ class Span(SpanRecorder):
         self._status = _UNSET
         self._message = ""
         self._attributes = {}
-        self._events = NO_EVENTS
-        self._links = NO_LINKS
+        self._events = ()
+        self._links = ()
         self._is_root = is_root
         self._forks = PROCESS.forks
         if trace.keeps_spans:
             trace.opened(self)
         else:
-            next(trace.spans)
+            trace.spans += 1
         self._start_ns = start_ns or trace.clock_ns + perf_counter_ns()
 
     def rename(self, name: str) -> None:
@@ -162,40 +175,77 @@ class Span(SpanRecorder):
                 self.set_status(status)
             if end_time_ns is not None:
                 now_ns = nanoseconds_of(end_time_ns) or now_ns
-            self._close(now_ns)
         except Exception as error:  # noqa: BLE001  the app must not see our troubles
             say_once("span-end", "a span could not be handed over: %s", values.text(error))
+        self.close(now_ns)
 
-    def end_now(self) -> None:
-        """End the span, which is recorded and open, as it is. Never raises."""
+    def close(self, end_ns: int) -> None:  # noqa: C901, PLR0912  see below
+        """End the span, which is recorded and open, as it is. Never raises.
+
+        In one piece, and what `LiveTrace.add` does for most spans is here too: it runs cold.
+        """
         try:
-            self._close(self.trace.clock_ns + perf_counter_ns())
+            status = self._status
+            if status is _UNSET:
+                self._status = _OK
+            elif status is _OK:
+                self._message = ""
+            if _before_end is not None:
+                self._settle()
+                _before_end(self)
+            self._end_ns = end_ns
+            if self._forks != PROCESS.forks:
+                return  # the process that started the span has it too, and ends it
+            size = SPAN_OVERHEAD_BYTES
+            for value in self._attributes.values():
+                size += len(value)
+            if self._events:
+                size += sum(len(event.attributes) + len(event.name) for event in self._events)
+            trace = self.trace
+            if trace.keeps_spans or trace.forks != PROCESS.forks:
+                error = self._status is _FAILED
+                if self._is_root:
+                    trace.finish(self, size, error=error, duration_ns=end_ns - self._start_ns)
+                else:
+                    trace.add(self, size, error=error)
+                    return
+            else:
+                trace.pending.append(self)
+                if self._status is _FAILED:
+                    trace.failed = True
+                if not self._is_root:
+                    trace.pending_bytes += size
+                    if (
+                        trace.ended
+                        or trace.pending_bytes > trace.fragment_bytes
+                        or end_ns > trace.due_ns
+                    ):
+                        trace.hand_over_what_has_ended()
+                    return
+                trace.ended = True
+                trace.root_duration_ns = end_ns - self._start_ns
+                trace.spans_at_end = trace.spans
+                trace.size = PARCEL_OVERHEAD_BYTES + trace.pending_bytes + size
+                trace.pending_bytes = 0
+                trace.outlet.put(trace)
+            _LAST_TRACE.anywhere = trace.trace_id
+            _LAST_TRACE.here.set(trace.trace_id)
         except Exception as error:  # noqa: BLE001  the app must not see our troubles
             say_once("span-end", "a span could not be handed over: %s", values.text(error))
 
-    def _close(self, end_ns: int) -> None:
-        if self._status is not _FAILED:
-            self._status, self._message = _OK, ""
+    def _settle(self) -> None:
+        """Write down what nobody has said: the log level that follows from the type."""
         attributes = self._attributes
         if _LOG_LEVEL not in attributes:
-            level = _INFO if self._span_type in _INFO_TYPES else _DEBUG
-            attributes[_LOG_LEVEL] = level
-        if _before_end is not None:
-            _before_end(self)
-        self._end_ns = end_ns
-        if self._forks != PROCESS.forks:
-            return  # the process that started the span has it too, and ends it
-        size = SPAN_OVERHEAD_BYTES
-        for value in attributes.values():
-            size += len(value)
-        if self._events is not NO_EVENTS:
-            size += sum(len(event.attributes) + len(event.name) for event in self._events)
-        error = self._status is _FAILED
-        if not self._is_root:
-            self.trace.add(self, size, error=error)
-            return
-        self.trace.finish(self, size, error=error, duration_ns=end_ns - self._start_ns)
-        _remember(self.trace_id_bytes)
+            kind = self._span_type  # whatever the app has given
+            known = issubclass(type(kind), str) and kind in _INFO_TYPES
+            attributes[_LOG_LEVEL] = _INFO if known else _DEBUG
+
+    def encoded_attributes(self) -> dict[str, bytes]:
+        """All attributes but trace id and type, as they are sent."""
+        if self._end_ns is not None:
+            self._settle()
+        return self._attributes.copy()
 
     def encoded(self) -> bytes:
         """The span, which has ended, as it is sent. Never raises."""
@@ -208,9 +258,9 @@ class Span(SpanRecorder):
             self._end_ns or 0,
             self._status,
             self._message,
-            self._attributes,
-            self._events,
-            self._links,
+            self.encoded_attributes(),
+            list(self._events),
+            list(self._links),
         )
         if type(span.name) is str and type(span.span_type) is str:
             try:
@@ -222,7 +272,7 @@ class Span(SpanRecorder):
                 span,
                 name=values.text(span.name),
                 span_type=_type_text(span.span_type),
-                attributes={values.clean(k): v for k, v in span.attributes.copy().items()},
+                attributes={values.clean(k): v for k, v in span.attributes.items()},
             )
         )
 
@@ -304,7 +354,7 @@ NO_OP_SPAN: Final = NoOpSpan()
 
 def get_last_active_trace_id(thread_local: bool = False) -> str | None:
     """The trace whose local root ended last in this process; with `thread_local` in this context."""
-    last = _last_trace.get() if thread_local else _last_trace_anywhere
+    last = _LAST_TRACE.here.get() if thread_local else _LAST_TRACE.anywhere
     return None if last is None else trace_id_text(last)
 
 
@@ -315,9 +365,3 @@ def install_before_end(call: Callable[[Span], None] | None) -> None:
     """
     global _before_end  # noqa: PLW0603  the process has one
     _before_end = call
-
-
-def _remember(trace_id: bytes) -> None:
-    global _last_trace_anywhere  # noqa: PLW0603  the process has one
-    _last_trace_anywhere = trace_id
-    _last_trace.set(trace_id)

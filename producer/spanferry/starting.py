@@ -1,15 +1,19 @@
 """`with start_span(...)`: the span is its own context manager, so a request makes one object of it."""
 
 from collections.abc import Mapping, Sequence
+from time import perf_counter_ns
 from types import TracebackType
 from typing import Any, Final
 
 from spanferry.context import CurrentToken, current
 from spanferry.dressing import TraceDestination, destination_of, dress, set_run
 from spanferry.entities import LinkLike, SpanLogLevel, SpanType
-from spanferry.opening import makes_plain_spans, not_started, open_root, open_span
-from spanferry.rare import RARE
+from spanferry.opening import makes_plain_spans, not_started, open_span
+from spanferry.process import PROCESS, random_bits
 from spanferry.spans import NO_OP_SPAN, Span
+from spanferry.trace_state import LiveTrace
+from spanferry.values import text
+from spanferry_schemas import StatusCode, TracePart, mlflow_keys
 
 __all__ = ["start_span"]
 
@@ -21,6 +25,9 @@ _MORE: Final = (
     "links",
     "description",
 )
+
+_UNSET: Final = StatusCode.UNSET
+_TRACE_NAME: Final = mlflow_keys.TAG_TRACE_NAME
 
 _NOT_BEGUN: Final = 0
 """The end of a span that has not begun: it takes nothing yet."""
@@ -64,21 +71,59 @@ class start_span(Span):  # noqa: N801  MLflow's name
             self._more = (attributes, trace_destination, log_level, run_id, links, description)
 
     def __enter__(self) -> Span:
-        if self._more is not None or RARE.scopes or self._end_ns != _NOT_BEGUN:
-            return self._enter(None)
-        # What `open_span` does in the two cases that most are.
+        # What `open_span`, `open_trace` and `begin` do in the two cases that most are, in one piece.
+        process = PROCESS
         around = current.get()
+        if self._more is not None or process.scopes or self._end_ns != _NOT_BEGUN:
+            return self._enter(None)
         if around is None:
+            if not process.plain:
+                return self._enter(None)
+            name = self._name
             try:
-                span = open_root(self._name, self._span_type, None, into=self)
+                clock_ns = process.clock_ns
+                self._start_ns = now_ns = clock_ns + perf_counter_ns()
+                trace = LiveTrace(
+                    (random_bits(128) or 1).to_bytes(16, "big"),
+                    process.outlet,
+                    TracePart(
+                        process.experiment_id,
+                        process.experiment,
+                        tags={
+                            _TRACE_NAME: name
+                            if type(name) is str and name.isascii()
+                            else text(name)
+                        },
+                    ),
+                    clock_ns,
+                    process.fragment_bytes,
+                    now_ns + process.fragment_age_ns,
+                    process.fragment_age_ns,
+                    False,
+                    process.forks,
+                )
             except Exception as error:  # noqa: BLE001  the app must not see our troubles
                 return not_started(error)
-            if span is not self:
-                return self._instead(span)
+            self._parent_id = None
+            self._is_root = True
         elif type(around) is start_span or type(around) is Span:
-            self.begin(around.trace, around.span_id_bytes, None, False)
+            trace = around.trace
+            self._parent_id = around.span_id_bytes
+            self._is_root = False
+            self._start_ns = trace.clock_ns + perf_counter_ns()
         else:
             return self._enter(None)
+        self.trace = trace
+        self.trace_id_bytes = trace.trace_id
+        self.span_id_bytes = (random_bits(64) or 1).to_bytes(8, "big")
+        self._end_ns = None
+        self._status = _UNSET
+        self._message = ""
+        self._attributes = {}
+        self._events = ()
+        self._links = ()
+        self._forks = process.forks
+        trace.spans += 1
         self._token = current.set(self)
         return self
 
@@ -96,11 +141,18 @@ class start_span(Span):  # noqa: N801  MLflow's name
             current.reset(token)
         except (ValueError, RuntimeError):
             pass
+        if error is not None or self._other is not None:
+            self._end_other(error)
+        elif self._end_ns is None:
+            self.close(self.trace.clock_ns + perf_counter_ns())
+
+    def _end_other(self, error: BaseException | None) -> None:
+        """End the span that stands in for this one, or this one with an error."""
         span = self if self._other is None else self._other
-        if error is not None and isinstance(error, Exception):
+        if isinstance(error, Exception):
             span.record_exception(error)
         if span.recording and span.end_time_ns is None:
-            span.end_now()
+            span.close(span.trace.clock_ns + perf_counter_ns())
 
     def _enter(self, ratio: float | None) -> Span:
         """Start the span and make it current; `ratio` is as `open_span` takes it. Never raises."""
@@ -117,13 +169,6 @@ class start_span(Span):  # noqa: N801  MLflow's name
             if more[3] is not None:
                 set_run(span, more[3])
         self._token = current.set(span)
-        return span
-
-    def _instead(self, span: Span) -> Span:
-        """Make a span current that only stands in for a new trace's root."""
-        self._other = span
-        if span is not NO_OP_SPAN:
-            self._token = current.set(span)
         return span
 
     @property

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from spanferry import bridge, values
 from spanferry import outlet as outlets
-from spanferry.parcel import Outlet, Parcel, encoded
+from spanferry.parcel import Outlet, Parcel, Waiting, encoded
 from spanferry.settings import Settings
 from spanferry.span_view import SpanView
 from spanferry_schemas import (
@@ -170,9 +170,9 @@ class capture:  # noqa: N801  used as a function: `with capture() as captured`
         """The options in force."""
         return self._settings
 
-    def put(self, parcel: Parcel) -> None:
+    def put(self, waiting: Waiting) -> None:
         """Keep a parcel."""
-        self.parcels.append(parcel)
+        self.parcels.append(waiting.parcel())
 
     def __enter__(self) -> Self:
         self._before = outlets.install(self)

@@ -1,11 +1,9 @@
 """What one process knows of one trace, from its local root's start on."""
 
-from collections import deque
-from itertools import count
 from time import perf_counter_ns
-from typing import ClassVar, Final, Protocol
+from typing import Final, Protocol, TypeVar
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from spanferry import outlet as outlets
@@ -14,6 +12,8 @@ from spanferry.process import PROCESS
 from spanferry_schemas import Attachment, End, TracePart, mlflow_keys
 
 __all__ = ["LiveTrace", "OpenedSpan"]
+
+T = TypeVar("T")
 
 _SESSION: Final = mlflow_keys.METADATA_SESSION
 
@@ -30,13 +30,10 @@ class LiveTrace(Struct, eq=False):
 
     Its spans may start and end in several threads at once. There is no lock that a fork or a signal
     could leave closed: a span is appended first and the end is looked at afterwards, the root sets
-    the end first and collects afterwards, and `popleft` gives every span to exactly one of them.
+    the end first and collects afterwards, and `pop` gives every span to exactly one of them.
 
     A Struct, because every trace is one: msgspec sets its fields without running any Python.
     """
-
-    keeps_spans: ClassVar[bool] = False
-    """Whether `opened` does more than counting."""
 
     trace_id: bytes
     outlet: Outlet
@@ -44,36 +41,47 @@ class LiveTrace(Struct, eq=False):
     """The trace's own part while it may still change. All text in it is encodable in UTF-8."""
     clock_ns: int
     """What to add to perf_counter_ns() for nanoseconds since 1970: time that never goes back."""
-    sent_ns: int
-    """When it was opened or something was handed over last, by perf_counter_ns."""
     fragment_bytes: int
     """With so much ..."""
+    due_ns: int
+    """... or from then on it hands over what has ended, though it goes on."""
     fragment_age_ns: int
-    """... or after so long it hands over what has ended, though it goes on."""
+    """So much later it is due again."""
     remote: bool = False
     """The local root has its parent in another service, which owns the trace."""
     forks: int = 0
     changed: bool = False
     ended: bool = False
+    """Nothing of `facts` changes any more."""
     attachments: list[Attachment] = []
     """What waits to be handed over with the spans."""
-    pending: deque[SentSpan] = field(default_factory=deque)
+    pending: list[SentSpan] = []
     """Spans that have ended and wait."""
     pending_bytes: int = 0
     """About what they take, attachments and texts of the trace's own part included; where threads
     end spans at once an update may be lost."""
     failed: bool = False
     """One of them has."""
-    spans: "count[int]" = field(default_factory=count)
+    spans: int = 0
+    """How many have been started. Where threads start spans at once an update may be lost: the worker
+    then waits for one less, and adds what is late."""
     contexts_out: int = 0
+    size: int = 0
+    """When it has ended: what it takes from then on until the sender has asked for its parcel."""
+    spans_at_end: int = 0
+    root_duration_ns: int = 0
+    keeps_spans: bool = False
+    """Whether `opened`, `add` and `finish` do more than here."""
+    ends_trace: bool = True
+    """An outlet is given a trace when its local root has ended."""
 
     def now_ns(self) -> int:
         """Nanoseconds since 1970, by the wall clock at the trace's start."""
         return self.clock_ns + perf_counter_ns()
 
     def opened(self, span: OpenedSpan) -> None:  # noqa: ARG002  for those who keep the spans
-        """A span has been started. Where `keeps_spans` is False, `next(trace.spans)` does the same."""
-        next(self.spans)
+        """A span has been started. Where `keeps_spans` is False, counting alone does the same."""
+        self.spans += 1
 
     def count_context_out(self) -> None:
         """The trace's context is being handed to another service."""
@@ -97,32 +105,45 @@ class LiveTrace(Struct, eq=False):
         self.pending_bytes += size
         if error:
             self.failed = True
-        if self.ended:
-            self._hand_over(None, None)
-            return
-        if (
-            self.pending_bytes > self.fragment_bytes
-            or perf_counter_ns() - self.sent_ns > self.fragment_age_ns
-        ):
-            self._hand_over(self._part(), None)
+        if self.ended or self.pending_bytes > self.fragment_bytes or self.now_ns() > self.due_ns:
+            self.hand_over_what_has_ended()
 
     def finish(self, root: SentSpan, size: int, *, error: bool, duration_ns: int) -> None:
         """Take the local root, which has ended, and hand over all there is, with the end marker."""
         self.pending.append(root)
-        self.pending_bytes += size
         if error:
             self.failed = True
         self.ended = True
-        end = End(next(self.spans), self.contexts_out, self.remote)
-        if not self.remote:
-            self._hand_over(self.facts, end, max(duration_ns, 0))
-        else:
-            self._hand_over(self.facts if self.changed else None, end)
+        self.root_duration_ns = duration_ns
+        self.spans_at_end = self.spans
+        self.size = PARCEL_OVERHEAD_BYTES + self.pending_bytes + size
+        self.pending_bytes = 0
+        self.outlet.put(self)
+
+    def parcel(self) -> Parcel:
+        """What is handed over at the end: made by the sender, whose time nobody waits for.
+
+        Spans that ended after the root, and before this, are in it or in a parcel of their own.
+        """
+        spans, attachments = _taken(self.pending), _taken(self.attachments)
+        part = self.facts if self.changed or not self.remote else None
+        duration_ns = 0 if self.remote else max(self.root_duration_ns, 0)
+        end = End(self.spans_at_end, self.contexts_out, self.remote)
+        return self._parcel_of(spans, attachments, self.size, part, end, duration_ns)
 
     def hand_over_what_has_ended(self) -> None:
-        """Hand over the spans that have ended, though the trace goes on."""
-        if self.pending and self.forks == PROCESS.forks:
-            self._hand_over(self._part(), None)
+        """Hand over the spans that have ended, though the trace goes on, or after its end."""
+        if self.forks != PROCESS.forks:
+            return
+        spans = _taken(self.pending)
+        if not spans:
+            return
+        attachments = _taken(self.attachments)
+        size = PARCEL_OVERHEAD_BYTES + self.pending_bytes
+        self.pending_bytes = 0
+        self.due_ns = self.now_ns() + self.fragment_age_ns
+        part = None if self.ended else self._part()
+        self.outlet.put(self._parcel_of(spans, attachments, size, part, None, 0))
 
     def _part(self) -> TracePart | None:
         """The trace's own part as it is now; of another service's trace only what was set here."""
@@ -131,33 +152,45 @@ class LiveTrace(Struct, eq=False):
         facts = self.facts
         return replace(facts, tags=facts.tags.copy(), metadata=facts.metadata.copy())
 
-    def _hand_over(self, part: TracePart | None, end: End | None, duration_ns: int = 0) -> None:
-        spans: list[SentSpan] = []
-        pending = self.pending
-        while pending:
-            try:
-                spans.append(pending.popleft())
-            except IndexError:  # another thread was faster
-                break
-        if not spans and end is None:
-            return
-        size, failed = PARCEL_OVERHEAD_BYTES + self.pending_bytes, self.failed
-        self.pending_bytes = 0
-        self.failed = False
-        attachments = self.attachments
-        if attachments:
-            self.attachments = []
-        if end is None:
-            self.sent_ns = perf_counter_ns()
+    def _parcel_of(
+        self,
+        spans: list[SentSpan],
+        attachments: list[Attachment],
+        size: int,
+        part: TracePart | None,
+        end: End | None,
+        duration_ns: int,
+    ) -> Parcel:
+        failed, self.failed = self.failed, False
         session = self.facts.metadata.get(_SESSION)
-        parcel = Parcel(
-            self.trace_id, size, spans, part, end, failed, duration_ns, session, None, self.remote
+        return Parcel(
+            self.trace_id,
+            size,
+            spans,
+            part,
+            end,
+            failed,
+            duration_ns,
+            session,
+            None,
+            self.remote,
+            attachments,
         )
-        if attachments:
-            parcel.attachments = attachments
-        self.outlet.put(parcel)
 
     def _hand_over_from_fork(self, span: SentSpan, size: int, *, error: bool) -> None:
         """A span of a forked process: what waits here is the parent's, and so is the end marker."""
         target = outlets.current() or self.outlet
         target.put(Parcel(self.trace_id, size + PARCEL_OVERHEAD_BYTES, [span], error=error))
+
+
+def _taken(waiting: list[T]) -> list[T]:
+    """All that waits, in its order, and no more in the list. Safe beside others who append or take."""
+    taken: list[T] = []
+    take = waiting.pop
+    while waiting:
+        try:
+            taken.append(take())
+        except IndexError:  # another thread was faster
+            break
+    taken.reverse()
+    return taken

@@ -140,12 +140,16 @@ def update_current_trace(  # noqa: C901, PLR0913, PLR0917  MLflow's signature
             _add_texts(trace, "tags", tags)
         if metadata is not None:
             _add_texts(trace, "metadata", metadata)
-        if session_id is not None:
-            facts.metadata[_SESSION] = session = values.text(session_id)
-            trace.pending_bytes += len(session)
-        if user is not None:
-            facts.metadata[_USER] = own_user = values.text(user)
-            trace.pending_bytes += len(own_user)
+        if session_id is not None or user is not None:
+            texts = facts.metadata
+            if session_id is not None:
+                own = session_id if type(session_id) is str else values.text(session_id)
+                texts[_SESSION] = own if own.isascii() else values.clean(own)
+                trace.pending_bytes += len(own)
+            if user is not None:
+                own = user if type(user) is str else values.text(user)
+                texts[_USER] = own if own.isascii() else values.clean(own)
+                trace.pending_bytes += len(own)
         if model_id:
             facts.metadata[mlflow_keys.METADATA_MODEL_ID] = values.text(model_id)
             facts.active_model, facts.model_params = None, {}
@@ -172,9 +176,13 @@ def _add_texts(
         say_once(f"texts-{what}", "%s must be a dict, %s is left out", what, type(given))
         return
     for key, value in pairs:
-        own_key, own_text = values.text(key), values.text(value)
-        if not issubclass(type(value), str):
-            say_once(f"text-{what}", "values of %s are stored as text: %s", what, own_key)
+        own_key = key if type(key) is str and key.isascii() else values.text(key)
+        if type(value) is str and value.isascii():
+            own_text = value
+        else:
+            own_text = values.text(value)
+            if not issubclass(type(value), str):
+                say_once(f"text-{what}", "values of %s are stored as text: %s", what, own_key)
         if own_key not in leave_out:
             kept[own_key] = own_text
             trace.pending_bytes += len(own_key) + len(own_text)

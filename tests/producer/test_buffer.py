@@ -1,19 +1,31 @@
 """The buffer: bounded by bytes, whatever the threads do, and every parcel accounted for."""
 
+import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spanferry.buffer import Buffer
+from spanferry.buffer import Buffer, LockedBuffer
 from spanferry.parcel import Parcel
 from spanferry.settings import DropPolicy
-from spanferry_schemas import End
+from spanferry.testing import capture
+from spanferry.trace_state import LiveTrace
+from spanferry_schemas import End, TracePart
 
 
 def parcel(size: int, name: int = 0) -> Parcel:
     return Parcel(trace_id=name.to_bytes(16, "big"), size=size, end=End(1))
+
+
+def ended(size: int) -> LiveTrace:
+    """A trace as it waits for the sender."""
+    trace = LiveTrace(bytes(16), capture(), TracePart(), 0, 1_000, 0, 0)
+    trace.size, trace.ended = size, True
+    trace.pending.append(b"span")
+    return trace
 
 
 def names(buffer: Buffer) -> list[int]:
@@ -35,6 +47,16 @@ def test_oldest_gives_way():
     assert all(buffer.put(parcel(40, name)) for name in range(4))
     assert names(buffer) == [2, 3]
     assert buffer.counts.dropped_full == 2
+
+
+def test_a_trace_that_gives_way_lets_go_of_its_spans():
+    buffer = Buffer(100, DropPolicy.OLDEST)
+    first = ended(60)
+    assert buffer.put(first)
+    assert buffer.put(ended(60))
+    assert not first.pending
+    assert buffer.counts.dropped_traces == buffer.counts.dropped_full == 1
+    assert buffer.used_bytes == 60
 
 
 def test_what_is_in_flight_cannot_give_way():
@@ -81,9 +103,19 @@ def test_parcels_in_are_parcels_out_dropped_or_held(policy, steps):
     assert buffer.used_bytes == sum(taken)
 
 
+@pytest.fixture
+def hurried() -> Iterator[None]:
+    """Threads change as often as the interpreter can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("kind", [Buffer, LockedBuffer])
 @pytest.mark.parametrize("policy", DropPolicy)
-def test_threads_do_not_lose_count(policy):
-    buffer = Buffer(5_000, policy)
+def test_threads_do_not_lose_count(policy, kind, hurried):
+    buffer = kind(5_000, policy)
     out: list[int] = []
     stop = threading.Event()
 
@@ -96,7 +128,10 @@ def test_threads_do_not_lose_count(policy):
 
     def fill() -> None:
         for size in range(1, 3_000):
-            buffer.put(parcel(size % 97 + 1))
+            if size % 3:
+                buffer.put(ended(size % 97 + 1))
+            else:
+                buffer.put(parcel(size % 97 + 1))
 
     drainer = threading.Thread(target=drain)
     fillers = [threading.Thread(target=fill) for _ in range(4)]
@@ -108,4 +143,5 @@ def test_threads_do_not_lose_count(policy):
     stop.set()
     drainer.join()
     assert buffer.counts.parcels == 4 * 2_999 == len(out) + buffer.counts.dropped_full
+    assert buffer.counts.traces == 4 * 2_999
     assert buffer.used_bytes == 0

@@ -102,7 +102,7 @@ class _Readable(Span):
     @property
     def attributes(self) -> dict[str, str]:
         """Every value as a JSON text, as MLflow keeps them in OpenTelemetry's spans."""
-        own: dict[str, bytes] = self.live._attributes.copy()
+        own: dict[str, bytes] = self.live.encoded_attributes()
         return {
             mlflow_keys.REQUEST_ID: json.dumps(self.live.trace_id),
             mlflow_keys.SPAN_TYPE: json.dumps(self.live.span_type, ensure_ascii=False),

@@ -1,7 +1,8 @@
 """The traces of this process as MLflow's own code may look them up while they are open."""
 # pyright: reportPrivateUsage=false
 
-from typing import Any, ClassVar, Final
+from time import perf_counter_ns
+from typing import Any, Final
 
 from mlflow.entities import TraceInfo
 from mlflow.entities.trace_location import TraceLocation
@@ -85,8 +86,7 @@ OPEN: Final = OpenTraces()
 class BridgedTrace(LiveTrace, eq=False):
     """A trace whose spans, tags and metadata MLflow's own code can find and change."""
 
-    keeps_spans: ClassVar[bool] = True
-
+    keeps_spans: bool = True
     mlflow_id: str = ""
     opened_ns: int = 0
     """When it was opened, by perf_counter_ns."""
@@ -99,7 +99,7 @@ class BridgedTrace(LiveTrace, eq=False):
 
     def __post_init__(self) -> None:
         self.mlflow_id = trace_id_text(self.trace_id)
-        self.opened_ns = self.sent_ns
+        self.opened_ns = perf_counter_ns()
         known = OPEN.get(self.mlflow_id)
         if known is None:
             OPEN.add(self)
@@ -108,7 +108,7 @@ class BridgedTrace(LiveTrace, eq=False):
 
     def opened(self, span: OpenedSpan) -> None:
         """A span has been started."""
-        next(self.spans)
+        self.spans += 1
         if self.ended:
             OPEN.add(self)
         self.span_dict[span.span_id_bytes.hex()] = span
