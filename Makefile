@@ -20,7 +20,7 @@ demo test check bench lock: .venv/.ready
 demo:
 	$(RUN)/spanferry demo $(ARGS)
 test:
-	$(RUN)/pytest $(ARGS)
+	$(RUN)/pytest --numprocesses=2 --dist=loadfile $(ARGS)
 bench:
 	$(RUN)/python -m benchmarks.overhead $(ARGS)
 check:
