@@ -90,7 +90,7 @@ def install_kinds(kinds: Kinds) -> None:
     global _kinds, _span_kind, _trace_kind, _silenced
     _kinds, _silenced = kinds, kinds.silenced
     _span_kind, _trace_kind = kinds.span, kinds.trace
-    PROCESS.scopes = PROCESS.scopes or kinds.dress is not None
+    PROCESS.bridged = kinds.dress is not None
     PROCESS.plain = False
 
 
@@ -110,7 +110,7 @@ def open_span(  # noqa: PLR0913, PLR0917  a span has that many sides
     its name and type: that one is started instead of a new one.
     """
     try:
-        if PROCESS.scopes and is_silent():
+        if (PROCESS.scopes or PROCESS.bridged) and is_silent():
             return NO_OP_SPAN
         around = current.get() if parent is None else parent
         if isinstance(around, NoOpSpan):
@@ -152,7 +152,7 @@ def open_root(  # noqa: PLR0913, PLR0917  as open_span
     return into
 
 
-def open_trace(
+def open_trace(  # noqa: C901  in one piece: see `_Process`
     name: str,
     remote: RemoteParent | None = None,
     experiment_id: str | None = None,
@@ -180,7 +180,12 @@ def open_trace(
         if experiment_id is not None:
             facts.experiment_id, facts.experiment = text(experiment_id), None
         if PROCESS.models or PROCESS.scopes or defaults.model_id is not None:
-            _dress(facts, defaults.model_id, experiment_given=experiment_id is not None)
+            _link_model(facts, defaults.model_id)
+            inside = scope.get()
+            if inside is not None:
+                inside.dress(facts)
+        if _kinds.dress is not None:
+            _kinds.dress(facts, experiment_given=experiment_id is not None)
         elif not PROCESS.plain:
             _learn(defaults)
     elif remote.sampled:
@@ -226,16 +231,6 @@ def is_silent() -> bool:
     return _silenced is not None and _silenced()
 
 
-def _dress(facts: TracePart, model_id: str | None, *, experiment_given: bool) -> None:
-    """Give a new trace what else holds here: the active model, the scope, what MLflow knows."""
-    _link_model(facts, model_id)
-    inside = scope.get()
-    if inside is not None:
-        inside.dress(facts)
-    if _kinds.dress is not None:
-        _kinds.dress(facts, experiment_given=experiment_given)
-
-
 def complain_not_enabled() -> None:
     """Say once, and what to do, that nothing is recorded; not where the app wants it so."""
     global _complained  # noqa: PLW0603  the process has one
@@ -261,6 +256,7 @@ def _learn(defaults: _Defaults) -> None:
     if (  # another thread has changed it meanwhile
         PROCESS.models
         or PROCESS.scopes
+        or PROCESS.bridged
         or outlets.installed is not defaults.outlet
         or _trace_kind is not LiveTrace
     ):

@@ -22,6 +22,7 @@ class _Process:
     each object that it touches."""
 
     __slots__ = (
+        "bridged",
         "clock_ns",
         "experiment",
         "experiment_id",
@@ -40,8 +41,9 @@ class _Process:
         self.models = False
         """A model has been made active; never taken back."""
         self.scopes = False
-        """`spanferry.context` has been entered, or MLflow's API goes through spanferry; never taken
-        back."""
+        """`spanferry.context` has been entered; never taken back."""
+        self.bridged = False
+        """MLflow's API goes through spanferry."""
         self.clock_ns = 0
         """What to add to perf_counter_ns() for nanoseconds since 1970: see `read_clock`."""
         self.plain = False

@@ -182,7 +182,7 @@ class Span(SpanRecorder):
     def close(self, end_ns: int) -> None:  # noqa: C901, PLR0912  see below
         """End the span, which is recorded and open, as it is. Never raises.
 
-        In one piece, and what `LiveTrace.add` does for most spans is here too: it runs cold.
+        In one piece, with what `LiveTrace.add` and `finish` do for most: see `_Process`.
         """
         try:
             status = self._status
@@ -191,7 +191,6 @@ class Span(SpanRecorder):
             elif status is _OK:
                 self._message = ""
             if _before_end is not None:
-                self._settle()
                 _before_end(self)
             self._end_ns = end_ns
             if self._forks != PROCESS.forks:
@@ -202,26 +201,26 @@ class Span(SpanRecorder):
             if self._events:
                 size += sum(len(event.attributes) + len(event.name) for event in self._events)
             trace = self.trace
-            if trace.keeps_spans or trace.forks != PROCESS.forks:
-                error = self._status is _FAILED
-                if self._is_root:
-                    trace.finish(self, size, error=error, duration_ns=end_ns - self._start_ns)
-                else:
-                    trace.add(self, size, error=error)
-                    return
+            if trace.forks != PROCESS.forks:
+                trace.add(self, size, error=self._status is _FAILED)
+                return
+            if self._status is _FAILED:
+                trace.failed = True
+            if not self._is_root:
+                trace.pending.append(self)
+                trace.pending_bytes += size
+                if (
+                    trace.ended
+                    or trace.pending_bytes > trace.fragment_bytes
+                    or end_ns > trace.due_ns
+                    or trace.spans > trace.look_at
+                ):
+                    trace.look()
+                return
+            if trace.keeps_spans:
+                trace.finish(self, size, error=False, duration_ns=end_ns - self._start_ns)
             else:
                 trace.pending.append(self)
-                if self._status is _FAILED:
-                    trace.failed = True
-                if not self._is_root:
-                    trace.pending_bytes += size
-                    if (
-                        trace.ended
-                        or trace.pending_bytes > trace.fragment_bytes
-                        or end_ns > trace.due_ns
-                    ):
-                        trace.hand_over_what_has_ended()
-                    return
                 trace.ended = True
                 trace.root_duration_ns = end_ns - self._start_ns
                 trace.spans_at_end = trace.spans
@@ -233,7 +232,7 @@ class Span(SpanRecorder):
         except Exception as error:  # noqa: BLE001  the app must not see our troubles
             say_once("span-end", "a span could not be handed over: %s", values.text(error))
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Write down what nobody has said: the log level that follows from the type."""
         attributes = self._attributes
         if _LOG_LEVEL not in attributes:
@@ -244,7 +243,7 @@ class Span(SpanRecorder):
     def encoded_attributes(self) -> dict[str, bytes]:
         """All attributes but trace id and type, as they are sent."""
         if self._end_ns is not None:
-            self._settle()
+            self.settle()
         return self._attributes.copy()
 
     def encoded(self) -> bytes:
@@ -361,7 +360,7 @@ def get_last_active_trace_id(thread_local: bool = False) -> str | None:
 def install_before_end(call: Callable[[Span], None] | None) -> None:
     """Have every span shown to `call` when all of it is set and nothing is encoded yet.
 
-    It may still change the span. It must not raise; what it raises loses the span.
+    It may `settle` the span, and still change it. It must not raise; what it raises loses the span.
     """
     global _before_end  # noqa: PLW0603  the process has one
     _before_end = call

@@ -15,7 +15,7 @@ from spanferry.trace_state import LiveTrace
 from spanferry.values import text
 from spanferry_schemas import StatusCode, TracePart, mlflow_keys
 
-__all__ = ["start_span"]
+__all__ = ["NOT_BEGUN", "start_span"]
 
 _MORE: Final = (
     "attributes",
@@ -29,7 +29,7 @@ _MORE: Final = (
 _UNSET: Final = StatusCode.UNSET
 _TRACE_NAME: Final = mlflow_keys.TAG_TRACE_NAME
 
-_NOT_BEGUN: Final = 0
+NOT_BEGUN: Final = 0
 """The end of a span that has not begun: it takes nothing yet."""
 
 
@@ -56,7 +56,7 @@ class start_span(Span):  # noqa: N801  MLflow's name
     ) -> None:
         self._name = name
         self._span_type: Any = span_type
-        self._end_ns = _NOT_BEGUN
+        self._end_ns = NOT_BEGUN
         self._token: CurrentToken | None = None
         self._other: Span | None = None
         self._more: Any = None
@@ -74,7 +74,7 @@ class start_span(Span):  # noqa: N801  MLflow's name
         # What `open_span`, `open_trace` and `begin` do in the two cases that most are, in one piece.
         process = PROCESS
         around = current.get()
-        if self._more is not None or process.scopes or self._end_ns != _NOT_BEGUN:
+        if self._more is not None or process.scopes or process.bridged or self._end_ns != NOT_BEGUN:
             return self._enter(None)
         if around is None:
             if not process.plain:
@@ -135,6 +135,7 @@ class start_span(Span):  # noqa: N801  MLflow's name
     ) -> None:
         token = self._token
         if token is None:
+            self._leave_other(kind, error, stack)
             return
         self._token = None
         try:  # noqa: SIM105  what `leave` does; suppress() would be another call
@@ -145,6 +146,14 @@ class start_span(Span):  # noqa: N801  MLflow's name
             self._end_other(error)
         elif self._end_ns is None:
             self.close(self.trace.clock_ns + perf_counter_ns())
+
+    def _leave_other(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        stack: TracebackType | None,
+    ) -> None:
+        """Leave the block where `__enter__` has made nothing current here."""
 
     def _end_other(self, error: BaseException | None) -> None:
         """End the span that stands in for this one, or this one with an error."""
@@ -158,7 +167,7 @@ class start_span(Span):  # noqa: N801  MLflow's name
         """Start the span and make it current; `ratio` is as `open_span` takes it. Never raises."""
         more = self._more
         destination = None if more is None or more[1] is None else destination_of(more[1])
-        into = self if self._end_ns == _NOT_BEGUN and self._is_of_its_kind() else None
+        into = self if self._end_ns == NOT_BEGUN and self._is_of_its_kind() else None
         span = open_span(self._name, self._span_type, None, None, destination, ratio, into)
         if span is not self:
             self._other = span
@@ -170,11 +179,6 @@ class start_span(Span):  # noqa: N801  MLflow's name
                 set_run(span, more[3])
         self._token = current.set(span)
         return span
-
-    @property
-    def may_begin(self) -> bool:
-        """Whether it has not begun, and was given nothing but its name and type."""
-        return self._more is None and self._end_ns == _NOT_BEGUN
 
     def _is_of_its_kind(self) -> bool:
         """Whether it may be the span itself; otherwise it stands for one."""

@@ -1,5 +1,6 @@
 """What one process knows of one trace, from its local root's start on."""
 
+import sys
 from time import perf_counter_ns
 from typing import Final, Protocol, TypeVar
 
@@ -71,7 +72,9 @@ class LiveTrace(Struct, eq=False):
     spans_at_end: int = 0
     root_duration_ns: int = 0
     keeps_spans: bool = False
-    """Whether `opened`, `add` and `finish` do more than here."""
+    """Whether `opened` and `finish` do more than here."""
+    look_at: int = sys.maxsize
+    """With more spans than that it is to `look`."""
     ends_trace: bool = True
     """An outlet is given a trace when its local root has ended."""
 
@@ -105,6 +108,10 @@ class LiveTrace(Struct, eq=False):
         self.pending_bytes += size
         if error:
             self.failed = True
+        self.look()
+
+    def look(self) -> None:
+        """A span has ended: do what is due."""
         if self.ended or self.pending_bytes > self.fragment_bytes or self.now_ns() > self.due_ns:
             self.hand_over_what_has_ended()
 

@@ -1,10 +1,15 @@
 """What MLflow knows about a trace that starts: experiment, run, model, and the context's tags."""
 # pyright: reportPrivateUsage=false
 
+import os
 import sys
-from typing import Any
+from threading import get_ident
+from typing import Any, Final
 
-from mlflow.environment_variables import MLFLOW_TRACE_EXTRACT_ATTACHMENTS
+from mlflow.environment_variables import (
+    MLFLOW_TRACE_EXTRACT_ATTACHMENTS,
+    MLFLOW_TRACING_DESTINATION,
+)
 from mlflow.tracing import provider
 from mlflow.tracing.context import _USER_TRACE_CONTEXT
 from mlflow.tracking import fluent
@@ -15,12 +20,47 @@ from spanferry_schemas import TracePart, mlflow_keys
 
 __all__ = ["dress", "prediction_context"]
 
+_environment: Any = getattr(os.environ, "_data", None)
+_EXTRACT: Final[Any] = getattr(os.environ, "encodekey", str)(MLFLOW_TRACE_EXTRACT_ATTACHMENTS.name)
+_DESTINATION: Final[Any] = getattr(os.environ, "encodekey", str)(MLFLOW_TRACING_DESTINATION.name)
+
+_VALUES: Final = "_ThreadLocalVariable__global_thread_values"
+_runs: Any = getattr(fluent._active_run_stack, _VALUES, None)
+"""The runs of every thread, by its ident."""
+_models: Any = getattr(fluent._ACTIVE_MODEL_CONTEXT, _VALUES, None)
+"""Each thread's active model, by its ident; a thread has none before somebody has asked."""
+
+_MAY_LOOK: Final = _environment is not None and _runs is not None and _models is not None
+
 
 def dress(facts: TracePart, *, experiment_given: bool) -> None:
     """Give a new trace what MLflow's own span processor gives it. Asks no server.
 
     `experiment_given`: it was chosen for this very trace.
     """
+    context = _USER_TRACE_CONTEXT.get()
+    destinations = provider._MLFLOW_TRACE_USER_DESTINATION
+    module = sys.modules.get("mlflow.pyfunc.context")
+    if (
+        _MAY_LOOK
+        and context is None
+        and (module is None or module._PREDICTION_REQUEST_CTX.get() is None)
+        and destinations._global_value is None
+        and destinations._context_local_value.get() is None
+        and _EXTRACT not in _environment
+        and _DESTINATION not in _environment
+        and get_ident() in _models
+        and not any(_runs.copy().values())
+        and all(one._model_id is None for one in _models.copy().values())
+    ):  # what MLflow's functions would find out, in twenty calls
+        chosen = fluent._active_experiment_id
+        if chosen is not None and not experiment_given:
+            facts.experiment_id = values.text(chosen)
+        return
+    _dress(facts, context, experiment_given=experiment_given)
+
+
+def _dress(facts: TracePart, context: Any, *, experiment_given: bool) -> None:
     run = fluent._get_latest_active_run()
     if not experiment_given:
         _choose_experiment(facts, run)
@@ -37,7 +77,6 @@ def dress(facts: TracePart, *, experiment_given: bool) -> None:
         facts.active_model, facts.model_params = None, {}
     if prediction is not None and prediction.dependencies_schemas:
         tags.update(texts_of(prediction.dependencies_schemas))
-    context = _USER_TRACE_CONTEXT.get()
     if context is not None:
         name = tags.get(mlflow_keys.TAG_TRACE_NAME)
         metadata.update(texts_of(context.metadata or {}))

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 from mlflow.entities import NoOpSpan as MlflowNoOpSpan
 from mlflow.entities.span import NO_OP_SPAN_TRACE_ID
 from mlflow.tracing import distributed, fluent, provider
+from mlflow.tracing.context import _USER_TRACE_CONTEXT
 from mlflow.tracing.utils import capture_function_input_args
 
 from spanferry import propagation, tracing
@@ -19,8 +20,10 @@ from spanferry.bridge.gate import GATE, ratio_here
 from spanferry.bridge.light import LightNoOpSpan, LightStartSpan, LiveWords
 from spanferry.context import ForeignParent, RemoteParent, current, leave
 from spanferry.entities import nanoseconds_of
-from spanferry.opening import is_silent, open_span
-from spanferry.spans import NO_OP_SPAN, Span
+from spanferry.opening import not_started, open_span, open_trace
+from spanferry.process import PROCESS
+from spanferry.spans import NO_OP_SPAN, NoOpSpan, Span
+from spanferry.starting import NOT_BEGUN
 
 __all__ = ["MLFLOWS", "REPLACEMENTS"]
 
@@ -43,29 +46,59 @@ class start_span(LightStartSpan, contextlib.ContextDecorator):  # noqa: N801  ML
 
     __slots__ = ("_mlflows",)
 
+    _mlflows: Any
+    """MLflow's own context manager, where that stands for this one."""
+
     def __enter__(self) -> Any:
-        self._mlflows: Any = None
         around: Any = current.get()
-        if isinstance(around, LiveWords) and self.may_begin and GATE.is_light() and not is_silent():
-            self.begin(around.trace, around.span_id_bytes, None, False)
-            self._token = current.set(self)
-            return self
+        if self._more is None and self._end_ns == NOT_BEGUN and not PROCESS.scopes:
+            if around is None:
+                context = _USER_TRACE_CONTEXT.get()
+                silent = context is not None and context.enabled is False
+                if not silent and GATE.is_light_for_root():
+                    return self._begin_root()
+            elif (
+                type(around) is start_span
+                and GATE.is_known_light
+                and provider.provider._isolated_tracer_provider is GATE.provider
+            ):
+                context = _USER_TRACE_CONTEXT.get()
+                if context is None or context.enabled is not False:
+                    self.begin(around.trace, around.span_id_bytes, None, False)
+                    self._token = current.set(self)
+                    return self
         if not _light_under(around):
             self._mlflows = MLFLOWS.start_span(**self._given())
             return self._mlflows.__enter__()
         span = self._enter(ratio_here() if around is None else None)
         return MlflowNoOpSpan() if span is NO_OP_SPAN else span
 
-    def __exit__(
+    def _begin_root(self) -> Any:
+        """What `_enter` does for a root of which nothing but its name and type is known."""
+        try:
+            trace = open_trace(self._name, ratio=ratio_here())
+        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+            not_started(error)
+            return MlflowNoOpSpan()
+        if isinstance(trace, NoOpSpan):
+            self._other = trace
+            if trace is NO_OP_SPAN:
+                return MlflowNoOpSpan()
+            self._token = current.set(trace)
+            return trace
+        self.begin(trace, None, None, True)
+        self._token = current.set(self)
+        return self
+
+    def _leave_other(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         stack: TracebackType | None,
     ) -> None:
-        if self._mlflows is None:
-            super().__exit__(kind, error, stack)
-        else:
-            mlflows, self._mlflows = self._mlflows, None
+        mlflows: Any = getattr(self, "_mlflows", None)
+        if mlflows is not None:
+            self._mlflows = None
             mlflows.__exit__(kind, error, stack)
 
     def _recreate_cm(self) -> "start_span":

@@ -94,6 +94,7 @@ def uninstall() -> None:
     _installed = False
     _timeouts.stop()
     GATE.installed = False
+    GATE.forget()
     opening.install_kinds(opening.Kinds())
     spans.install_before_end(None)
     _leave_the_provider()

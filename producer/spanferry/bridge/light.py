@@ -32,6 +32,7 @@ _Link: Final[Any] = Link
 def before_end(span: Span) -> None:
     """Show a span to the processors of `mlflow.tracing.configure`. Never raises."""
     if get_config().span_processors:
+        span.settle()
         apply_span_processors(span)
 
 

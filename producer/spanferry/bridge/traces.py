@@ -18,9 +18,10 @@ from spanferry.bridge import assessing
 from spanferry.bridge.ended import remember
 from spanferry.log import say_once
 from spanferry.parcel import SentSpan
+from spanferry.span_recorder import SpanRecorder
 from spanferry.texts import texts_of
 from spanferry.trace_state import LiveTrace, OpenedSpan
-from spanferry_schemas import TracePart, trace_id_text
+from spanferry_schemas import TracePart
 from spanferry_schemas import TraceState as WireState
 
 __all__ = ["OPEN", "SPANS_MAX", "BridgedTrace", "OpenTraces"]
@@ -43,33 +44,34 @@ class OpenTraces:
     """By MLflow's trace id. What a dict does in one step needs no lock that a fork could hold."""
 
     def __init__(self) -> None:
-        self._traces: dict[str, BridgedTrace] = {}
+        self.traces: dict[str, BridgedTrace] = {}
 
     def __len__(self) -> int:
-        return len(self._traces)
+        return len(self.traces)
 
     def get(self, trace_id: str) -> "BridgedTrace | None":
         """The open trace, or None."""
-        return self._traces.get(trace_id)
+        return self.traces.get(trace_id)
 
     def all(self) -> "list[BridgedTrace]":
         """Every open trace, the oldest first."""
-        return list(self._traces.values())
+        return list(self.traces.values())
 
     def add(self, trace: "BridgedTrace") -> None:
         """A trace has been opened."""
-        if len(self._traces) >= TRACES_MAX:
-            self._evict()
-        self._traces[trace.mlflow_id] = trace
+        if len(self.traces) >= TRACES_MAX:
+            self.evict()
+        self.traces[trace.mlflow_id] = trace
 
     def remove(self, trace: "BridgedTrace") -> None:
         """A trace has ended, and its spans too."""
-        if self._traces.get(trace.mlflow_id) is trace:
-            self._traces.pop(trace.mlflow_id, None)
+        if self.traces.get(trace.mlflow_id) is trace:
+            self.traces.pop(trace.mlflow_id, None)
 
-    def _evict(self) -> None:
+    def evict(self) -> None:
+        """Forget the oldest: there are too many."""
         try:
-            self._traces.pop(next(iter(self._traces)), None)
+            self.traces.pop(next(iter(self.traces)), None)
         except (StopIteration, RuntimeError):  # another thread changed it meanwhile
             return
         say_once(
@@ -94,15 +96,18 @@ class BridgedTrace(LiveTrace, eq=False):
     """MLflow's PromptVersions that were loaded inside the trace."""
     span_dict: dict[str, Any] = {}
     """Spans by their ids in hexadecimal digits, until the trace has ended."""
-    held_max: int = SPANS_MAX
+    look_at: int = SPANS_MAX
     made_view: Any = None
 
     def __post_init__(self) -> None:
-        self.mlflow_id = trace_id_text(self.trace_id)
+        self.mlflow_id = trace_id = f"tr-{self.trace_id.hex()}"  # as `trace_id_text` says it
         self.opened_ns = perf_counter_ns()
-        known = OPEN.get(self.mlflow_id)
+        traces = OPEN.traces
+        known = traces.get(trace_id)
         if known is None:
-            OPEN.add(self)
+            if len(traces) >= TRACES_MAX:
+                OPEN.evict()
+            traces[trace_id] = self
         else:  # another part of the same trace, in the same process
             self.span_dict = known.span_dict
 
@@ -124,20 +129,25 @@ class BridgedTrace(LiveTrace, eq=False):
 
     def finish(self, root: SentSpan, size: int, *, error: bool, duration_ns: int) -> None:
         """Hand over all there is, and forget it as soon as its last span has ended."""
-        if self.made_view is not None:
+        view = self.made_view
+        if view is not None:
             self.facts = self._part() or self.facts
+        all_ended = len(self.pending) + 1 == len(self.span_dict)
         super().finish(root, size, error=error, duration_ns=duration_ns)
-        if self.made_view is not None:
-            for assessment in self.made_view.info.assessments:
+        if view is not None:
+            for assessment in view.info.assessments:
                 assessing.send(self.mlflow_id, assessment)
         _set_last_active_trace_id(self.mlflow_id)
         remember(self.mlflow_id)
-        self._release()
+        if all_ended:
+            self._forget()
+        else:
+            self._release()
 
-    def add(self, span: SentSpan, size: int, *, error: bool) -> None:
-        """Take a span that has ended and is not the local root."""
-        super().add(span, size, error=error)
-        if self.ended or len(self.span_dict) > self.held_max:
+    def look(self) -> None:
+        """A span has ended: do what is due."""
+        super().look()
+        if self.ended or self.spans > self.look_at:
             self._release()
 
     def _release(self) -> None:
@@ -146,15 +156,23 @@ class BridgedTrace(LiveTrace, eq=False):
         No circle of references is left of a trace that is done, and one that goes on for hours
         does not hold what it has handed over.
         """
-        spans = {key: span for key, span in self.span_dict.copy().items() if not _has_ended(span)}
+        spans = self.span_dict.copy()
+        for key, span in list(spans.items()):
+            ours = issubclass(type(span), SpanRecorder)
+            if (span._end_ns if ours else span.end_time_ns) is not None:
+                del spans[key]
+        if self.ended and not spans:
+            self._forget()
+            return
         self.span_dict = spans
-        self.held_max = max(SPANS_MAX, 2 * len(spans))  # many that are open cost no more
-        if spans or not self.ended:
-            if self.made_view is not None:
-                self.made_view.span_dict = spans
-        else:
-            self.made_view = None
-            OPEN.remove(self)
+        self.look_at = self.spans + max(SPANS_MAX, len(spans))  # many that are open cost no more
+        if self.made_view is not None:
+            self.made_view.span_dict = spans
+
+    def _forget(self) -> None:
+        self.span_dict = {}
+        self.made_view = None
+        OPEN.remove(self)
 
     def _part(self) -> TracePart | None:
         part = super()._part()
@@ -166,10 +184,6 @@ class BridgedTrace(LiveTrace, eq=False):
             metadata=texts_of(part.metadata),
             prompts=[(values.text(one.name), values.text(one.version)) for one in self.prompts],
         )
-
-
-def _has_ended(span: Any) -> bool:
-    return span.end_time_ns is not None
 
 
 def _fact(name: str, doc: str) -> Any:
