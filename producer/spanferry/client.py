@@ -67,7 +67,7 @@ class Client:
     def _set_up(self) -> None:
         self._buffer = new_buffer(self._settings.buffer_bytes, self._settings.drop)
         self._sender = _new_sender(self._settings, self._buffer)
-        self._buffer.on_put = self._sender.start
+        self._buffer.on_put = self._start_late
         self.put: Callable[[Waiting], bool] = self._buffer.put
         """The buffer's own, because it runs at every trace's end."""
 
@@ -75,6 +75,11 @@ class Client:
     def settings(self) -> Settings:
         """The options in force."""
         return self._settings
+
+    def _start_late(self) -> None:
+        """At the first trace after a fork, in a server's worker for one."""
+        self._sender.start()
+        termination.look_for_a_server()
 
     def start(self) -> None:
         """Start the sender now instead of at the first trace."""

@@ -1,7 +1,11 @@
 """SIGTERM, where the app has left it at its default action: flush first, then end by it as before.
 
 The default action ends the process at once and without atexit, so what waits for Kafka would be
-lost. Whoever handles the signal (uvicorn, gunicorn, the app) is left alone, before and afterwards.
+lost. Whoever handles the signal (gunicorn, the app) is left alone, before and afterwards.
+
+uvicorn handles it while it serves, shuts down gracefully, puts back what was in force before, and
+ends by the signal all the same. An app that it imports then finds uvicorn's handler in force and the
+default action behind it: there the flush is the last step of the graceful shutdown.
 """
 
 import _thread
@@ -9,13 +13,13 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from spanferry.log import say_once
 
-__all__ = ["flush_first", "restore"]
+__all__ = ["flush_first", "look_for_a_server", "restore"]
 
 _STANDSTILL_S: Final = 0.5
 """For so long the main thread waits for its end. Then it goes on, because the flush may wait for a
@@ -36,6 +40,34 @@ def flush_first(flush: Callable[[], object]) -> None:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         with contextlib.suppress(ValueError):  # only the main thread may
             signal.signal(signal.SIGTERM, _on_sigterm)
+    look_for_a_server()
+
+
+def look_for_a_server() -> None:
+    """Have a uvicorn whose handler is in force flush when it has shut down. In any thread."""
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if server is None or type(server).__module__.partition(".")[0] != "uvicorn":
+        return
+    shutdown = getattr(server, "shutdown", None)
+    if callable(shutdown) and not isinstance(shutdown, _Shutdown):
+        server.shutdown = _Shutdown(shutdown)
+
+
+class _Shutdown:
+    """A server's coroutine function, and the flush after it."""
+
+    __slots__ = ("_before",)
+
+    def __init__(self, before: Callable[..., Awaitable[Any]]) -> None:
+        self._before = before
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        import asyncio  # noqa: PLC0415  uvicorn has loaded it; other apps need not
+
+        try:
+            return await self._before(*args, **kwargs)
+        finally:
+            await asyncio.get_running_loop().run_in_executor(None, _flush_quietly)
 
 
 def restore() -> None:

@@ -32,10 +32,10 @@ def _default_action():
     signal.signal(signal.SIGTERM, before)
 
 
-def run(body: str) -> tuple[int, list[str]]:
+def run(*bodies: str) -> tuple[int, list[str]]:
     """A process of its own: its exit code and what it said."""
     done = subprocess.run(
-        [sys.executable, "-c", PREAMBLE + textwrap.dedent(body)],
+        [sys.executable, "-c", PREAMBLE + "".join(textwrap.dedent(body) for body in bodies)],
         capture_output=True,
         text=True,
         check=False,
@@ -147,6 +147,81 @@ def test_a_handler_that_calls_the_one_before_it_decides_itself():
         say("goes-on")
     """)
     assert (code, said) == (0, ["flushed", "handled", "goes-on"])
+
+
+SERVED = """
+import uvicorn
+
+def serve(at_import=lambda: None, at_startup=lambda: None):
+    async def app(scope, receive, send):
+        if scope["type"] != "lifespan":
+            return
+        while True:
+            if (await receive())["type"] == "lifespan.startup":
+                at_startup()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                say("shut-down")
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+    def load():
+        at_import()
+        return app
+    server = uvicorn.Server(uvicorn.Config(load, factory=True, port=0, log_level="error"))
+    def end():
+        while not server.started:
+            time.sleep(0.01)
+        terminate()
+    threading.Thread(target=end).start()
+    server.run()
+"""
+
+
+@pytest.mark.parametrize("when", ["at_import", "at_startup"])
+def test_an_app_that_uvicorn_has_imported_flushes_after_its_shutdown(when):
+    """uvicorn's handler is in force by then, and behind it the default action."""
+    code, said = run(
+        SERVED,
+        f"""
+        def enable():
+            termination.flush_first(lambda: say("flushed"))
+            termination.flush_first(lambda: say("flushed"))
+        serve({when}=enable)
+        """,
+    )
+    assert (code, said) == (-signal.SIGTERM, ["shut-down", "flushed"])
+
+
+def test_an_app_that_uvicorn_imports_later_flushes_once():
+    code, said = run(
+        SERVED,
+        """
+        termination.flush_first(lambda: say("flushed"))
+        serve()
+        """,
+    )
+    assert (code, said) == (-signal.SIGTERM, ["shut-down", "flushed"])
+
+
+def test_a_server_is_seen_by_the_first_trace_after_a_fork():
+    """As gunicorn does it, which loads the app before it forks its workers."""
+    code, said = run(
+        SERVED,
+        f"""
+        import spanferry
+        spanferry.enable(bootstrap_servers="127.0.0.1:{free_port()}", mlflow=False, exit_timeout_s=0.3)
+        child = os.fork()
+        if child == 0:
+            spanferry.termination._flush = lambda: say("flushed")
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            def trace():
+                with spanferry.start_span("served"):
+                    pass
+            serve(at_startup=trace)
+        say(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+        """,
+    )
+    assert (code, said) == (0, ["shut-down", "flushed", "-15"])
 
 
 def test_a_forked_process_ends_by_the_signal_too():
