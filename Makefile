@@ -1,6 +1,6 @@
 # Every target first installs what it needs into .venv. ARGS="..." is passed on.
 #   make demo    an app, Kafka, a worker and MLflow on this machine, with traffic
-#   make test    the tests, on real Kafka, PostgreSQL and MLflow; ARGS="-m long" for those that take minutes
+#   make test    the tests, on real Kafka, PostgreSQL and MLflow, two files at a time
 #   make check   format, lint, types, layers, lock
 #   make bench   what a traced request pays, against MLflow and others (ARGS="--full --peers": all of it)
 #   make lock    write requirements.lock anew (ARGS=--upgrade: newest versions)
@@ -20,7 +20,7 @@ demo test check bench lock: .venv/.ready
 demo:
 	$(RUN)/spanferry demo $(ARGS)
 test:
-	$(RUN)/pytest --numprocesses=2 --dist=loadfile $(ARGS)
+	$(RUN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 bench:
 	$(RUN)/python -m benchmarks.overhead $(ARGS)
 check:

@@ -8,7 +8,7 @@ import pytest
 from tests.better_than_native.account import wait_until
 from tests.services.process import free_port
 
-pytestmark = [pytest.mark.long, pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(180)]
 
 TRACES = 100
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = [pytest.mark.long, pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(180)]
 
 ROUNDS = 8
 SPANS = 5
