@@ -48,7 +48,7 @@ def look_for_a_server() -> None:
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     if server is None or type(server).__module__.partition(".")[0] != "uvicorn":
         return
-    shutdown = getattr(server, "shutdown", None)
+    shutdown: Any = getattr(server, "shutdown", None)
     if callable(shutdown) and not isinstance(shutdown, _Shutdown):
         server.shutdown = _Shutdown(shutdown)
 
