@@ -5,6 +5,7 @@ import contextlib
 import inspect
 import logging
 import os
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 
 import pytest
@@ -84,6 +85,9 @@ def environment_restored() -> Iterator[None]:
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
+    fluent = sys.modules.get("mlflow.tracking.fluent")
+    if fluent is not None:  # `mlflow.set_experiment` sets this too, and it goes before the variable
+        fluent._active_experiment_id = None  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True, scope="module")

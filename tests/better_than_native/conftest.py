@@ -1,7 +1,6 @@
 """Two ways for the same program: MLflow as it comes, and MLflow with spanferry enabled."""
 
 import json
-import shutil
 import subprocess
 import sys
 import uuid
@@ -13,6 +12,7 @@ import pytest
 
 from tests.better_than_native.account import Stored, stored, wait_until
 from tests.services.kafka import KafkaServer
+from tests.services.mlflow_tables import copy_tables
 from tests.services.worker import SpanferryWorker
 
 PROGRAM_TIMEOUT_S = 150
@@ -103,18 +103,13 @@ class Line(Way):
 
 
 @pytest.fixture(scope="package")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's database after all of its migrations, to be copied."""
-    database = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    code = "import mlflow, sys; mlflow.MlflowClient(sys.argv[1]).search_experiments()"
-    command = [sys.executable, "-c", code, f"sqlite:///{database}"]
-    subprocess.run(command, check=True, capture_output=True, timeout=90)
-    return database
+def new_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    def make() -> Path:
+        path = tmp_path_factory.mktemp("store") / "mlflow.db"
+        copy_tables(path, str(path.parent / "artifacts"))
+        return path
 
-
-@pytest.fixture(scope="package")
-def new_store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    return lambda: Path(shutil.copy(empty_store, tmp_path_factory.mktemp("store")))
+    return make
 
 
 @pytest.fixture

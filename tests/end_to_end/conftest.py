@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.services.kafka import KafkaServer
+from tests.services.mlflow_tables import copy_tables
 from tests.services.postgres import PostgresServer
 from tests.services.worker import SpanferryWorker
 
@@ -71,7 +72,7 @@ class Pipeline:
 
 @pytest.fixture
 def sqlite_uri(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/mlflow.db"
+    return copy_tables(tmp_path / "mlflow.db", str(tmp_path / "artifacts"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import spanferry
-from spanferry import opening
+from spanferry import active_model, opening
 from spanferry.parcel import Parcel, Waiting
 from spanferry.process import PROCESS
 from spanferry.settings import Settings
@@ -98,8 +98,9 @@ PROGRAMS: list[Callable[[], None]] = [
 
 
 @pytest.fixture
-def plain() -> Iterator[None]:
+def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a process of its own, where no model and no scope has ever been set."""
+    monkeypatch.setattr(active_model, "_anywhere", None)
     before = PROCESS.models, PROCESS.scopes
     assert opening.makes_plain_spans()
     PROCESS.models = PROCESS.scopes = False

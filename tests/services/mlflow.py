@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import httpx
 
+from tests.services.mlflow_tables import copy_tables
 from tests.services.process import GuardedProcess, free_port
 from tests.services.service import Service
 
@@ -52,7 +53,8 @@ class MlflowServer(Service):
             return False
 
     def _prepare(self, folder: Path) -> GuardedProcess:
-        self.backend_uri = self.backend_uri or f"sqlite:///{folder}/mlflow.db"
+        if not self.backend_uri:
+            self.backend_uri = copy_tables(folder / "mlflow.db", "mlflow-artifacts:/")
         port = free_port()
         self.uri = f"http://127.0.0.1:{port}"
         options = [f"--backend-store-uri={self.backend_uri}", f"--port={port}", "--host=127.0.0.1"]

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from spanferry_worker.services.mlflow_sink import MlflowSink, open_sink
+from tests.services.mlflow_tables import copy_tables
 from tests.services.postgres import PostgresServer
 
 OpenSink = Callable[..., Awaitable[MlflowSink]]
@@ -50,12 +51,10 @@ class Place:
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite file with MLflow's tables: all of its migrations take seconds."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    folder = tmp_path_factory.mktemp("template")
-    SqlAlchemyStore(f"sqlite:///{folder}/mlflow.db", str(folder)).engine.dispose()
-    return folder / "mlflow.db"
+    """An SQLite file with MLflow's tables."""
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    copy_tables(path, str(path.parent))
+    return path
 
 
 @pytest.fixture(scope="session")
