@@ -236,7 +236,7 @@ class Span(SpanRecorder):
         """Write down what nobody has said: the log level that follows from the type."""
         attributes = self._attributes
         if _LOG_LEVEL not in attributes:
-            kind = self._span_type  # whatever the app has given
+            kind: object = self._span_type  # whatever the app has given
             known = issubclass(type(kind), str) and kind in _INFO_TYPES
             attributes[_LOG_LEVEL] = _INFO if known else _DEBUG
 

@@ -13,7 +13,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ class _Shutdown:
 
     __slots__ = ("_before",)
 
-    def __init__(self, before: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(self, before: Callable[..., Any]) -> None:
         self._before = before
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
