@@ -8,7 +8,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from spanferry.log import say_once
-from spanferry.parcel import Parcel, Waiting
+from spanferry.parcel import Waiting
 from spanferry.settings import DropPolicy
 
 __all__ = ["Buffer", "BufferCounts", "LockedBuffer", "new_buffer"]
@@ -98,13 +98,12 @@ class Buffer:
             self._tell()
         return True
 
-    def take(self) -> Parcel | None:
-        """The oldest parcel, now the caller's until it is released; None where none waits."""
+    def take(self) -> Waiting | None:
+        """The oldest that waits, now the caller's until it is released; None where none does."""
         try:
-            oldest = self._parcels.popleft()
+            return self._parcels.popleft()
         except IndexError:
             return None
-        return oldest.parcel()
 
     def release(self, size: int) -> None:
         """Parcels of `size` bytes together are acknowledged or given up: their room is free."""
@@ -124,9 +123,13 @@ class Buffer:
         used = self._used + size
         if used > bytes_max:
             self._drop(waiting)
+            if self.on_put is not None:
+                self._tell()
             return False
         self._used = used
         self._parcels.append(waiting)
+        if self.on_put is not None:
+            self._tell()
         return True
 
     def _drop(self, waiting: Waiting) -> None:

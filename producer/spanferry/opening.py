@@ -25,11 +25,9 @@ __all__ = [
     "Kinds",
     "complain_not_enabled",
     "install_kinds",
-    "is_silent",
     "makes_plain_spans",
     "new_trace",
     "not_started",
-    "open_root",
     "open_span",
     "open_trace",
 ]
@@ -209,6 +207,8 @@ def makes_plain_spans() -> bool:
 def new_trace(trace_id: bytes, outlet: Outlet, facts: TracePart, *, remote: bool) -> LiveTrace:
     """A trace that begins now."""
     defaults = _defaults_of(outlet)
+    if not PROCESS.clock_followed:
+        read_clock()
     now_ns = PROCESS.clock_ns + perf_counter_ns()
     return _trace_kind(
         trace_id,
@@ -246,7 +246,7 @@ def complain_not_enabled() -> None:
 
 def _learn(defaults: _Defaults) -> None:
     """Let `start_span` open traces by itself where nothing else holds for them."""
-    if defaults.ratio < 1.0 or _trace_kind is not LiveTrace:
+    if defaults.ratio < 1.0 or defaults.model_id is not None or _trace_kind is not LiveTrace:
         return
     PROCESS.outlet = defaults.outlet
     PROCESS.experiment_id, PROCESS.experiment = defaults.experiment_id, defaults.experiment
@@ -290,7 +290,6 @@ def _defaults_of(outlet: Outlet) -> _Defaults:
     if not 0.0 <= ratio <= 1.0:
         say_once("ratio", "%s=%s is not between 0 and 1: all is traced", _RATIO_VARIABLE, given)
         ratio = 1.0
-    read_clock()
     models = (os.environ.get(variable) for variable in _MODEL_VARIABLES)
     settings = outlet.settings
     _defaults = _Defaults(

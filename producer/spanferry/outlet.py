@@ -1,4 +1,4 @@
-"""The one place that says where parcels go now. Read at every root span, written by enable/disable."""
+"""The one place that says where parcels go now; `PROCESS.outlet` follows it. Written by enable/disable."""
 
 from spanferry.parcel import Outlet
 from spanferry.process import PROCESS

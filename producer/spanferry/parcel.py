@@ -1,7 +1,7 @@
-"""What the calling thread hands over: spans already encoded, and the rest by value.
+"""What the calling thread hands over: parcels, and traces that have ended and become one.
 
 Everything in a parcel is finished: nothing of it may change after `Outlet.put`, because the sender
-thread reads it at its own time.
+thread reads it at its own time. Spans that end after their trace's root may still join it until then.
 """
 
 from collections.abc import Sequence

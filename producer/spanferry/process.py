@@ -1,4 +1,4 @@
-"""What belongs to one process: its source of ids, and which fork it is."""
+"""What belongs to one process: its source of ids, which fork it is, and what its spans look at."""
 
 import os
 import random
@@ -23,6 +23,7 @@ class _Process:
 
     __slots__ = (
         "bridged",
+        "clock_followed",
         "clock_ns",
         "experiment",
         "experiment_id",
@@ -46,6 +47,8 @@ class _Process:
         """MLflow's API goes through spanferry."""
         self.clock_ns = 0
         """What to add to perf_counter_ns() for nanoseconds since 1970: see `read_clock`."""
+        self.clock_followed = False
+        """A sender reads it again and again."""
         self.plain = False
         """Nothing holds for a new trace but what follows. Who changes that says False here, at last."""
         self.outlet: Any = None
@@ -61,7 +64,7 @@ PROCESS: Final = _Process()
 def read_clock() -> None:
     """Look at the wall clock, for traces that start from now on; in an open one time goes on evenly.
 
-    Done by the first trace and at every turn of the sender.
+    The sender does so twice a second; before it runs, whoever starts a trace the long way.
     """
     before_ns = perf_counter_ns()
     now_ns = time_ns()
@@ -82,6 +85,7 @@ def new_assessment_id() -> str:
 
 def _after_fork() -> None:
     PROCESS.forks += 1
+    PROCESS.plain = PROCESS.clock_followed = False
     _random.seed()
 
 

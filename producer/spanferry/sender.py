@@ -19,7 +19,7 @@ from msgspec import Struct
 from spanferry.buffer import Buffer
 from spanferry.dispatch import Dispatcher
 from spanferry.log import logger, quiet, say_once
-from spanferry.process import read_clock
+from spanferry.process import PROCESS, read_clock
 from spanferry.settings import Settings
 
 __all__ = ["Sender", "SenderState"]
@@ -29,6 +29,7 @@ _BACKOFF_MAX_S: Final = 5.0
 _REMIND_S: Final = 60.0
 _METADATA_S: Final = 3.0
 _STOP_S: Final = 1.0
+_CLOCK_S: Final = 0.5
 
 
 class SenderState(Struct):
@@ -96,7 +97,9 @@ class Sender:
             return True
         self.start()
         done: concurrent.futures.Future[bool] = concurrent.futures.Future()
-        waiting = len(self._buffer)  # read before `taken`: rather one too many than one too few
+        # Rather one too many than one too few: read before `taken`, and one may be neither in the
+        # buffer any more nor in the ledger yet. Where nothing is left the number does not matter.
+        waiting = len(self._buffer) + 1
         self._flushes.append(_Flush(self.dispatcher.ledger.taken + waiting, done))
         self._wake_up()
         try:
@@ -133,6 +136,13 @@ class Sender:
     async def _main(self) -> None:
         """One session after another until stopped: whatever ends a session, another one follows."""
         self._wake = asyncio.Event()
+        clock = asyncio.ensure_future(_follow_the_clock())
+        try:
+            await self._sessions()
+        finally:
+            clock.cancel()
+
+    async def _sessions(self) -> None:
         self.dispatcher.stager.collect_environment()
         backoff_s = _BACKOFF_FIRST_S
         reminded_at = -_REMIND_S
@@ -205,12 +215,22 @@ class Sender:
     async def _pause(self, seconds: float) -> None:
         """Sleep, unless somebody waits for a flush: then look again soon."""
         assert self._wake is not None
-        read_clock()
         if self._flushes:
             seconds = min(seconds, 0.002)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
         self._wake.clear()
+
+
+async def _follow_the_clock() -> None:
+    """Look at the wall clock for the app's threads, until cancelled."""
+    PROCESS.clock_followed = True
+    try:
+        while True:
+            read_clock()
+            await asyncio.sleep(_CLOCK_S)
+    finally:
+        PROCESS.clock_followed = False
 
 
 def _make_producer(settings: Settings) -> Any:

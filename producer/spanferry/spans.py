@@ -178,6 +178,15 @@ class Span(SpanRecorder):
         except Exception as error:  # noqa: BLE001  the app must not see our troubles
             say_once("span-end", "a span could not be handed over: %s", values.text(error))
         self.close(now_ns)
+        if end_time_ns is not None:
+            self._let_look()
+
+    def _let_look(self) -> None:
+        """What is due is so by the clock, whatever time the app has given."""
+        try:
+            self.trace.look()
+        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+            say_once("span-end", "a span could not be handed over: %s", values.text(error))
 
     def close(self, end_ns: int) -> None:  # noqa: C901, PLR0912  see below
         """End the span, which is recorded and open, as it is. Never raises.
@@ -192,11 +201,13 @@ class Span(SpanRecorder):
                 self._message = ""
             if _before_end is not None:
                 _before_end(self)
+            if self._end_ns is not None:
+                return  # another thread was faster
             self._end_ns = end_ns
             if self._forks != PROCESS.forks:
                 return  # the process that started the span has it too, and ends it
             size = SPAN_OVERHEAD_BYTES
-            for value in self._attributes.values():
+            for value in list(self._attributes.values()):
                 size += len(value)
             if self._events:
                 size += sum(len(event.attributes) + len(event.name) for event in self._events)
@@ -234,17 +245,19 @@ class Span(SpanRecorder):
 
     def settle(self) -> None:
         """Write down what nobody has said: the log level that follows from the type."""
-        attributes = self._attributes
-        if _LOG_LEVEL not in attributes:
-            kind: object = self._span_type  # whatever the app has given
-            known = issubclass(type(kind), str) and kind in _INFO_TYPES
-            attributes[_LOG_LEVEL] = _INFO if known else _DEBUG
+        self._attributes.setdefault(_LOG_LEVEL, self._level())
 
     def encoded_attributes(self) -> dict[str, bytes]:
         """All attributes but trace id and type, as they are sent."""
-        if self._end_ns is not None:
-            self.settle()
-        return self._attributes.copy()
+        attributes = self._attributes.copy()
+        if self._end_ns is not None and _LOG_LEVEL not in attributes:
+            attributes[_LOG_LEVEL] = self._level()
+        return attributes
+
+    def _level(self) -> bytes:
+        """As MLflow: what its UI shows is INFO. The type may be whatever the app has given."""
+        kind = type(self._span_type)
+        return _INFO if issubclass(kind, str) and self._span_type in _INFO_TYPES else _DEBUG
 
     def encoded(self) -> bytes:
         """The span, which has ended, as it is sent. Never raises."""

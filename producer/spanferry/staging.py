@@ -76,13 +76,13 @@ class Stager:
         """Move parcels into lanes until the buffer is empty or enough is staged."""
         room = self._room()
         while room > 0:
-            parcel = self._buffer.take()
-            if parcel is None:
+            waiting = self._buffer.take()
+            if waiting is None:
                 return
-            room -= parcel.size
-            receipt = self._ledger.enter(size=parcel.size, ends_trace=parcel.end is not None)
+            room -= waiting.size
+            receipt = self._ledger.enter(size=waiting.size, ends_trace=waiting.ends_trace)
             try:
-                await self._stage_parcel(parcel, receipt)
+                await self._stage_parcel(waiting.parcel(), receipt)
             except ValueError as error:
                 self.drops.oversize += 1
                 self.drop(receipt, "oversize", error)

@@ -77,7 +77,8 @@ class start_span(Span):  # noqa: N801  MLflow's name
         if self._more is not None or process.scopes or process.bridged or self._end_ns != NOT_BEGUN:
             return self._enter(None)
         if around is None:
-            if not process.plain:
+            outlet = process.outlet
+            if outlet is None or not process.plain:
                 return self._enter(None)
             name = self._name
             try:
@@ -85,7 +86,7 @@ class start_span(Span):  # noqa: N801  MLflow's name
                 self._start_ns = now_ns = clock_ns + perf_counter_ns()
                 trace = LiveTrace(
                     (random_bits(128) or 1).to_bytes(16, "big"),
-                    process.outlet,
+                    outlet,
                     TracePart(
                         process.experiment_id,
                         process.experiment,

@@ -10,6 +10,7 @@ default action behind it: there the flush is the last step of the graceful shutd
 
 import _thread
 import contextlib
+import inspect
 import os
 import signal
 import time
@@ -24,6 +25,8 @@ __all__ = ["flush_first", "look_for_a_server", "restore"]
 _STANDSTILL_S: Final = 0.5
 """For so long the main thread waits for its end. Then it goes on, because the flush may wait for a
 lock that it holds; the process ends all the same once the flush is over."""
+
+_UVICORN: Final = "uvicorn.server.Server"
 
 _flush: Callable[[], object] | None = None
 
@@ -46,11 +49,10 @@ def flush_first(flush: Callable[[], object]) -> None:
 def look_for_a_server() -> None:
     """Have a uvicorn whose handler is in force flush when it has shut down. In any thread."""
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    if server is None or type(server).__module__.partition(".")[0] != "uvicorn":
-        return
-    shutdown: Any = getattr(server, "shutdown", None)
-    if callable(shutdown) and not isinstance(shutdown, _Shutdown):
-        server.shutdown = _Shutdown(shutdown)
+    if any(f"{kind.__module__}.{kind.__name__}" == _UVICORN for kind in type(server).__mro__):
+        shutdown: Any = getattr(server, "shutdown", None)
+        if inspect.iscoroutinefunction(shutdown):  # and not one of ours
+            server.shutdown = _Shutdown(shutdown)  # type: ignore[union-attr]
 
 
 class _Shutdown:
@@ -67,7 +69,10 @@ class _Shutdown:
         try:
             return await self._before(*args, **kwargs)
         finally:
-            await asyncio.get_running_loop().run_in_executor(None, _flush_quietly)
+            try:
+                await asyncio.get_running_loop().run_in_executor(None, _flush_quietly)
+            except RuntimeError:  # no more threads: nobody is served any more, so it may block
+                _flush_quietly()
 
 
 def restore() -> None:

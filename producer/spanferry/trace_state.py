@@ -31,7 +31,8 @@ class LiveTrace(Struct, eq=False):
 
     Its spans may start and end in several threads at once. There is no lock that a fork or a signal
     could leave closed: a span is appended first and the end is looked at afterwards, the root sets
-    the end first and collects afterwards, and `pop` gives every span to exactly one of them.
+    the end and then puts the trace into the outlet, and `pop` gives every span to exactly one of
+    those who collect: the sender, or a thread in which a span ends late.
 
     A Struct, because every trace is one: msgspec sets its fields without running any Python.
     """
@@ -53,7 +54,7 @@ class LiveTrace(Struct, eq=False):
     forks: int = 0
     changed: bool = False
     ended: bool = False
-    """Nothing of `facts` changes any more."""
+    """From then on `facts` are the sender's."""
     attachments: list[Attachment] = []
     """What waits to be handed over with the spans."""
     pending: list[SentSpan] = []

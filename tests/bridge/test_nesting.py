@@ -2,6 +2,8 @@
 
 import asyncio
 import contextvars
+import subprocess
+import sys
 import threading
 
 import mlflow
@@ -208,3 +210,26 @@ def test_a_flush_hands_over_what_has_ended_of_an_open_trace(captured: capture) -
         assert not trace.complete
     [trace] = captured.traces
     assert trace.complete
+
+
+FORKED = """
+import os
+import mlflow
+from spanferry.testing import capture
+
+with capture(), mlflow.start_span("root") as root:
+    from spanferry.bridge.traces import SPANS_MAX
+
+    child = os.fork()
+    if child == 0:
+        for _ in range(3 * SPANS_MAX):
+            with mlflow.start_span("in the pool"):
+                pass
+        os._exit(len(root.trace.span_dict) > SPANS_MAX + 2)
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_process_that_is_forked_inside_a_trace_keeps_no_ended_spans() -> None:
+    """As the workers of a pool, for as long as the pool lives."""
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=100)

@@ -68,6 +68,24 @@ def test_what_is_in_flight_cannot_give_way():
     assert buffer.put(parcel(40))
 
 
+@pytest.mark.parametrize("policy", DropPolicy)
+def test_whoever_takes_is_called_until_it_has_started(policy):
+    """Also where the buffer is full by then: a thread may be had later than the first time."""
+    buffer = Buffer(100, policy)
+    called: list[int] = []
+
+    def start() -> None:
+        called.append(len(called))
+        if len(called) < 4:
+            raise RuntimeError("no more threads")
+        buffer.on_put = None
+
+    buffer.on_put = start
+    for number in range(6):
+        buffer.put(parcel(60, number))
+    assert called == [0, 1, 2, 3]
+
+
 def test_a_parcel_larger_than_the_buffer_costs_nobody_else():
     buffer = Buffer(100, DropPolicy.OLDEST)
     buffer.put(parcel(90, 1))

@@ -1,19 +1,23 @@
 """The short way that most traces take records what the long way does."""
 
 import contextlib
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import spanferry
-from spanferry import active_model, opening
+from spanferry import active_model, opening, process
 from spanferry.parcel import Parcel, Waiting
 from spanferry.process import PROCESS
 from spanferry.settings import Settings
 from spanferry.testing import capture
 from spanferry.trace_state import LiveTrace
+from tests.services.process import free_port
 
 
 def nested() -> None:
@@ -218,3 +222,103 @@ def test_a_trace_that_waits_does_not_change(plain: None) -> None:
     first = captured.traces[0]
     assert first.root.outputs is None
     assert "late" not in first.tags
+
+
+def test_new_traces_follow_the_wall_clock_and_open_ones_go_on_evenly(
+    plain: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small() as captured:
+        nested()
+        assert PROCESS.plain
+        captured.clear()
+        with spanferry.start_span("before") as before:
+            now_ns = time.time_ns()
+            with monkeypatch.context() as patch:
+                patch.setattr(process, "time_ns", lambda: time.time_ns() + 3_600 * 10**9)
+                process.read_clock()
+            with spanferry.start_span("child"):
+                pass
+        with spanferry.start_span("after") as after:
+            pass
+        process.read_clock()
+    assert before.end_time_ns is not None
+    assert before.end_time_ns - before.start_time_ns < 60e9
+    assert 3_500e9 < after.start_time_ns - now_ns < 3_700e9
+    assert {trace.name for trace in captured.traces} == {"before", "after"}
+
+
+def test_a_look_at_the_clocks_that_took_long_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    process.read_clock()
+    known_ns = PROCESS.clock_ns
+    looks = iter([0, 10**9])
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "perf_counter_ns", lambda: next(looks))
+        process.read_clock()
+    assert PROCESS.clock_ns == known_ns
+
+
+def test_the_sender_looks_at_the_clocks() -> None:
+    spanferry.enable(bootstrap_servers=f"127.0.0.1:{free_port()}", mlflow=False)
+    try:
+        PROCESS.clock_ns = 1
+        deadline = time.monotonic() + 20
+        while PROCESS.clock_ns == 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert abs(PROCESS.clock_ns + time.perf_counter_ns() - time.time_ns()) < 1e9
+    finally:
+        spanferry.disable()
+
+
+def test_a_model_from_the_environment_is_every_traces(
+    plain: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ACTIVE_MODEL_ID", "m-1")
+    with small() as captured:
+        nested()
+        nested()
+    assert [trace.metadata.get("mlflow.modelId") for trace in captured.traces] == ["m-1", "m-1"]
+
+
+def test_a_span_that_two_threads_end_is_sent_once(plain: None) -> None:
+    with small() as captured:
+        root = spanferry.start_span_no_context("root")
+        now_ns = root.start_time_ns + 1
+        root.close(now_ns)  # the other one has looked at the end before this
+        root.close(now_ns)
+    assert len(captured.parcels) == 1
+
+
+def test_what_is_due_is_so_by_the_clock(plain: None) -> None:
+    settings = Settings(bootstrap_servers="x:1", mlflow=False, fragment_age_s=0.001)
+    with capture(settings) as captured, spanferry.start_span("root") as root:
+        child = spanferry.start_span_no_context("child", parent_span=root, start_time_ns=1)
+        time.sleep(0.01)
+        child.end(end_time_ns=2)
+        assert len(captured.parcels) == 1
+
+
+FORKED = """
+import os, time
+import spanferry
+from spanferry.process import PROCESS
+from spanferry.testing import capture
+
+with capture() as captured:
+    for _ in range(2):
+        with spanferry.start_span("before"):
+            pass
+    assert PROCESS.plain
+    PROCESS.clock_ns -= 3_600 * 10**9  # as if the fork were an hour ago
+    child = os.fork()
+    if child == 0:
+        with spanferry.start_span("after") as span:
+            pass
+        os._exit(abs(span.start_time_ns - time.time_ns()) > 60e9)
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_process_looks_at_the_clocks_first() -> None:
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=60)

@@ -7,6 +7,8 @@ from threading import get_ident
 from typing import Any, Final
 
 from mlflow.environment_variables import (
+    _MLFLOW_ACTIVE_MODEL_ID,
+    MLFLOW_ACTIVE_MODEL_ID,
     MLFLOW_TRACE_EXTRACT_ATTACHMENTS,
     MLFLOW_TRACING_DESTINATION,
 )
@@ -21,8 +23,15 @@ from spanferry_schemas import TracePart, mlflow_keys
 __all__ = ["dress", "prediction_context"]
 
 _environment: Any = getattr(os.environ, "_data", None)
-_EXTRACT: Final[Any] = getattr(os.environ, "encodekey", str)(MLFLOW_TRACE_EXTRACT_ATTACHMENTS.name)
-_DESTINATION: Final[Any] = getattr(os.environ, "encodekey", str)(MLFLOW_TRACING_DESTINATION.name)
+_VARIABLES: Final = [
+    getattr(os.environ, "encodekey", str)(variable.name)
+    for variable in (
+        MLFLOW_TRACE_EXTRACT_ATTACHMENTS,
+        MLFLOW_TRACING_DESTINATION,
+        MLFLOW_ACTIVE_MODEL_ID,
+        _MLFLOW_ACTIVE_MODEL_ID,
+    )
+]
 
 _VALUES: Final = "_ThreadLocalVariable__global_thread_values"
 _runs: Any = getattr(fluent._active_run_stack, _VALUES, None)
@@ -47,8 +56,7 @@ def dress(facts: TracePart, *, experiment_given: bool) -> None:
         and (module is None or module._PREDICTION_REQUEST_CTX.get() is None)
         and destinations._global_value is None
         and destinations._context_local_value.get() is None
-        and _EXTRACT not in _environment
-        and _DESTINATION not in _environment
+        and _environment.keys().isdisjoint(_VARIABLES)
         and get_ident() in _models
         and not any(_runs.copy().values())
         and all(one._model_id is None for one in _models.copy().values())

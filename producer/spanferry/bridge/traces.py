@@ -132,7 +132,8 @@ class BridgedTrace(LiveTrace, eq=False):
         view = self.made_view
         if view is not None:
             self.facts = self._part() or self.facts
-        all_ended = len(self.pending) + 1 == len(self.span_dict)
+        # All of its spans are in both as long as none has been let go.
+        all_ended = self.look_at == SPANS_MAX and len(self.pending) + 1 == len(self.span_dict)
         super().finish(root, size, error=error, duration_ns=duration_ns)
         if view is not None:
             for assessment in view.info.assessments:
@@ -147,6 +148,11 @@ class BridgedTrace(LiveTrace, eq=False):
     def look(self) -> None:
         """A span has ended: do what is due."""
         super().look()
+        if self.ended or self.spans > self.look_at:
+            self._release()
+
+    def _hand_over_from_fork(self, span: SentSpan, size: int, *, error: bool) -> None:
+        super()._hand_over_from_fork(span, size, error=error)
         if self.ended or self.spans > self.look_at:
             self._release()
 
@@ -193,8 +199,8 @@ def _fact(name: str, doc: str) -> Any:
         return getattr(info.trace.facts, name)
 
     def write(info: "LiveInfo", value: Any) -> None:
-        if isinstance(value, dict):
-            value = texts_of(value)
+        if name in {"tags", "metadata"}:
+            value = texts_of(value or {})
         elif value is not None:
             value = values.text(value)
         setattr(info.trace.facts, name, value)
