@@ -245,19 +245,14 @@ class Span(SpanRecorder):
 
     def settle(self) -> None:
         """Write down what nobody has said: the log level that follows from the type."""
-        self._attributes.setdefault(_LOG_LEVEL, self._level())
+        self._attributes.setdefault(_LOG_LEVEL, _level_of(self._span_type))
 
     def encoded_attributes(self) -> dict[str, bytes]:
         """All attributes but trace id and type, as they are sent."""
         attributes = self._attributes.copy()
         if self._end_ns is not None and _LOG_LEVEL not in attributes:
-            attributes[_LOG_LEVEL] = self._level()
+            attributes[_LOG_LEVEL] = _level_of(self._span_type)
         return attributes
-
-    def _level(self) -> bytes:
-        """As MLflow: what its UI shows is INFO. The type may be whatever the app has given."""
-        kind = type(self._span_type)
-        return _INFO if issubclass(kind, str) and self._span_type in _INFO_TYPES else _DEBUG
 
     def encoded(self) -> bytes:
         """The span, which has ended, as it is sent. Never raises."""
@@ -287,6 +282,11 @@ class Span(SpanRecorder):
                 attributes={values.clean(k): v for k, v in span.attributes.items()},
             )
         )
+
+
+def _level_of(span_type: object) -> bytes:
+    """As MLflow: what its UI shows is INFO. The type may be whatever the app has given."""
+    return _INFO if issubclass(type(span_type), str) and span_type in _INFO_TYPES else _DEBUG
 
 
 def _type_text(span_type: object) -> str:
