@@ -80,14 +80,18 @@ def settings_in_the_environment() -> list[str]:
 
 @contextlib.contextmanager
 def environment_restored() -> Iterator[None]:
-    before = dict(os.environ)
+    before, experiment_id = dict(os.environ), _mlflows_experiment()
     yield
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
-    fluent = sys.modules.get("mlflow.tracking.fluent")
-    if fluent is not None:  # `mlflow.set_experiment` sets this too, and it goes before the variable
-        fluent._active_experiment_id = None  # type: ignore[attr-defined]
+    if _mlflows_experiment() != experiment_id:
+        sys.modules["mlflow.tracking.fluent"]._active_experiment_id = experiment_id  # type: ignore[attr-defined]
+
+
+def _mlflows_experiment() -> str | None:
+    """What `mlflow.set_experiment` sets beside the variable, and what goes before it."""
+    return getattr(sys.modules.get("mlflow.tracking.fluent"), "_active_experiment_id", None)
 
 
 @pytest.fixture(autouse=True, scope="module")

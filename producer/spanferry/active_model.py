@@ -39,7 +39,7 @@ class ActiveModel:
         """Active here, and wherever no other model has been made active."""
         global _anywhere
         PROCESS.models = True
-        PROCESS.plain = False
+        PROCESS.plain = None
         self._before, _anywhere = _anywhere, self
         self._token = _here.set(self)
 

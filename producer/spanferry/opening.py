@@ -89,7 +89,7 @@ def install_kinds(kinds: Kinds) -> None:
     _kinds, _silenced = kinds, kinds.silenced
     _span_kind, _trace_kind = kinds.span, kinds.trace
     PROCESS.bridged = kinds.dress is not None
-    PROCESS.plain = False
+    PROCESS.plain = None
 
 
 def open_span(  # noqa: PLR0913, PLR0917  a span has that many sides
@@ -184,7 +184,7 @@ def open_trace(  # noqa: C901  in one piece: see `_Process`
                 inside.dress(facts)
         if _kinds.dress is not None:
             _kinds.dress(facts, experiment_given=experiment_id is not None)
-        elif not PROCESS.plain:
+        elif PROCESS.plain is None:
             _learn(defaults)
     elif remote.sampled:
         trace_id, facts = remote.trace_id, TracePart()
@@ -248,11 +248,7 @@ def _learn(defaults: _Defaults) -> None:
     """Let `start_span` open traces by itself where nothing else holds for them."""
     if defaults.ratio < 1.0 or defaults.model_id is not None or _trace_kind is not LiveTrace:
         return
-    PROCESS.outlet = defaults.outlet
-    PROCESS.experiment_id, PROCESS.experiment = defaults.experiment_id, defaults.experiment
-    PROCESS.fragment_bytes = defaults.fragment_bytes
-    PROCESS.fragment_age_ns = defaults.fragment_age_ns
-    PROCESS.plain = True
+    PROCESS.plain = defaults
     if (  # another thread has changed it meanwhile
         PROCESS.models
         or PROCESS.scopes
@@ -260,7 +256,7 @@ def _learn(defaults: _Defaults) -> None:
         or outlets.installed is not defaults.outlet
         or _trace_kind is not LiveTrace
     ):
-        PROCESS.plain = False
+        PROCESS.plain = None
 
 
 def _sampled(trace_id: bytes, ratio: float) -> bool:

@@ -1,4 +1,4 @@
-"""The one place that says where parcels go now; `PROCESS.outlet` follows it. Written by enable/disable."""
+"""The one place that says where parcels go now. Written by enable/disable."""
 
 from spanferry.parcel import Outlet
 from spanferry.process import PROCESS
@@ -18,5 +18,5 @@ def install(outlet: Outlet | None) -> Outlet | None:
     """Put another outlet in force and return the one before it."""
     global installed
     before, installed = installed, outlet
-    PROCESS.plain, PROCESS.outlet = False, None
+    PROCESS.plain = None
     return before

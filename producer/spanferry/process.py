@@ -25,13 +25,8 @@ class _Process:
         "bridged",
         "clock_followed",
         "clock_ns",
-        "experiment",
-        "experiment_id",
         "forks",
-        "fragment_age_ns",
-        "fragment_bytes",
         "models",
-        "outlet",
         "plain",
         "scopes",
     )
@@ -49,13 +44,9 @@ class _Process:
         """What to add to perf_counter_ns() for nanoseconds since 1970: see `read_clock`."""
         self.clock_followed = False
         """A sender reads it again and again."""
-        self.plain = False
-        """Nothing holds for a new trace but what follows. Who changes that says False here, at last."""
-        self.outlet: Any = None
-        self.experiment_id: str | None = None
-        self.experiment: str | None = None
-        self.fragment_bytes = 0
-        self.fragment_age_ns = 0
+        self.plain: Any = None
+        """The defaults of new traces where nothing else holds for them. Who changes that says None
+        here, at last."""
 
 
 PROCESS: Final = _Process()
@@ -85,7 +76,8 @@ def new_assessment_id() -> str:
 
 def _after_fork() -> None:
     PROCESS.forks += 1
-    PROCESS.plain = PROCESS.clock_followed = False
+    PROCESS.plain = None
+    PROCESS.clock_followed = False
     _random.seed()
 
 

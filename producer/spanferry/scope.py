@@ -60,7 +60,7 @@ def context(
         around.enabled if enabled is None else enabled,
     )
     PROCESS.scopes = True
-    PROCESS.plain = False
+    PROCESS.plain = None
     token = scope.set(inside)
     try:
         yield

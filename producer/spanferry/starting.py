@@ -77,29 +77,22 @@ class start_span(Span):  # noqa: N801  MLflow's name
         if self._more is not None or process.scopes or process.bridged or self._end_ns != NOT_BEGUN:
             return self._enter(None)
         if around is None:
-            outlet = process.outlet
-            if outlet is None or not process.plain:
+            plain = process.plain
+            if plain is None:
                 return self._enter(None)
             name = self._name
             try:
+                tags = {_TRACE_NAME: name if type(name) is str and name.isascii() else text(name)}
                 clock_ns = process.clock_ns
                 self._start_ns = now_ns = clock_ns + perf_counter_ns()
                 trace = LiveTrace(
                     (random_bits(128) or 1).to_bytes(16, "big"),
-                    outlet,
-                    TracePart(
-                        process.experiment_id,
-                        process.experiment,
-                        tags={
-                            _TRACE_NAME: name
-                            if type(name) is str and name.isascii()
-                            else text(name)
-                        },
-                    ),
+                    plain.outlet,
+                    TracePart(plain.experiment_id, plain.experiment, tags=tags),
                     clock_ns,
-                    process.fragment_bytes,
-                    now_ns + process.fragment_age_ns,
-                    process.fragment_age_ns,
+                    plain.fragment_bytes,
+                    now_ns + plain.fragment_age_ns,
+                    plain.fragment_age_ns,
                     False,
                     process.forks,
                 )
@@ -114,6 +107,7 @@ class start_span(Span):  # noqa: N801  MLflow's name
             self._start_ns = trace.clock_ns + perf_counter_ns()
         else:
             return self._enter(None)
+        # As `begin`, without the call: see `_Process`.
         self.trace = trace
         self.trace_id_bytes = trace.trace_id
         self.span_id_bytes = (random_bits(64) or 1).to_bytes(8, "big")
@@ -148,12 +142,7 @@ class start_span(Span):  # noqa: N801  MLflow's name
         elif self._end_ns is None:
             self.close(self.trace.clock_ns + perf_counter_ns())
 
-    def _leave_other(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        stack: TracebackType | None,
-    ) -> None:
+    def _leave_other(self, *raised: Any) -> None:
         """Leave the block where `__enter__` has made nothing current here."""
 
     def _end_other(self, error: BaseException | None) -> None:

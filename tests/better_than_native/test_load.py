@@ -15,7 +15,7 @@ def whole(way, experiment):
     return {one.trace_id for one in way.stored(experiment) if one.spans == SPANS}
 
 
-@pytest.mark.parametrize(("rate", "flush_s", "store_s"), [(100, 20, 60), (1_000, 8, 10)])
+@pytest.mark.parametrize(("rate", "flush_s", "store_s"), [(100, 20, 60), (1_000, 8, 60)])
 def test_traces_at_a_rate(native, own_line, note, rate, flush_s, store_s):
     experiment = native.new_experiment()
     alone = native.run("load", experiment, rate=rate, seconds=SECONDS, flush_s=flush_s)

@@ -39,13 +39,20 @@ def test_spans_of_the_remote_service(native, line, note):
 
 def test_many_traces_open_at_once(native, line, note):
     experiment = native.new_experiment()
-    native.run("many_open", experiment, count=1_200, flush_s=20)
+    native.run("many_open", experiment, count=1_200, flush_s=45)
     kept = numbers_of(native.stored(experiment))
     note(f"native: {len(kept)} of 1,200 stored")
     assert len(kept) <= 1_000
+    assert_all_kept(line, 1_200)
 
+
+def test_even_more_traces_open_at_once(line):
+    assert_all_kept(line, 3_000)
+
+
+def assert_all_kept(line, count):
     experiment = line.new_experiment()
-    line.run("many_open", experiment, count=1_200, flush_s=60)
-    found = line.wait_for(experiment, 1_200, seconds=150)
-    assert numbers_of(found) == list(range(1_200))
+    line.run("many_open", experiment, count=count, flush_s=60)
+    found = line.wait_for(experiment, count, seconds=150)
+    assert numbers_of(found) == list(range(count))
     assert {one.spans for one in found} == {1}

@@ -110,7 +110,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     PROCESS.models = PROCESS.scopes = False
     yield
     PROCESS.models, PROCESS.scopes = PROCESS.models or before[0], PROCESS.scopes or before[1]
-    PROCESS.plain = False
+    PROCESS.plain = None
 
 
 def small() -> capture:

@@ -49,11 +49,10 @@ def dress(facts: TracePart, *, experiment_given: bool) -> None:
     """
     context = _USER_TRACE_CONTEXT.get()
     destinations = provider._MLFLOW_TRACE_USER_DESTINATION
-    module = sys.modules.get("mlflow.pyfunc.context")
     if (
         _MAY_LOOK
         and context is None
-        and (module is None or module._PREDICTION_REQUEST_CTX.get() is None)
+        and prediction_context() is None
         and destinations._global_value is None
         and destinations._context_local_value.get() is None
         and _environment.keys().isdisjoint(_VARIABLES)

@@ -5,18 +5,16 @@ import contextlib
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
-from types import TracebackType
 from typing import Any, Final, cast
 
 from mlflow.entities import NoOpSpan as MlflowNoOpSpan
 from mlflow.entities.span import NO_OP_SPAN_TRACE_ID
 from mlflow.tracing import distributed, fluent, provider
-from mlflow.tracing.context import _USER_TRACE_CONTEXT
 from mlflow.tracing.utils import capture_function_input_args
 
 from spanferry import propagation, tracing
 from spanferry.arguments import Arguments
-from spanferry.bridge.gate import GATE, ratio_here
+from spanferry.bridge.gate import GATE, disabled_here, ratio_here
 from spanferry.bridge.light import LightNoOpSpan, LightStartSpan, LiveWords
 from spanferry.context import ForeignParent, RemoteParent, current, leave
 from spanferry.entities import nanoseconds_of
@@ -51,22 +49,15 @@ class start_span(LightStartSpan, contextlib.ContextDecorator):  # noqa: N801  ML
 
     def __enter__(self) -> Any:
         around: Any = current.get()
-        if self._more is None and self._end_ns == NOT_BEGUN and not PROCESS.scopes:
+        begins = self._more is None and self._end_ns == NOT_BEGUN
+        if begins and not PROCESS.scopes and not disabled_here():
             if around is None:
-                context = _USER_TRACE_CONTEXT.get()
-                silent = context is not None and context.enabled is False
-                if not silent and GATE.is_light_for_root():
+                if GATE.is_light_for_root():
                     return self._begin_root()
-            elif (
-                type(around) is start_span
-                and GATE.is_known_light
-                and provider.provider._isolated_tracer_provider is GATE.provider
-            ):
-                context = _USER_TRACE_CONTEXT.get()
-                if context is None or context.enabled is not False:
-                    self.begin(around.trace, around.span_id_bytes, None, False)
-                    self._token = current.set(self)
-                    return self
+            elif type(around) is start_span and GATE.is_light():
+                self.begin(around.trace, around.span_id_bytes, None, False)
+                self._token = current.set(self)
+                return self
         if not _light_under(around):
             self._mlflows = MLFLOWS.start_span(**self._given())
             return self._mlflows.__enter__()
@@ -90,16 +81,11 @@ class start_span(LightStartSpan, contextlib.ContextDecorator):  # noqa: N801  ML
         self._token = current.set(self)
         return self
 
-    def _leave_other(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        stack: TracebackType | None,
-    ) -> None:
+    def _leave_other(self, *raised: Any) -> None:
         mlflows: Any = getattr(self, "_mlflows", None)
         if mlflows is not None:
             self._mlflows = None
-            mlflows.__exit__(kind, error, stack)
+            mlflows.__exit__(*raised)
 
     def _recreate_cm(self) -> "start_span":
         """A decorator enters anew for every call."""

@@ -1,7 +1,6 @@
 """Whether MLflow's API may be served by light spans here and now."""
 # pyright: reportPrivateUsage=false
 
-import sys
 from typing import Any, Final
 
 from mlflow import environment_variables
@@ -15,6 +14,7 @@ from mlflow.tracing.sampling import _SAMPLING_RATIO_OVERRIDE
 from mlflow.tracing.utils import maybe_get_request_id
 from opentelemetry.sdk.trace import TracerProvider
 
+from spanferry.bridge.facts import prediction_context
 from spanferry.bridge.plain import BridgedProcessor
 
 __all__ = ["GATE", "Gate", "disabled_here", "ratio_here"]
@@ -28,46 +28,41 @@ class Gate:
     is disabled, MLflow makes the spans itself.
     """
 
-    __slots__ = ("_holder", "_processors", "installed", "is_known_light", "provider", "ratio")
+    __slots__ = ("_holder", "_is_light", "_processors", "_provider", "installed", "ratio")
 
     def __init__(self) -> None:
         self.installed = False
         """Whether the bridge is there at all, with light spans."""
         self.ratio = 1.0
-        self.provider: Any = None
+        self._provider: Any = None
         """MLflow's tracer provider when somebody looked last."""
         self._holder: Any = None
         self._processors: Any = None
-        self.is_known_light = False
+        self._is_light = False
         """Whether light spans may stand for its spans."""
 
     def is_light(self) -> bool:
         """For a span under another one: whether tracing is as it was when that was started."""
-        return self.is_known_light and provider.provider._isolated_tracer_provider is self.provider
+        return self._is_light and provider.provider._isolated_tracer_provider is self._provider
 
     def is_light_for_root(self) -> bool:
         """For a span that starts a trace."""
         if not self.installed:
             return False
         if (
-            self.provider is None
-            or provider.provider._isolated_tracer_provider is not self.provider
+            self._provider is None
+            or provider.provider._isolated_tracer_provider is not self._provider
             or self._holder._span_processors is not self._processors
         ):
             self._look()
-        if not self.is_known_light:
+        if not self._is_light:
             return False
-        module = sys.modules.get("mlflow.pyfunc.context")  # see `prediction_context`
-        return (
-            module is None
-            or module._PREDICTION_REQUEST_CTX.get() is None
-            or not maybe_get_request_id(is_evaluate=True)
-        )
+        return prediction_context() is None or not maybe_get_request_id(is_evaluate=True)
 
     def forget(self) -> None:
         """The tracer provider is about to change."""
-        self.provider = None
-        self.is_known_light = False
+        self._provider = None
+        self._is_light = False
 
     def _look(self) -> None:
         self.forget()
@@ -79,7 +74,7 @@ class Gate:
             return
         self._holder = found._active_span_processor
         processors = self._holder._span_processors
-        self.is_known_light = (
+        self._is_light = (
             len(processors) == 1
             and isinstance(processors[0], BridgedProcessor)
             and not processors[0].exports_metrics
@@ -88,7 +83,7 @@ class Gate:
         ratio = MLFLOW_TRACE_SAMPLING_RATIO.get()
         self.ratio = ratio if ratio is not None and 0.0 <= ratio <= 1.0 else 1.0
         self._processors = processors
-        self.provider = found
+        self._provider = found
 
 
 GATE: Final = Gate()
