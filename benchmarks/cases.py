@@ -5,8 +5,8 @@ import msgspec
 __all__ = ["ALL", "MAIN", "SERIES", "Case", "Point", "Series"]
 
 EVERY = (
-    "spanferry", "bridge", "bridge-plain", "mlflow-pop", "mlflow", "otel", "langfuse", "langsmith",
-    "untraced",
+    "spanferry", "bridge", "bridge-plain", "mlflow-pop", "mlflow", "mlflow-server", "otel", "langfuse",
+    "langsmith", "untraced",
 )  # fmt: skip
 OWN_AND_NATIVE = ("spanferry", "bridge", "mlflow-pop", "mlflow", "otel")
 WITH_DECORATOR = ("spanferry", "bridge", "bridge-plain", "mlflow-pop", "mlflow")
@@ -64,7 +64,7 @@ class Series(msgspec.Struct, frozen=True):
 
 
 _TIGHT = Case(payload="10 KB", size=10_000, mode="tight", count=150, seconds=0.3, tiers=EVERY)
-_PACED = Case(payload="10 KB", size=10_000, mode="paced", rate=100, count=200, tiers=EVERY)
+_PACED = Case(payload="10 KB", size=10_000, mode="paced", rate=100, count=500, tiers=EVERY)
 _FAST = Case(payload="10 KB", size=10_000, mode="paced", rate=1000, count=400, tiers=EVERY)
 
 MAIN = (_PACED, _FAST, _TIGHT)

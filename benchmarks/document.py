@@ -46,7 +46,8 @@ METHOD = """\
   rotates; while one runs, the others have flushed and are at rest.
 - Each trace carries values of its own, made just before it outside the timing. All options are the
   defaults. spanferry sends to a real Apache Kafka with acks=all; the others to a stub that answers at
-  once, which flatters them.
+  once, which flatters them. In the main table MLflow stores into a real `mlflow server` (SQLite) as
+  well, which runs beside it on the same machine, as Kafka does for spanferry.
 - "MLflow API, exporter only pops" is MLflow with MLFLOW_USE_BATCH_SPAN_PROCESSOR=false and an exporter
   that takes the ended trace and drops it: no exporter that is called where a span ends can cost less.
   MLflow's default hands ended spans to a thread of its own, so that a little of that work moves off the

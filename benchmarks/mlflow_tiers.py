@@ -8,7 +8,13 @@ import msgspec
 from benchmarks.recorders import Recorder, fluent
 from benchmarks.sdk import EXPERIMENT, Addresses, enable_spanferry
 
-__all__ = ["BridgedMlflow", "NativeMlflow", "PlainlyBridgedMlflow", "PoppedMlflow"]
+__all__ = [
+    "BridgedMlflow",
+    "NativeMlflow",
+    "PlainlyBridgedMlflow",
+    "PoppedMlflow",
+    "StoredMlflow",
+]
 
 
 class NativeMlflow:
@@ -18,7 +24,7 @@ class NativeMlflow:
         import mlflow
 
         self._mlflow = mlflow
-        mlflow.set_tracking_uri(addresses.stub)
+        mlflow.set_tracking_uri(self._tracking_uri(addresses))
         mlflow.set_experiment(EXPERIMENT)
         return fluent(mlflow.start_span, mlflow.trace)
 
@@ -28,6 +34,16 @@ class NativeMlflow:
 
     def counters(self) -> dict[str, Any]:
         return {}
+
+    def _tracking_uri(self, addresses: Addresses) -> str:
+        return addresses.stub
+
+
+class StoredMlflow(NativeMlflow):
+    """The same into a real `mlflow server` on SQLite, whose answers its threads wait for."""
+
+    def _tracking_uri(self, addresses: Addresses) -> str:
+        return addresses.server
 
 
 class PoppedMlflow:

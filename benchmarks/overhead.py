@@ -11,7 +11,8 @@ have flushed and are at rest (what they still use of the CPU is measured and rep
 warms up, flushes, collects garbage, times each trace with perf_counter_ns and thread_time_ns, and
 flushes. Every trace carries values of its own, made just before it outside the timing. spanferry
 sends to a real Apache Kafka, acks=all; the others to a stub that answers at once (benchmarks/stub.py:
-a real server would be slower, never faster). All options are the defaults.
+a real server is slower, and an SDK's threads that wait for it are in the app's way for longer); MLflow
+in the main table to a real `mlflow server` as well. All options are the defaults.
 
 - tight: trace after trace, as many as fit into spanferry's buffer, so that the sender works beside
   the calling thread all the time.
@@ -22,7 +23,8 @@ a real server would be slower, never faster). All options are the defaults.
 A megabyte and more is also compared with one msgspec encode of the same payload: in the same process
 and rhythm, right after the block's flush, so that no sender slows it down.
 
-Lost is what never arrived: not acknowledged by Kafka, or not seen whole by the stub. At the end
+Lost is what never arrived: not acknowledged by Kafka, not seen whole by the stub, not stored whole
+by MLflow's server. At the end
 the records in Kafka's topic are counted against what spanferry says it sent.
 
 SPANFERRY_TEST_KAFKA=host:port runs it against that broker instead of one of its own.
@@ -44,7 +46,7 @@ import msgspec
 from benchmarks.cases import ALL, MAIN, Case
 from benchmarks.machine import conditions
 from benchmarks.payloads import make_payload, make_tree
-from benchmarks.processes import StubServer, Subject, count_records, cpu_seconds
+from benchmarks.processes import MlflowStore, StubServer, Subject, count_records, cpu_seconds
 from benchmarks.report import Report, make_row
 from benchmarks.rhythm import Rhythm
 from benchmarks.sdk import Addresses
@@ -53,6 +55,7 @@ from benchmarks.subject import Block, BlockResult
 from benchmarks.tables import printed
 from benchmarks.verdicts import verdicts
 from tests.services.kafka import KafkaServer
+from tests.services.mlflow import MlflowServer
 
 __all__ = ["Options", "main", "run"]
 
@@ -82,10 +85,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class _Run:
     """One run: the subjects, and what they have answered so far."""
 
-    def __init__(self, options: Options, folder: Path, stub: StubServer) -> None:
+    def __init__(
+        self, options: Options, folder: Path, stub: StubServer, store: MlflowStore | None
+    ) -> None:
         self._options = options
         self._folder = folder
         self._stub = stub
+        self._store = store
         self._subjects: dict[str, Subject] = {}
         self._styles: dict[str, list[str]] = {}
         self._seen: dict[str, int] = defaultdict(int)
@@ -158,6 +164,9 @@ class _Run:
             return 0
         if back_end == "stub":
             return result.made - self._stub.take(tier, case.spans)
+        if back_end == "server":
+            assert self._store is not None
+            return result.made - self._store.take(case.spans)
         if back_end == "kafka":
             self._records[tier] = int(str(result.counters["records_sent"]))
         counter = "traces_sent" if back_end == "kafka" else "popped"
@@ -190,9 +199,13 @@ def run(options: Options, cases: Sequence[Case], kafka: KafkaServer | None = Non
         kafka = kafka or stack.enter_context(KafkaServer())
         kafka.create_topic(topic, PARTITIONS)
         stack.callback(kafka.delete_topic, topic)
-        state = _Run(options, folder, stub)
-        addresses = Addresses(kafka=kafka.bootstrap_servers, topic=topic, stub=stub.url)
         wanted = [tier for tier in options.tiers if any(tier in case.tiers for case in cases)]
+        addresses = Addresses(kafka=kafka.bootstrap_servers, topic=topic, stub=stub.url)
+        store = None
+        if any(TIERS[tier].back_end == "server" for tier in wanted):
+            server = stack.enter_context(MlflowServer())
+            addresses.server, store = server.uri, MlflowStore(server)
+        state = _Run(options, folder, stub, store)
         state.start([stack.enter_context(Subject(tier)) for tier in wanted], addresses)
         _blocks(state, options, cases, start)
         records = count_records(kafka.bootstrap_servers, topic)

@@ -23,6 +23,7 @@ COLOURS = {
     "bridge-plain": "sage",
     "mlflow-pop": "orange",
     "mlflow": "red",
+    "mlflow-server": "brick",
     "otel": "purple",
     "langfuse": "brown",
     "langsmith": "grey",

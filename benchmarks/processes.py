@@ -4,8 +4,11 @@ import asyncio
 import http.client
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,11 +18,18 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from benchmarks.sdk import Addresses
 from benchmarks.subject import Block, BlockResult, Start, Started
+from tests.services.mlflow import MlflowServer
 
-__all__ = ["StubServer", "Subject", "count_records", "cpu_seconds"]
+__all__ = ["MlflowStore", "StubServer", "Subject", "count_records", "cpu_seconds"]
 
 _ROOT = Path(__file__).parent.parent
 _STOP_S = 60.0
+_OF_SO_MANY_SPANS = """
+select count(*) from (
+    select 1 from spans join trace_info on trace_info.request_id = spans.trace_id
+    where trace_info.status <> 'IN_PROGRESS' group by spans.trace_id having count(*) = ?
+)
+"""
 
 
 class StubServer:
@@ -54,6 +64,22 @@ class StubServer:
         return (
             min(counts["complete"], counts["finalised"]) if sdk == "mlflow" else counts["complete"]
         )
+
+
+class MlflowStore:
+    """What a real `mlflow server` has stored, read from its SQLite file."""
+
+    def __init__(self, server: MlflowServer) -> None:
+        self._path = server.backend_uri.removeprefix("sqlite:///")
+        self._taken: Counter[int] = Counter()
+
+    def take(self, spans_per_trace: int) -> int:
+        """Traces of so many spans that were stored since the last call for that number."""
+        with closing(sqlite3.connect(self._path, timeout=30)) as connection:
+            (found,) = connection.execute(_OF_SO_MANY_SPANS, (spans_per_trace,)).fetchone()
+        taken = found - self._taken[spans_per_trace]
+        self._taken[spans_per_trace] = found
+        return taken
 
 
 class Subject:

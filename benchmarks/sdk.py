@@ -12,11 +12,13 @@ EXPERIMENT = "bench"
 
 
 class Addresses(msgspec.Struct):
-    """Where the back ends are: Kafka's bootstrap servers and the stub's base URL."""
+    """Where the back ends are: Kafka's bootstrap servers, base URLs of the stub and of MLflow's server."""
 
     kafka: str
     topic: str
     stub: str
+    server: str = ""
+    """Empty where no tier of the run stores into a real one."""
 
 
 class Sdk(Protocol):

@@ -11,7 +11,13 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.mlflow_tiers import BridgedMlflow, NativeMlflow, PlainlyBridgedMlflow, PoppedMlflow
+from benchmarks.mlflow_tiers import (
+    BridgedMlflow,
+    NativeMlflow,
+    PlainlyBridgedMlflow,
+    PoppedMlflow,
+    StoredMlflow,
+)
 from benchmarks.peers import Langfuse, LangSmith, OpenTelemetry
 from benchmarks.recorders import Recorder, fluent
 from benchmarks.sdk import Addresses, Sdk, enable_spanferry
@@ -65,8 +71,8 @@ class Tier(msgspec.Struct, frozen=True):
     label: str
     sdk: type[Sdk]
     back_end: str
-    """kafka: acknowledged, by spanferry's own count; stub: what the stub saw whole; popped: what the
-    exporter was given; none: nothing is sent."""
+    """kafka: acknowledged, by spanferry's own count; stub: what the stub saw whole; server: what
+    MLflow's store holds whole; popped: what the exporter was given; none: nothing is sent."""
     package: str | None = None
     """A peer's distribution, which need not be installed."""
 
@@ -76,7 +82,8 @@ TIERS: dict[str, Tier] = {
     "bridge": Tier("MLflow API on spanferry", BridgedMlflow, "kafka"),
     "bridge-plain": Tier("MLflow API on spanferry, plain", PlainlyBridgedMlflow, "kafka"),
     "mlflow-pop": Tier("MLflow API, exporter only pops", PoppedMlflow, "popped"),
-    "mlflow": Tier("MLflow, async export", NativeMlflow, "stub"),
+    "mlflow": Tier("MLflow, async export to a stub", NativeMlflow, "stub"),
+    "mlflow-server": Tier("MLflow, async export to its server", StoredMlflow, "server"),
     "otel": Tier("OpenTelemetry SDK, batch OTLP", OpenTelemetry, "stub"),
     "langfuse": Tier("Langfuse", Langfuse, "stub", "langfuse"),
     "langsmith": Tier("LangSmith", LangSmith, "stub", "langsmith"),

@@ -18,6 +18,7 @@ PALETTE: dict[str, tuple[str, str]] = {
     "sage": ("#6b9a3a", "#9bcb63"),
     "orange": ("#c2620a", "#f0a050"),
     "red": ("#c0312b", "#ff7b72"),
+    "brick": ("#8a1f1a", "#ffa198"),
     "purple": ("#7a4bc2", "#bc8cff"),
     "brown": ("#8a6d3b", "#d2b06f"),
     "grey": ("#6e7781", "#a1abb5"),

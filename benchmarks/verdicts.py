@@ -31,7 +31,14 @@ _UNDER = (
         f"{BRIDGE}, p50: 5 times under an exporter that only pops",
         "bridge", "mlflow-pop", "p50", 5, _BOTH,
     ),
-    _Under(f"{BRIDGE}, p99: 20 times under MLflow's", "bridge", "mlflow", "p99", 20, _BOTH),
+    _Under(
+        f"{BRIDGE}, p99: 20 times under MLflow's into its server",
+        "bridge", "mlflow-server", "p99", 20, _BOTH,
+    ),
+    _Under(
+        f"{BRIDGE}, p99: 20 times under MLflow's into a stub",
+        "bridge", "mlflow", "p99", 20, _BOTH,
+    ),
     _Under(
         f"{BRIDGE}, 15,000 small dicts, p50: 30 times under MLflow's",
         "bridge", "mlflow", "p50", 30, (ROWS,),

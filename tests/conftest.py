@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import inspect
 import logging
 import os
@@ -13,6 +14,7 @@ import uvloop
 from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
+from spanferry import active_model
 from tests.services import kafka_jars
 from tests.services.kafka import KafkaServer
 from tests.services.mlflow import MlflowServer
@@ -107,6 +109,15 @@ def environment_of_the_test(environment_of_the_module: None) -> Iterator[None]:
     """What a test sets ends with it: `mlflow.set_tracking_uri` sets a variable that we read."""
     with environment_restored():
         yield
+
+
+@pytest.fixture(autouse=True)
+def active_model_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test starts without an active model, and one that it sets ends with it."""
+    monkeypatch.setattr(active_model, "_anywhere", None)
+    monkeypatch.setattr(
+        active_model, "_here", contextvars.ContextVar("active_model_of_test", default=None)
+    )
 
 
 @pytest.fixture(autouse=True)

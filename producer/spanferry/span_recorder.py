@@ -52,7 +52,7 @@ class SpanRecorder(SpanView):
         """Record what went in."""
         if self._end_ns is None or self.is_open("inputs"):
             try:  # what `encode` does first, without the call
-                self._attributes[_INPUTS] = dumps(inputs, None, STRICT)
+                self._attributes[_INPUTS] = dumps(inputs, None, STRICT)[:-1]
             except Exception:  # noqa: BLE001  whatever a user's value does
                 self._attributes[_INPUTS] = encode(inputs, self.attach)
 
@@ -60,7 +60,7 @@ class SpanRecorder(SpanView):
         """Record what came out."""
         if self._end_ns is None or self.is_open("outputs"):
             try:
-                self._attributes[_OUTPUTS] = dumps(outputs, None, STRICT)
+                self._attributes[_OUTPUTS] = dumps(outputs, None, STRICT)[:-1]
             except Exception:  # noqa: BLE001  whatever a user's value does
                 self._attributes[_OUTPUTS] = encode(outputs, self.attach)
 

@@ -207,7 +207,7 @@ class Span(SpanRecorder):
             if self._forks != PROCESS.forks:
                 return  # the process that started the span has it too, and ends it
             size = SPAN_OVERHEAD_BYTES
-            for value in list(self._attributes.values()):
+            for value in [*self._attributes.values()]:
                 size += len(value)
             if self._events:
                 size += sum(len(event.attributes) + len(event.name) for event in self._events)

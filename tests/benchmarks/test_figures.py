@@ -91,7 +91,7 @@ def test_every_promise_gets_a_verdict() -> None:
     assert measured("1/5 of OpenTelemetry's", PACED) == (6, True)
     assert measured("1/2 of OpenTelemetry's", TIGHT) == (1.455, False)  # 1.6 by 1.1 ms
     assert measured("only pops", TIGHT) == (9, True)
-    assert measured("20 times under MLflow's", PACED) == (6.667, False)  # 8 by 1.2 ms
+    assert measured("20 times under MLflow's into a stub", PACED) == (6.667, False)  # 8 by 1.2 ms
     assert measured("30 times", ROWS) == (35, True)
     assert measured("at most 1 ms", PACED) == (1.2, False)
     # 1 MB: 100 times 0.05 and 0.1 ms in the first block, twice that in the second; encode 0.5 ms

@@ -90,7 +90,7 @@ def test_the_main_picture_has_every_tier_in_every_rhythm() -> None:
     svg = pictures(report())["main"]
     shown = texts(svg)
 
-    assert shown.count("MLflow, async export") == shown.count("spanferry API") == 3
+    assert shown.count("MLflow, async export to a stub") == shown.count("spanferry API") == 3
     # p50 and p99 of spanferry and of MLflow, as text and where the mouse rests
     for value in ("0.100", "1.10", "7.00", "8.00"):
         assert shown.count(value) == 3, value
@@ -126,7 +126,10 @@ def test_a_series_has_its_points_axes_and_last_values(name: str) -> None:
 
     assert series.axis in shown
     assert all(point.label in shown for point in series.points)
-    for tier, label in (("spanferry", "spanferry API"), ("mlflow", "MLflow, async export")):
+    for tier, label in (
+        ("spanferry", "spanferry API"),
+        ("mlflow", "MLflow, async export to a stub"),
+    ):
         last = made.row(series.points[-1].case.name, tier)
         assert last is not None
         ends = [text for text in shown if text.endswith(f"  {label}")]

@@ -30,8 +30,12 @@ class Stored(NamedTuple):
 
 
 def stored(database: Path, experiment: str) -> list[Stored]:
-    """Every trace of the experiment."""
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)) as connection:
+    """Every trace of the experiment.
+
+    Opened for writing (mode=rw): while another process writes, a reader may take its journal for one
+    that a crash left behind, and SQLite then refuses a read-only connection.
+    """
+    with closing(sqlite3.connect(f"file:{database}?mode=rw", uri=True, timeout=30)) as connection:
         rows = connection.execute(BY_TRACE, (experiment,)).fetchall()
     return [
         Stored(trace_id, None if number is None else int(number), spans)

@@ -1,24 +1,13 @@
 """The active model by name, with the parameters that it is made with."""
 
-import contextvars
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import spanferry
-from spanferry import active_model
 from spanferry.testing import capture
 from tests.producer.hostile import Hostile
-
-
-@pytest.fixture(autouse=True)
-def no_active_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test's model ends with it."""
-    monkeypatch.setattr(active_model, "_anywhere", None)
-    monkeypatch.setattr(
-        active_model, "_here", contextvars.ContextVar("active_model_of_test", default=None)
-    )
 
 
 def one_trace(captured: capture) -> tuple[str | None, dict[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import spanferry
-from spanferry import active_model, opening, process
+from spanferry import opening, process
 from spanferry.parcel import Parcel, Waiting
 from spanferry.process import PROCESS
 from spanferry.settings import Settings
@@ -102,9 +102,8 @@ PROGRAMS: list[Callable[[], None]] = [
 
 
 @pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def plain() -> Iterator[None]:
     """As in a process of its own, where no model and no scope has ever been set."""
-    monkeypatch.setattr(active_model, "_anywhere", None)
     before = PROCESS.models, PROCESS.scopes
     assert opening.makes_plain_spans()
     PROCESS.models = PROCESS.scopes = False

@@ -10,19 +10,9 @@ from typing import Any
 import pytest
 
 import spanferry
-from spanferry import active_model
 from spanferry.settings import Settings
 from spanferry.testing import capture
 from spanferry_schemas import TraceState
-
-
-@pytest.fixture(autouse=True)
-def no_active_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the model of another."""
-    monkeypatch.setattr(active_model, "_anywhere", None)
-    monkeypatch.setattr(
-        active_model, "_here", contextvars.ContextVar("active_model_of_test", default=None)
-    )
 
 
 def in_thread(work: Any) -> Any:
