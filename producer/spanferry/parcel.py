@@ -9,12 +9,12 @@ from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
+from spanferry.ended_span import EndedSpan
 from spanferry.settings import Settings
 from spanferry_schemas import Assessment, Attachment, End, TracePart
 
 __all__ = [
     "PARCEL_OVERHEAD_BYTES",
-    "EndedSpan",
     "Outlet",
     "Parcel",
     "SentSpan",
@@ -24,14 +24,6 @@ __all__ = [
 
 PARCEL_OVERHEAD_BYTES = 512
 """What a parcel costs beside its spans, for the buffer's account: objects, queue slot, trace part."""
-
-
-class EndedSpan(Protocol):
-    """A span that does not change any more. Its values are encoded; the rest is when it is sent."""
-
-    def encoded(self) -> bytes:
-        """As `spanferry_schemas.encode_span` gives it. Never raises."""
-        ...
 
 
 SentSpan: TypeAlias = EndedSpan | bytes

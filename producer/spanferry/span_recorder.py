@@ -45,24 +45,32 @@ class SpanRecorder(SpanView):
 
     def set_encoded(self, key: str, value: bytes) -> None:
         """Set an attribute whose value is a JSON text already."""
-        if self.is_open(key):
+        if not self.is_open(key):
+            return
+        if key == _INPUTS:
+            self._inputs = value
+        elif key == _OUTPUTS:
+            self._outputs = value
+        else:
+            if self._attributes is None:
+                self._attributes = {}
             self._attributes[key] = value
 
     def set_inputs(self, inputs: Any) -> None:
         """Record what went in."""
         if self._end_ns is None or self.is_open("inputs"):
             try:  # what `encode` does first, without the call
-                self._attributes[_INPUTS] = dumps(inputs, None, STRICT)[:-1]
+                self._inputs = dumps(inputs, None, STRICT)[:-1]
             except Exception:  # noqa: BLE001  whatever a user's value does
-                self._attributes[_INPUTS] = encode(inputs, self.attach)
+                self._inputs = encode(inputs, self.attach)
 
     def set_outputs(self, outputs: Any) -> None:
         """Record what came out."""
         if self._end_ns is None or self.is_open("outputs"):
             try:
-                self._attributes[_OUTPUTS] = dumps(outputs, None, STRICT)[:-1]
+                self._outputs = dumps(outputs, None, STRICT)[:-1]
             except Exception:  # noqa: BLE001  whatever a user's value does
-                self._attributes[_OUTPUTS] = encode(outputs, self.attach)
+                self._outputs = encode(outputs, self.attach)
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set one attribute; a later value replaces an earlier one."""
@@ -123,8 +131,8 @@ class SpanRecorder(SpanView):
             return
         self._events = (*self._events[1 - EVENTS_MAX :], wire)
         if wire.name == "exception":
-            level = self._attributes.get(mlflow_keys.SPAN_LOG_LEVEL, _DEBUG)
-            self._attributes[mlflow_keys.SPAN_LOG_LEVEL] = max(level, _ERROR)
+            level = (self._attributes or {}).get(mlflow_keys.SPAN_LOG_LEVEL, _DEBUG)
+            self.set_encoded(mlflow_keys.SPAN_LOG_LEVEL, max(level, _ERROR))
 
     def add_encoded_events(self, events: Iterable[WireEvent]) -> None:
         """Add moments that are encoded already, in the order of their times with those there are."""

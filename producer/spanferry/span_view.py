@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from spanferry import values
+from spanferry.ended_span import named
 from spanferry.entities import (
     Link,
     SpanEvent,
@@ -29,9 +30,11 @@ class SpanIdentity:
         "_attributes",
         "_end_ns",
         "_events",
+        "_inputs",
         "_links",
         "_message",
         "_name",
+        "_outputs",
         "_parent_id",
         "_span_type",
         "_start_ns",
@@ -60,7 +63,9 @@ class SpanIdentity:
         self._end_ns: int | None = None
         self._status = StatusCode.UNSET
         self._message = ""
-        self._attributes: dict[str, bytes] = {}
+        self._inputs: bytes | None = None
+        self._outputs: bytes | None = None
+        self._attributes: dict[str, bytes] | None = None
         self._events: Sequence[WireEvent] = ()
         self._links: Sequence[WireLink] = ()
 
@@ -180,9 +185,9 @@ class SpanView(SpanIdentity):
 
     def encoded_attributes(self) -> dict[str, bytes]:
         """All attributes but trace id and type, as they are sent."""
-        return self._attributes.copy()
+        return named(self._inputs, self._outputs, self._attributes)
 
     @property
     def lacks_outputs(self) -> bool:
         """Whether no outputs but None have been set."""
-        return self._attributes.get(mlflow_keys.SPAN_OUTPUTS, _NULL) == _NULL
+        return self.get_attribute(mlflow_keys.SPAN_OUTPUTS) is None

@@ -6,9 +6,8 @@ from contextvars import ContextVar
 from time import perf_counter_ns
 from typing import Any, ClassVar, Final
 
-from msgspec.structs import replace
-
 from spanferry import values
+from spanferry.ended_span import EndedSpan, level_of
 from spanferry.entities import (
     EventLike,
     Link,
@@ -26,8 +25,7 @@ from spanferry.parcel import PARCEL_OVERHEAD_BYTES
 from spanferry.process import PROCESS, random_bits
 from spanferry.span_recorder import SpanRecorder
 from spanferry.trace_state import LiveTrace
-from spanferry_schemas import Attachment, StatusCode, encode_span, mlflow_keys, trace_id_text
-from spanferry_schemas import Span as WireSpan
+from spanferry_schemas import Attachment, StatusCode, mlflow_keys, trace_id_text
 
 __all__ = [
     "NO_OP_SPAN",
@@ -47,12 +45,6 @@ __all__ = [
 
 NO_OP_SPAN_TRACE_ID: Final = "MLFLOW_NO_OP_SPAN_TRACE_ID"
 """MLflow's trace id of a span that is not recorded."""
-
-_INFO_TYPES: Final = frozenset({"LLM", "CHAT_MODEL", "TOOL", "RETRIEVER", "AGENT", "EMBEDDING"})
-"""Span types that MLflow's UI shows at its default verbosity."""
-
-_DEBUG: Final = b"10"
-_INFO: Final = b"20"
 
 _LOG_LEVEL: Final = mlflow_keys.SPAN_LOG_LEVEL
 
@@ -118,7 +110,7 @@ class Span(SpanRecorder):
         self._end_ns = None
         self._status = _UNSET
         self._message = ""
-        self._attributes = {}
+        self._inputs = self._outputs = self._attributes = None
         self._events = ()
         self._links = ()
         self._is_root = is_root
@@ -206,19 +198,40 @@ class Span(SpanRecorder):
             self._end_ns = end_ns
             if self._forks != PROCESS.forks:
                 return  # the process that started the span has it too, and ends it
+            inputs, outputs, attributes = self._inputs, self._outputs, self._attributes
             size = SPAN_OVERHEAD_BYTES
-            for value in [*self._attributes.values()]:
-                size += len(value)
+            if inputs is not None:
+                size += len(inputs)
+            if outputs is not None:
+                size += len(outputs)
+            if attributes is not None:
+                for value in [*attributes.values()]:
+                    size += len(value)
             if self._events:
                 size += sum(len(event.attributes) + len(event.name) for event in self._events)
+            ended = EndedSpan(
+                self.span_id_bytes,
+                self._parent_id,
+                self._name,
+                self._span_type,
+                self._start_ns,
+                end_ns,
+                self._status,
+                self._message,
+                inputs,
+                outputs,
+                attributes,
+                self._events,
+                self._links,
+            )
             trace = self.trace
             if trace.forks != PROCESS.forks:
-                trace.add(self, size, error=self._status is _FAILED)
+                trace.add(ended, size, error=self._status is _FAILED)
                 return
             if self._status is _FAILED:
                 trace.failed = True
             if not self._is_root:
-                trace.pending.append(self)
+                trace.pending.append(ended)
                 trace.pending_bytes += size
                 if (
                     trace.ended
@@ -229,9 +242,9 @@ class Span(SpanRecorder):
                     trace.look()
                 return
             if trace.keeps_spans:
-                trace.finish(self, size, error=False, duration_ns=end_ns - self._start_ns)
+                trace.finish(ended, size, error=False, duration_ns=end_ns - self._start_ns)
             else:
-                trace.pending.append(self)
+                trace.pending.append(ended)
                 trace.ended = True
                 trace.root_duration_ns = end_ns - self._start_ns
                 trace.spans_at_end = trace.spans
@@ -245,52 +258,15 @@ class Span(SpanRecorder):
 
     def settle(self) -> None:
         """Write down what nobody has said: the log level that follows from the type."""
-        self._attributes.setdefault(_LOG_LEVEL, _level_of(self._span_type))
+        if _LOG_LEVEL not in (self._attributes or ()):
+            self.set_encoded(_LOG_LEVEL, level_of(self._span_type))
 
     def encoded_attributes(self) -> dict[str, bytes]:
         """All attributes but trace id and type, as they are sent."""
-        attributes = self._attributes.copy()
+        attributes = super().encoded_attributes()
         if self._end_ns is not None and _LOG_LEVEL not in attributes:
-            attributes[_LOG_LEVEL] = _level_of(self._span_type)
+            attributes[_LOG_LEVEL] = level_of(self._span_type)
         return attributes
-
-    def encoded(self) -> bytes:
-        """The span, which has ended, as it is sent. Never raises."""
-        span = WireSpan(
-            self.span_id_bytes,
-            self._parent_id,
-            self._name,
-            self._span_type,
-            self._start_ns,
-            self._end_ns or 0,
-            self._status,
-            self._message,
-            self.encoded_attributes(),
-            list(self._events),
-            list(self._links),
-        )
-        if type(span.name) is str and type(span.span_type) is str:
-            try:
-                return encode_span(span)
-            except UnicodeEncodeError:
-                pass
-        return encode_span(
-            replace(
-                span,
-                name=values.text(span.name),
-                span_type=_type_text(span.span_type),
-                attributes={values.clean(k): v for k, v in span.attributes.items()},
-            )
-        )
-
-
-def _level_of(span_type: object) -> bytes:
-    """As MLflow: what its UI shows is INFO. The type may be whatever the app has given."""
-    return _INFO if issubclass(type(span_type), str) and span_type in _INFO_TYPES else _DEBUG
-
-
-def _type_text(span_type: object) -> str:
-    return "" if span_type is None else values.text(span_type)
 
 
 class NoOpSpan(Span):

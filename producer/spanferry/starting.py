@@ -12,8 +12,7 @@ from spanferry.opening import makes_plain_spans, not_started, open_span
 from spanferry.process import PROCESS, random_bits
 from spanferry.spans import NO_OP_SPAN, Span
 from spanferry.trace_state import LiveTrace
-from spanferry.values import text
-from spanferry_schemas import StatusCode, TracePart, mlflow_keys
+from spanferry_schemas import StatusCode
 
 __all__ = ["NOT_BEGUN", "start_span"]
 
@@ -27,7 +26,6 @@ _MORE: Final = (
 )
 
 _UNSET: Final = StatusCode.UNSET
-_TRACE_NAME: Final = mlflow_keys.TAG_TRACE_NAME
 
 NOT_BEGUN: Final = 0
 """The end of a span that has not begun: it takes nothing yet."""
@@ -77,24 +75,25 @@ class start_span(Span):  # noqa: N801  MLflow's name
         if self._more is not None or process.scopes or process.bridged or self._end_ns != NOT_BEGUN:
             return self._enter(None)
         if around is None:
-            plain = process.plain
-            if plain is None:
+            plain, name = process.plain, self._name
+            if plain is None or type(name) is not str:
                 return self._enter(None)
-            name = self._name
             try:
-                tags = {_TRACE_NAME: name if type(name) is str and name.isascii() else text(name)}
                 clock_ns = process.clock_ns
                 self._start_ns = now_ns = clock_ns + perf_counter_ns()
                 trace = LiveTrace(
                     (random_bits(128) or 1).to_bytes(16, "big"),
                     plain.outlet,
-                    TracePart(plain.experiment_id, plain.experiment, tags=tags),
+                    None,
                     clock_ns,
                     plain.fragment_bytes,
                     now_ns + plain.fragment_age_ns,
                     plain.fragment_age_ns,
                     False,
                     process.forks,
+                    name=name,
+                    experiment_id=plain.experiment_id,
+                    experiment=plain.experiment,
                 )
             except Exception as error:  # noqa: BLE001  the app must not see our troubles
                 return not_started(error)
@@ -114,7 +113,7 @@ class start_span(Span):  # noqa: N801  MLflow's name
         self._end_ns = None
         self._status = _UNSET
         self._message = ""
-        self._attributes = {}
+        self._inputs = self._outputs = self._attributes = None
         self._events = ()
         self._links = ()
         self._forks = process.forks

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from spanferry import outlet as outlets
 from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Outlet, Parcel, SentSpan
 from spanferry.process import PROCESS
+from spanferry.values import text
 from spanferry_schemas import Attachment, End, TracePart, mlflow_keys
 
 __all__ = ["LiveTrace", "OpenedSpan"]
@@ -17,6 +18,7 @@ __all__ = ["LiveTrace", "OpenedSpan"]
 T = TypeVar("T")
 
 _SESSION: Final = mlflow_keys.METADATA_SESSION
+_TRACE_NAME: Final = mlflow_keys.TAG_TRACE_NAME
 
 
 class OpenedSpan(Protocol):
@@ -39,8 +41,8 @@ class LiveTrace(Struct, eq=False):
 
     trace_id: bytes
     outlet: Outlet
-    facts: TracePart
-    """The trace's own part while it may still change. All text in it is encodable in UTF-8."""
+    own_facts: TracePart | None
+    """`facts`, once somebody has asked for them."""
     clock_ns: int
     """What to add to perf_counter_ns() for nanoseconds since 1970: time that never goes back."""
     fragment_bytes: int
@@ -55,7 +57,12 @@ class LiveTrace(Struct, eq=False):
     changed: bool = False
     ended: bool = False
     """From then on `facts` are the sender's."""
-    attachments: list[Attachment] = []
+    name: str = ""
+    """The root's. Until somebody asks, `facts` are no more than this ..."""
+    experiment_id: str | None = None
+    experiment: str | None = None
+    """... and these: of most traces nobody does but the sender, at the end."""
+    attachments: list[Attachment] | None = None
     """What waits to be handed over with the spans."""
     pending: list[SentSpan] = []
     """Spans that have ended and wait."""
@@ -79,6 +86,17 @@ class LiveTrace(Struct, eq=False):
     ends_trace: bool = True
     """An outlet is given a trace when its local root has ended."""
 
+    @property
+    def facts(self) -> TracePart:
+        """The trace's own part, while it may still change. All text in it is encodable in UTF-8."""
+        if self.own_facts is not None:
+            return self.own_facts
+        tags = {_TRACE_NAME: text(self.name)}
+        made = TracePart(self.experiment_id, self.experiment, tags=tags)
+        if self.own_facts is None:  # no other thread was faster: nothing is called in between
+            self.own_facts = made
+        return self.own_facts
+
     def now_ns(self) -> int:
         """Nanoseconds since 1970, by the wall clock at the trace's start."""
         return self.clock_ns + perf_counter_ns()
@@ -93,6 +111,8 @@ class LiveTrace(Struct, eq=False):
 
     def attach(self, attachment: Attachment) -> None:
         """Take bytes that a span refers to; they go with the spans that are handed over next."""
+        if self.attachments is None:
+            self.attachments = []
         self.attachments.append(attachment)
         self.pending_bytes += len(attachment.data)
 
@@ -191,9 +211,11 @@ class LiveTrace(Struct, eq=False):
         target.put(Parcel(self.trace_id, size + PARCEL_OVERHEAD_BYTES, [span], error=error))
 
 
-def _taken(waiting: list[T]) -> list[T]:
+def _taken(waiting: list[T] | None) -> list[T]:
     """All that waits, in its order, and no more in the list. Safe beside others who append or take."""
     taken: list[T] = []
+    if waiting is None:
+        return taken
     take = waiting.pop
     while waiting:
         try:

@@ -117,7 +117,7 @@ class Attachment(Struct, array_like=True, frozen=True, gc=False):
     data: bytes
 
 
-class TracePart(Struct, array_like=True):
+class TracePart(Struct, array_like=True, gc=False):
     """What belongs to the trace and not to a span. Later parts of one trace override earlier ones.
 
     Where neither `experiment_id` nor `experiment` (a name) is given the worker's default is used.
@@ -141,8 +141,8 @@ class TracePart(Struct, array_like=True):
     metadata: dict[str, str] = {}
     active_model: str | None = None
     model_params: dict[str, str] = {}
-    prompts: list[tuple[str, str]] = []
-    deleted_tags: list[str] = []
+    prompts: tuple[tuple[str, str], ...] = ()
+    deleted_tags: tuple[str, ...] = ()
     files_inline: bool = False
 
 

@@ -71,8 +71,8 @@ EXAMPLES = {
             experiment_id="7",
             active_model="chat-agent",
             model_params={"temperature": "0.2"},
-            prompts=[("greeting", "3")],
-            deleted_tags=["draft"],
+            prompts=(("greeting", "3"),),
+            deleted_tags=("draft",),
         ),
         end=End(spans=1),
         attachments=[
@@ -147,8 +147,8 @@ trace_part = st.builds(
     metadata=_strings,
     active_model=st.none() | _text,
     model_params=_strings,
-    prompts=st.lists(st.tuples(_text, _text), max_size=2),
-    deleted_tags=st.lists(_text, max_size=2),
+    prompts=st.lists(st.tuples(_text, _text), max_size=2).map(tuple),
+    deleted_tags=st.lists(_text, max_size=2).map(tuple),
     files_inline=st.booleans(),
 )
 attachment = st.builds(

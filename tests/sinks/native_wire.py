@@ -51,7 +51,7 @@ def as_wire(name: str, made: Made, given: dict[str, Any]) -> Recorded:
         client_request_id=info.client_request_id,
         tags={k: v for k, v in info.tags.items() if k not in DERIVED_TAGS},
         metadata={k: v for k, v in info.trace_metadata.items() if k not in DERIVED},
-        prompts=[(prompt.name, str(prompt.version)) for prompt in made.prompts],
+        prompts=tuple((prompt.name, str(prompt.version)) for prompt in made.prompts),
     )
     return Recorded(
         program=name,

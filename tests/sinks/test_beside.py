@@ -36,17 +36,17 @@ async def test_tags_for_a_stored_trace(place: Place, opened: OpenSink) -> None:
 async def test_deleted_tags(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)
     own = TracePart(tags={"keep": "1", "go": "1", "k" * 300: "long"})
-    parts = [own, TracePart(deleted_tags=["go", "never there"])]
+    parts = [own, TracePart(deleted_tags=("go", "never there"))]
     one, two = five_spans(part=merge_parts(*parts)), five_spans(part=own)
     await sink.write([one, two])
     assert set(tags_of(place, one)) == {"keep", "k" * 250}
-    deletion = late(two, part=TracePart(deleted_tags=["go", "never there", "k" * 300]))
+    deletion = late(two, part=TracePart(deleted_tags=("go", "never there", "k" * 300)))
     await sink.write([deletion])
     assert tags_of(place, two) == {"keep": "1"}
     before = dump(place.database)
     await sink.write([deletion])
     assert dump(place.database) == before
-    await sink.write([late(two, part=TracePart(tags={"go": "2"}, deleted_tags=["go"]))])
+    await sink.write([late(two, part=TracePart(tags={"go": "2"}, deleted_tags=("go",)))])
     assert tags_of(place, two) == {"keep": "1", "go": "2"}
 
 
@@ -63,9 +63,9 @@ async def test_tags_that_mlflow_guards_cannot_be_deleted(place: Place, opened: O
 async def test_prompts(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)
     name = f"prompt-{secrets.token_hex(4)}"
-    one = five_spans(part=TracePart(prompts=[(name, "1"), (name, "an alias")]))
+    one = five_spans(part=TracePart(prompts=((name, "1"), (name, "an alias"))))
     await sink.write([one, five_spans()])
-    later = late(one, part=TracePart(prompts=[(name, "1"), (name, "2")]))
+    later = late(one, part=TracePart(prompts=((name, "1"), (name, "2"))))
     await sink.write([later])
     before = dump(place.database)
     await sink.write([later])
@@ -87,9 +87,9 @@ async def test_prompts_without_a_number_are_passed_over(
     place: Place, opened: OpenSink, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink = await opened(place.uri)
-    one = five_spans(part=TracePart(prompts=[("p", "latest")]))
+    one = five_spans(part=TracePart(prompts=(("p", "latest"),)))
     await sink.write([one])
-    await sink.write([late(one, part=TracePart(prompts=[("p", "latest")]))])
+    await sink.write([late(one, part=TracePart(prompts=(("p", "latest"),)))])
     assert "mlflow.linkedPrompts" not in place.info(one.trace_id or b"").tags
     assert "prompts" not in caplog.text
 
@@ -111,7 +111,7 @@ async def test_prompts_that_cannot_be_linked(
         raise MlflowException("no links today", error_code=code)
 
     sink = await opened(database.uri)
-    some = [five_spans(part=TracePart(prompts=[("p", "1")])) for _ in range(3)]
+    some = [five_spans(part=TracePart(prompts=(("p", "1"),))) for _ in range(3)]
     with monkeypatch.context() as patch:
         patch.setattr(SqlAlchemyStore, "link_prompts_to_trace", refuses)
         if transient:

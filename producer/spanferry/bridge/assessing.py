@@ -48,7 +48,7 @@ def send(trace_id: str, assessment: Assessment) -> None:
         assessment.assessment_id = sent.assessment_id
 
 
-def send_tags(trace_id: str, *, tags: dict[str, str], deleted: list[str]) -> None:
+def send_tags(trace_id: str, *, tags: dict[str, str], deleted: tuple[str, ...]) -> None:
     """Hand over a change of the tags of a trace that has been handed over before."""
     outlet = outlets.current()
     key = trace_id_bytes(trace_id)

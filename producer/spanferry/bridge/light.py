@@ -145,6 +145,7 @@ class LightNoOpSpan(MlflowNoOpSpan, NoOpSpan):  # type: ignore[misc]  # MLflow's
 
     def __init__(self, trace_id: bytes = bytes(16), span_id: bytes = bytes(8)) -> None:
         NoOpSpan.__init__(self, trace_id, span_id)
+        self._attributes: Any = {}  # where its words are MLflow's own
 
     @property
     def _span(self) -> Any:  # type: ignore[override]

@@ -92,8 +92,6 @@ class BridgedTrace(LiveTrace, eq=False):
     mlflow_id: str = ""
     opened_ns: int = 0
     """When it was opened, by perf_counter_ns."""
-    prompts: list[Any] = []
-    """MLflow's PromptVersions that were loaded inside the trace."""
     span_dict: dict[str, Any] = {}
     """Spans by their ids in hexadecimal digits, until the trace has ended."""
     look_at: int = SPANS_MAX
@@ -122,8 +120,9 @@ class BridgedTrace(LiveTrace, eq=False):
     def view(self) -> _Trace:
         """The trace as MLflow's trace manager gives it out; made when somebody asks."""
         if self.made_view is None:
-            info = LiveInfo(self)
-            self.made_view = _Trace(info, self.span_dict, self.prompts, is_remote_trace=self.remote)
+            made = _Trace(LiveInfo(self), self.span_dict, [], is_remote_trace=self.remote)
+            if self.made_view is None:  # no other thread was faster: nothing is called in between
+                self.made_view = made
         view: _Trace = self.made_view
         return view
 
@@ -131,7 +130,7 @@ class BridgedTrace(LiveTrace, eq=False):
         """Hand over all there is, and forget it as soon as its last span has ended."""
         view = self.made_view
         if view is not None:
-            self.facts = self._part() or self.facts
+            self.own_facts = self._part() or self.own_facts
         # All of its spans are in both as long as none has been let go.
         all_ended = self.look_at == SPANS_MAX and len(self.pending) + 1 == len(self.span_dict)
         super().finish(root, size, error=error, duration_ns=duration_ns)
@@ -188,7 +187,9 @@ class BridgedTrace(LiveTrace, eq=False):
             part,
             tags=texts_of(part.tags),
             metadata=texts_of(part.metadata),
-            prompts=[(values.text(one.name), values.text(one.version)) for one in self.prompts],
+            prompts=tuple(
+                (values.text(one.name), values.text(one.version)) for one in self.made_view.prompts
+            ),
         )
 
 

@@ -60,7 +60,7 @@ def set_trace_tag(self: TracingClient, trace_id: str, key: str, value: str) -> N
         trace.facts.tags[values.text(key)] = values.text(value)
         trace.changed = True
     else:
-        send_tags(trace_id, tags={values.text(key): values.text(value)}, deleted=[])
+        send_tags(trace_id, tags={values.text(key): values.text(value)}, deleted=())
 
 
 def delete_trace_tag(self: TracingClient, trace_id: str, key: str) -> None:
@@ -70,7 +70,7 @@ def delete_trace_tag(self: TracingClient, trace_id: str, key: str) -> None:
         return
     trace = OPEN.get(trace_id)
     if trace is None or trace.ended:
-        send_tags(trace_id, tags={}, deleted=[values.text(key)])
+        send_tags(trace_id, tags={}, deleted=(values.text(key),))
     elif trace.facts.tags.pop(key, None) is None:
         raise MlflowException(
             f"Tag with key {key} not found in trace with ID {trace_id}.",

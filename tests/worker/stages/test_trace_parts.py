@@ -62,17 +62,17 @@ def test_a_tag_of_its_own_reaches_its_trace(assembler, when):
 
 
 def test_parts_are_united_prompts_once():
-    old = TracePart(model_params={"a": "1", "b": "1"}, prompts=[("p", "1")])
-    new = TracePart(model_params={"b": "2"}, prompts=[("q", "1"), ("p", "1"), ("p", "2")])
+    old = TracePart(model_params={"a": "1", "b": "1"}, prompts=(("p", "1"),))
+    new = TracePart(model_params={"b": "2"}, prompts=(("q", "1"), ("p", "1"), ("p", "2")))
     merged = merge_parts(old, new)
     assert merged.model_params == {"a": "1", "b": "2"}
-    assert merged.prompts == [("p", "1"), ("q", "1"), ("p", "2")]
+    assert merged.prompts == (("p", "1"), ("q", "1"), ("p", "2"))
 
 
 PARTS = st.builds(
     TracePart,
     tags=st.dictionaries(st.sampled_from("abc"), st.sampled_from("12")),
-    deleted_tags=st.lists(st.sampled_from("abc"), max_size=2),
+    deleted_tags=st.lists(st.sampled_from("abc"), max_size=2).map(tuple),
 )
 
 

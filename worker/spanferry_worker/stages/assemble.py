@@ -340,8 +340,8 @@ def merge_parts(old: TracePart, new: TracePart) -> TracePart:
         metadata={**old.metadata, **new.metadata},
         active_model=_later(old.active_model, new.active_model),
         model_params={**old.model_params, **new.model_params},
-        prompts=list(dict.fromkeys([*old.prompts, *new.prompts])),
-        deleted_tags=[key for key in deleted if key not in tags],
+        prompts=tuple(dict.fromkeys([*old.prompts, *new.prompts])),
+        deleted_tags=tuple(key for key in deleted if key not in tags),
         files_inline=old.files_inline or new.files_inline,
     )
 

@@ -1,0 +1,97 @@
+"""A span that has ended, as it waits to be sent."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+
+from spanferry.values import clean, text
+from spanferry_schemas import Span, SpanEvent, SpanLink, StatusCode, encode_span, mlflow_keys
+
+__all__ = ["EndedSpan", "level_of", "named"]
+
+_INFO_TYPES: Final = frozenset({"LLM", "CHAT_MODEL", "TOOL", "RETRIEVER", "AGENT", "EMBEDDING"})
+"""Span types that MLflow's UI shows at its default verbosity."""
+
+_DEBUG: Final = b"10"
+_INFO: Final = b"20"
+
+
+class EndedSpan(Struct, gc=False):
+    """What is left of a span for the sender: values are JSON texts, the rest is encoded when it is sent.
+
+    A Struct of its own that refers to nothing that refers to it, out of the garbage collector's sight:
+    thousands of live spans that wait would be walked again and again, in the app's threads. What held
+    the span while it was open is free for the next one.
+    """
+
+    span_id: bytes
+    parent_id: bytes | None
+    name: Any
+    """Whatever the app has given, as is the type."""
+    span_type: Any
+    start_ns: int
+    end_ns: int
+    status: StatusCode
+    message: str
+    inputs: bytes | None
+    outputs: bytes | None
+    attributes: dict[str, bytes] | None
+    """The others."""
+    events: Sequence[SpanEvent]
+    links: Sequence[SpanLink]
+
+    def encoded(self) -> bytes:
+        """As `spanferry_schemas.encode_span` gives it. Never raises."""
+        attributes = named(self.inputs, self.outputs, self.attributes)
+        if mlflow_keys.SPAN_LOG_LEVEL not in attributes:
+            attributes[mlflow_keys.SPAN_LOG_LEVEL] = level_of(self.span_type)
+        if type(self.name) is str and type(self.span_type) is str:
+            try:
+                return self._encoded(self.name, self.span_type, attributes)
+            except UnicodeEncodeError:
+                pass
+        return self._encoded(
+            text(self.name),
+            "" if self.span_type is None else text(self.span_type),
+            {clean(key): value for key, value in attributes.items()},
+        )
+
+    def _encoded(self, name: str, span_type: str, attributes: dict[str, bytes]) -> bytes:
+        return encode_span(
+            Span(
+                self.span_id,
+                self.parent_id,
+                name,
+                span_type,
+                self.start_ns,
+                self.end_ns,
+                self.status,
+                self.message,
+                attributes,
+                list(self.events),
+                list(self.links),
+            )
+        )
+
+
+def named(
+    inputs: bytes | None, outputs: bytes | None, others: dict[str, bytes] | None
+) -> dict[str, bytes]:
+    """All attributes of a span in one dict."""
+    attributes: dict[str, bytes] = {}
+    if inputs is not None:
+        attributes[mlflow_keys.SPAN_INPUTS] = inputs
+    if outputs is not None:
+        attributes[mlflow_keys.SPAN_OUTPUTS] = outputs
+    if others is not None:
+        attributes.update(others)
+    return attributes
+
+
+def level_of(span_type: object) -> bytes:
+    """The log level that follows from the type, which may be whatever the app has given.
+
+    As MLflow: what its UI shows is INFO.
+    """
+    return _INFO if issubclass(type(span_type), str) and span_type in _INFO_TYPES else _DEBUG
