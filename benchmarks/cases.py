@@ -64,7 +64,7 @@ class Series(msgspec.Struct, frozen=True):
 
 
 _TIGHT = Case(payload="10 KB", size=10_000, mode="tight", count=150, seconds=0.3, tiers=EVERY)
-_PACED = Case(payload="10 KB", size=10_000, mode="paced", rate=100, count=500, tiers=EVERY)
+_PACED = Case(payload="10 KB", size=10_000, mode="paced", rate=100, count=300, tiers=EVERY)
 _FAST = Case(payload="10 KB", size=10_000, mode="paced", rate=1000, count=400, tiers=EVERY)
 
 MAIN = (_PACED, _FAST, _TIGHT)

@@ -67,8 +67,8 @@ REPRODUCE = """\
 ## Measure again
 
 ```sh
-make bench                        # the main table and its promises, below 8 minutes
-make bench ARGS="--full --peers"  # everything on this page, below 40; writes benchmarks/results/overhead.json
+make bench                        # the main table and its promises, below 20 minutes
+make bench ARGS="--full --peers"  # everything on this page, below 50; writes benchmarks/results/overhead.json
 make bench ARGS=--quick           # a look in a minute
 .venv/bin/python -m benchmarks.plots benchmarks/results/overhead.json
 .venv/bin/python -m benchmarks.document benchmarks/results/overhead.json

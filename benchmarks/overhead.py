@@ -1,7 +1,7 @@
 """What a traced request pays: calling-thread time of one trace, spanferry against MLflow and others.
 
-    python -m benchmarks.overhead            the main table, below 8 minutes
-    python -m benchmarks.overhead --full     and all series, below 40
+    python -m benchmarks.overhead            the main table, below 20 minutes
+    python -m benchmarks.overhead --full     and all series, below 50
     python -m benchmarks.overhead --quick    the main table in a minute; figures not to be quoted
     python -m benchmarks.overhead --peers    Langfuse and LangSmith too, where they are installed
 
@@ -65,7 +65,7 @@ _BURST_BYTES = 40_000_000
 """Of a tight block: within spanferry's buffer of 64 MiB, so that nothing need be dropped."""
 _POOL_BYTES = 8_000_000
 """Of different payloads, so that they do not repeat within a compressed batch."""
-_BLOCKS, _SERIES_BLOCKS, _QUICK_BLOCKS = 8, 5, 2
+_BLOCKS, _SERIES_BLOCKS, _QUICK_BLOCKS = 6, 5, 2
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -268,6 +268,8 @@ def _options(given: argparse.Namespace) -> Options:
             missing[tier] = f"{package} is not installed"
         elif TIERS[tier].package and not given.peers and not given.tiers:
             missing[tier] = "not asked for (--peers)"
+        elif TIERS[tier].back_end == "server" and given.quick and not given.tiers:
+            missing[tier] = "not in a quick run"
     part = bool(given.only or given.tiers or given.blocks)
     kind = "quick" if given.quick else "part" if part else "full" if given.full else "main"
     blocks = given.blocks or (_QUICK_BLOCKS if given.quick else _BLOCKS)

@@ -117,17 +117,19 @@ def percentile(sorted_values: Sequence[float], share: float) -> float:
     return sorted_values[min(rank, len(sorted_values) - 1)]
 
 
-def ratio(over: Row, under: Row, measure: str) -> Figure | None:
+def ratio(over: Row, under: Row, measure: str, *, less: Row | None = None) -> Figure | None:
     """How many times `under` goes into `over`, block by block: those that ran side by side.
 
     `measure` is p50 or p99; where the blocks are too short for a p99, that of all samples is taken.
+    With `less` its p50 is taken off both first.
     """
+    off = [0.0] * len(over.blocks) if less is None else [block.p50 for block in less.blocks]
     pairs = [
-        (getattr(a, measure), getattr(b, measure))
-        for a, b in zip(over.blocks, under.blocks, strict=False)
+        (getattr(a, measure), getattr(b, measure), off)
+        for a, b, off in zip(over.blocks, under.blocks, off, strict=False)
     ]
-    if all(a and b for a, b in pairs):
-        return _figure([a / b for a, b in pairs])
+    if all(a and b and b > off for a, b, off in pairs):
+        return _figure([(a - off) / (b - off) for a, b, off in pairs])
     if measure == "p99" and over.p99_pooled and under.p99_pooled:
         return _figure([over.p99_pooled / under.p99_pooled])
     return None

@@ -81,6 +81,18 @@ def test_a_ratio_of_short_blocks_is_of_all_their_samples() -> None:
     assert ratio(theirs, once, "p99") is None
 
 
+def test_a_ratio_may_leave_out_what_both_have() -> None:
+    theirs = make_row("c", "otel", [block(ms) for ms in (10, 30, 20)], lost=0)
+    ours = make_row("c", "spanferry", [block(ms) for ms in (2, 4, 5)], lost=0)
+    none = make_row("c", "untraced", [block(ms) for ms in (1, 2, 1)], lost=0)
+
+    p50 = ratio(theirs, ours, "p50", less=none)
+
+    assert p50 is not None
+    assert (p50.median, p50.low, p50.high) == (9, 4.75, 14)
+    assert ratio(theirs, ours, "p50", less=theirs) is None
+
+
 def test_every_promise_gets_a_verdict() -> None:
     found = {(one.promise, one.where): one for one in report().verdicts}
 
@@ -88,7 +100,8 @@ def test_every_promise_gets_a_verdict() -> None:
         (one,) = (v for (promise, at), v in found.items() if part in promise and at == where)
         return one.measured.median if one.measured else None, one.holds
 
-    assert measured("1/5 of OpenTelemetry's", PACED) == (6, True)
+    assert measured("API, p50: 1/5 of OpenTelemetry's", PACED) == (6, True)
+    assert measured("p50 above no tracing", PACED) == (6.102, True)  # 299 by 49 us
     assert measured("1/2 of OpenTelemetry's", TIGHT) == (1.455, False)  # 1.6 by 1.1 ms
     assert measured("only pops", TIGHT) == (9, True)
     assert measured("20 times under MLflow's into a stub", PACED) == (6.667, False)  # 8 by 1.2 ms
@@ -97,15 +110,15 @@ def test_every_promise_gets_a_verdict() -> None:
     # 1 MB: 100 times 0.05 and 0.1 ms in the first block, twice that in the second; encode 0.5 ms
     assert measured("spanferry API, long strings", STRINGS[0]) == (20, False)
     assert measured("MLflow API on spanferry, long strings", STRINGS[1]) == (40, False)
-    assert len(found) == 15
+    assert len(found) == 19
 
 
 def test_what_was_not_measured_is_no_verdict() -> None:
     none = report(rows=[])
 
-    assert len(none.verdicts) == 15
+    assert len(none.verdicts) == 19
     assert {one.holds for one in none.verdicts} == {None}
-    assert printed(none).count("not measured") == 15
+    assert printed(none).count("not measured") == 19
 
 
 def test_an_encode_ratio_within_the_promise_holds() -> None:

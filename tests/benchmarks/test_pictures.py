@@ -107,7 +107,10 @@ def test_dots_stand_where_their_values_are() -> None:
         for node in root.iter(f"{NS}circle")
     }
 
-    ours, theirs = at["spanferry API: p50 0.100 ms"], at["MLflow, async export: p50 7.00 ms"]
+    ours, theirs = (
+        at["spanferry API: p50 0.100 ms"],
+        at["MLflow, async export to a stub: p50 7.00 ms"],
+    )
     ticks = {
         node.text: float(node.get("x") or 0)
         for node in root.iter(f"{NS}text")
