@@ -190,4 +190,4 @@ class SpanView(SpanIdentity):
     @property
     def lacks_outputs(self) -> bool:
         """Whether no outputs but None have been set."""
-        return self.get_attribute(mlflow_keys.SPAN_OUTPUTS) is None
+        return self._outputs is None or self._outputs == _NULL
