@@ -91,9 +91,9 @@ class start_span(Span):  # noqa: N801  MLflow's name
                     plain.fragment_age_ns,
                     False,
                     process.forks,
-                    name=name,
-                    experiment_id=plain.experiment_id,
-                    experiment=plain.experiment,
+                    name,
+                    plain.experiment_id,
+                    plain.experiment,
                 )
             except Exception as error:  # noqa: BLE001  the app must not see our troubles
                 return not_started(error)

@@ -54,14 +54,14 @@ class LiveTrace(Struct, eq=False):
     remote: bool = False
     """The local root has its parent in another service, which owns the trace."""
     forks: int = 0
-    changed: bool = False
-    ended: bool = False
-    """From then on `facts` are the sender's."""
     name: str = ""
     """The root's. Until somebody asks, `facts` are no more than this ..."""
     experiment_id: str | None = None
     experiment: str | None = None
     """... and these: of most traces nobody does but the sender, at the end."""
+    changed: bool = False
+    ended: bool = False
+    """From then on `facts` are the sender's."""
     attachments: list[Attachment] | None = None
     """What waits to be handed over with the spans."""
     pending: list[SentSpan] = []
