@@ -6,7 +6,7 @@ import sys
 import pytest
 
 MEMORY = """
-import tracemalloc
+import time, tracemalloc
 import spanferry
 {imports}
 spanferry.enable(bootstrap_servers="127.0.0.1:1", experiment="e", exit_timeout_s=0)
@@ -21,6 +21,8 @@ def trace(number):
 
 for number in range(20):
     trace(number)
+while spanferry.stats().last_error is None:  # the sender has imported what it needs, and has tried
+    time.sleep(0.05)
 tracemalloc.start()
 counted, taken = spanferry.stats().buffered_bytes, tracemalloc.get_traced_memory()[0]
 for number in range(200):
