@@ -199,31 +199,15 @@ class Span(SpanRecorder):
             if self._forks != PROCESS.forks:
                 return  # the process that started the span has it too, and ends it
             inputs, outputs, attributes = self._inputs, self._outputs, self._attributes
-            size = SPAN_OVERHEAD_BYTES
-            if inputs is not None:
-                size += len(inputs)
-            if outputs is not None:
-                size += len(outputs)
+            size = SPAN_OVERHEAD_BYTES + len(inputs or b"") + len(outputs or b"")
             if attributes is not None:
-                for value in [*attributes.values()]:
-                    size += len(value)
+                size += sum(map(len, attributes.copy().values()))
             if self._events:
                 size += sum(len(event.attributes) + len(event.name) for event in self._events)
             ended = EndedSpan(
-                self.span_id_bytes,
-                self._parent_id,
-                self._name,
-                self._span_type,
-                self._start_ns,
-                end_ns,
-                self._status,
-                self._message,
-                inputs,
-                outputs,
-                attributes,
-                self._events,
-                self._links,
-            )
+                self.span_id_bytes, self._parent_id, self._name, self._span_type, self._start_ns, end_ns,
+                self._status, self._message, inputs, outputs, attributes, self._events, self._links,
+            )  # fmt: skip
             trace = self.trace
             if trace.forks != PROCESS.forks:
                 trace.add(ended, size, error=self._status is _FAILED)

@@ -172,10 +172,10 @@ def test_a_deleted_experiment_goes_to_the_dead_letters_with_the_remedy(pipeline)
     pipeline.worker()
     pipeline.run_app(0, 5)
     letters = []
-    for _ in range(60):
+    deadline = time.monotonic() + 60
+    while len(letters) < 5 and time.monotonic() < deadline:
+        time.sleep(0.2)
         letters = read_topic(pipeline.kafka.bootstrap_servers, f"{pipeline.topic}.dlq")
-        if len(letters) >= 5:
-            break
     assert len(letters) == 5
     message = dict(letters[0].headers)["dlq.message"].decode()
     assert pipeline.experiment in message

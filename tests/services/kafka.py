@@ -137,7 +137,13 @@ class KafkaServer(Service):
             PROPERTIES.format(port=port, controller_port=controller_port, data=folder / "data")
         )
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        storage_tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", properties]
+        storage_tool = [
+            "kafka.tools.StorageTool",
+            "format",
+            f"--cluster-id={cluster}",
+            "-c",
+            properties,
+        ]
         formatted = subprocess.run(
             [java, "-cp", classpath, *storage_tool], capture_output=True, text=True, check=False
         )
