@@ -187,8 +187,8 @@ def _caption(report: Report) -> str:
     return (
         f"Median of blocks taken in turns by all on one machine; spanferry sends to a real Kafka, "
         f"the others to a stub that answers at once where no server is named. {where.cpu}, "
-        f"{where.cores} cores, Python {where.python}, {versions}; commit {where.commit}{changes}, {where.at}, load "
-        f"{where.load_1m} before and {report.load_after} after.{quick}"
+        f"{where.cores} cores, Python {where.python}, {versions}; commit {where.commit}{changes}, "
+        f"{where.at}, load {where.load_1m} before and {report.load_after} after.{quick}"
     )
 
 
