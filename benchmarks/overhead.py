@@ -24,8 +24,8 @@ A megabyte and more is also compared with one msgspec encode of the same payload
 and rhythm, right after the block's flush, so that no sender slows it down.
 
 Lost is what never arrived: not acknowledged by Kafka, not seen whole by the stub, not stored whole
-by MLflow's server. At the end
-the records in Kafka's topic are counted against what spanferry says it sent.
+by MLflow's server. At the end the records in Kafka's topic are counted against what spanferry says
+it sent.
 
 SPANFERRY_TEST_KAFKA=host:port runs it against that broker instead of one of its own.
 """

@@ -123,13 +123,13 @@ def ratio(over: Row, under: Row, measure: str, *, less: Row | None = None) -> Fi
     `measure` is p50 or p99; where the blocks are too short for a p99, that of all samples is taken.
     With `less` its p50 is taken off both first.
     """
-    off = [0.0] * len(over.blocks) if less is None else [block.p50 for block in less.blocks]
-    pairs = [
-        (getattr(a, measure), getattr(b, measure), off)
-        for a, b, off in zip(over.blocks, under.blocks, off, strict=False)
+    floors = [0.0] * len(over.blocks) if less is None else [block.p50 for block in less.blocks]
+    blocks = [
+        (getattr(a, measure), getattr(b, measure), floor)
+        for a, b, floor in zip(over.blocks, under.blocks, floors, strict=False)
     ]
-    if all(a and b and b > off for a, b, off in pairs):
-        return _figure([(a - off) / (b - off) for a, b, off in pairs])
+    if all(a and b and b > floor for a, b, floor in blocks):
+        return _figure([(a - floor) / (b - floor) for a, b, floor in blocks])
     if measure == "p99" and over.p99_pooled and under.p99_pooled:
         return _figure([over.p99_pooled / under.p99_pooled])
     return None

@@ -8,7 +8,7 @@ from msgspec import Struct
 from spanferry.values import clean, text
 from spanferry_schemas import Span, SpanEvent, SpanLink, StatusCode, encode_span, mlflow_keys
 
-__all__ = ["EndedSpan", "level_of", "named"]
+__all__ = ["EndedSpan", "level_of", "named", "with_level"]
 
 _INFO_TYPES: Final = frozenset({"LLM", "CHAT_MODEL", "TOOL", "RETRIEVER", "AGENT", "EMBEDDING"})
 """Span types that MLflow's UI shows at its default verbosity."""
@@ -43,9 +43,7 @@ class EndedSpan(Struct, gc=False):
 
     def encoded(self) -> bytes:
         """As `spanferry_schemas.encode_span` gives it. Never raises."""
-        attributes = named(self.inputs, self.outputs, self.attributes)
-        if mlflow_keys.SPAN_LOG_LEVEL not in attributes:
-            attributes[mlflow_keys.SPAN_LOG_LEVEL] = level_of(self.span_type)
+        attributes = with_level(named(self.inputs, self.outputs, self.attributes), self.span_type)
         if type(self.name) is str and type(self.span_type) is str:
             try:
                 return self._encoded(self.name, self.span_type, attributes)
@@ -86,6 +84,13 @@ def named(
         attributes[mlflow_keys.SPAN_OUTPUTS] = outputs
     if others is not None:
         attributes.update(others)
+    return attributes
+
+
+def with_level(attributes: dict[str, bytes], span_type: object) -> dict[str, bytes]:
+    """The same dict, with the log level that follows from the type where nobody has set one."""
+    if mlflow_keys.SPAN_LOG_LEVEL not in attributes:
+        attributes[mlflow_keys.SPAN_LOG_LEVEL] = level_of(span_type)
     return attributes
 
 

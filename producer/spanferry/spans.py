@@ -7,7 +7,7 @@ from time import perf_counter_ns
 from typing import Any, ClassVar, Final
 
 from spanferry import values
-from spanferry.ended_span import EndedSpan, level_of
+from spanferry.ended_span import EndedSpan, level_of, with_level
 from spanferry.entities import (
     EventLike,
     Link,
@@ -248,9 +248,7 @@ class Span(SpanRecorder):
     def encoded_attributes(self) -> dict[str, bytes]:
         """All attributes but trace id and type, as they are sent."""
         attributes = super().encoded_attributes()
-        if self._end_ns is not None and _LOG_LEVEL not in attributes:
-            attributes[_LOG_LEVEL] = level_of(self._span_type)
-        return attributes
+        return attributes if self._end_ns is None else with_level(attributes, self._span_type)
 
 
 class NoOpSpan(Span):
