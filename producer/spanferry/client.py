@@ -3,6 +3,7 @@
 import atexit
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Unpack
 
@@ -21,12 +22,19 @@ __all__ = ["Client", "Stats", "disable", "enable", "flush", "stats"]
 
 _FLUSH_TIMEOUT_S: Final = 10.0
 
+_FLUSH_SHARE: Final = 0.6
+"""Of the time to exit, where the rest is for the spool."""
+
+_STOP_S: Final = 0.5
+"""For so long the sender may take to end once nothing is left for it to do."""
+
 
 class Stats(Struct, frozen=True, kw_only=True):
     """The app side's account since `enable()`, or since the fork in a forked process.
 
     A parcel is what one trace hands over at once (a long trace hands over several); a trace is
-    counted when its local root has ended. traces == traces_sent + traces_dropped + traces_buffered.
+    counted when its local root has ended.
+    traces == traces_sent + traces_spooled + traces_dropped + traces_buffered.
     """
 
     enabled: bool = False
@@ -35,11 +43,14 @@ class Stats(Struct, frozen=True, kw_only=True):
     traces: int = 0
     traces_sent: int = 0
     """Acknowledged by Kafka."""
+    traces_spooled: int = 0
+    """Put into the spool, from which they are sent later; by another process where this one ends."""
     traces_dropped: int = 0
     traces_buffered: int = 0
     """Waiting or in flight."""
     parcels: int = 0
     parcels_sent: int = 0
+    parcels_spooled: int = 0
     parcels_dropped: int = 0
     dropped: dict[str, int] = {}
     """Parcels dropped, by reason: buffer_full, oversize, refused, broken."""
@@ -52,6 +63,15 @@ class Stats(Struct, frozen=True, kw_only=True):
     batches_sent: int = 0
     batches_failed: int = 0
     connects: int = 0
+    spool_bytes_put: int = 0
+    """Moved from memory to the spool."""
+    spool_parcels_replayed: int = 0
+    spool_bytes_replayed: int = 0
+    """Moved from the spool to Kafka, what other processes have left included."""
+    spool_refused: int = 0
+    """Times that the spool was full, or its disk."""
+    spool_corrupt_bytes: int = 0
+    """Could not be read back."""
     last_error: str | None = None
     """What Kafka answered last when it did not take a batch or a connection."""
 
@@ -91,27 +111,43 @@ class Client:
 
     def close(self, timeout_s: float) -> bool:
         """Flush, then end the sender. False, and one line in the log, where traces are left."""
-        flushed = self.flush(timeout_s)
-        self._sender.stop(min(timeout_s, 1.0) + 0.5)
-        if not flushed:
-            self._say_what_is_left(timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        flushed = self._flush_or_spool(timeout_s)
+        self._sender.stop(max(deadline_s - time.monotonic(), _STOP_S))
         return flushed
 
     def flush_before_termination(self) -> None:
         """As `close`, for a process that is about to end or, as a container's first one, may not."""
-        timeout_s = self._settings.exit_timeout_s
-        if not self.flush(timeout_s):
-            self._say_what_is_left(timeout_s)
+        self._flush_or_spool(self._settings.exit_timeout_s)
 
-    def _say_what_is_left(self, timeout_s: float) -> None:
+    def _flush_or_spool(self, timeout_s: float) -> bool:
+        """Flush; what Kafka does not take in time goes to the spool, or is said to be lost."""
+        folder = self._settings.spool_dir
+        spooled_before = self.stats().traces_spooled
+        deadline_s = time.monotonic() + timeout_s
+        flushed = self.flush(timeout_s * _FLUSH_SHARE if folder else timeout_s)
+        if not flushed and folder:
+            self._sender.put_away(max(deadline_s - time.monotonic(), 0.0))
         left = self.stats()
-        logger.warning(
-            "%d traces (%d bytes) were not acknowledged by Kafka within %.1f s and are lost: %s",
-            left.traces_buffered,
-            left.buffered_bytes,
-            timeout_s,
-            left.last_error or "no answer",
-        )
+        kept = self._sender.dispatcher.ledger.traces_kept
+        spooled = left.traces_spooled - spooled_before + kept
+        if folder and spooled:
+            logger.warning(
+                "%d traces were not acknowledged by Kafka within %.1f s: they are in the spool %s, "
+                "from which the next process sends them, or `spanferry spool replay`",
+                spooled,
+                timeout_s,
+                folder,
+            )
+        if not flushed and (left.traces_buffered > kept or not folder):
+            logger.warning(
+                "%d traces (%d bytes) were not acknowledged by Kafka within %.1f s and are lost: %s",
+                left.traces_buffered - kept,
+                left.buffered_bytes,
+                timeout_s,
+                left.last_error or "no answer",
+            )
+        return flushed
 
     def after_fork(self) -> None:
         """In the child: what waits belongs to the parent; locks, thread and sockets are made anew.
@@ -120,12 +156,14 @@ class Client:
         and its epoll set are shared with the parent.
         """
         self._inherited.append(self._sender)
+        self._sender.forget()
         self._set_up()
 
     def stats(self) -> Stats:
         """The account of this process."""
         put, sent, state = self._buffer.counts, self._sender.dispatcher.counts, self._sender.state
         drops = self._sender.dispatcher.stager.drops
+        spool = self._sender.dispatcher.spool_counts
         dropped = {
             "buffer_full": put.dropped_full,
             "oversize": put.dropped_oversize + drops.oversize,
@@ -138,10 +176,12 @@ class Client:
             connected=state.connected,
             traces=put.traces,
             traces_sent=sent.traces_sent,
+            traces_spooled=sent.traces_spooled,
             traces_dropped=traces_dropped,
-            traces_buffered=put.traces - sent.traces_sent - traces_dropped,
+            traces_buffered=put.traces - sent.traces_sent - sent.traces_spooled - traces_dropped,
             parcels=put.parcels,
             parcels_sent=sent.parcels_sent,
+            parcels_spooled=sent.parcels_spooled,
             parcels_dropped=sum(dropped.values()),
             dropped=dropped,
             buffered_bytes=self._buffer.used_bytes,
@@ -151,6 +191,11 @@ class Client:
             batches_sent=sent.batches_sent,
             batches_failed=sent.batches_failed,
             connects=state.connects,
+            spool_bytes_put=spool.bytes_put,
+            spool_parcels_replayed=spool.entries_replayed,
+            spool_bytes_replayed=spool.bytes_replayed,
+            spool_refused=spool.refused,
+            spool_corrupt_bytes=spool.corrupt_bytes,
             last_error=state.last_error,
         )
 

@@ -8,10 +8,12 @@ from typing import Any
 from msgspec import Struct
 
 from spanferry.buffer import Buffer
-from spanferry.lanes import Lane, Lanes, Ledger, Receipt, Staged
+from spanferry.lanes import Fate, Lane, Lanes, Ledger, Receipt, Staged
 from spanferry.log import say_once
 from spanferry.records import Record, header_of, recut
 from spanferry.settings import Settings
+from spanferry.spool.spool import SpoolCounts, new_spool
+from spanferry.spooling import Spooler
 from spanferry.staging import Breath, Stager
 from spanferry_schemas.limits import RECORD_BYTES_FLOOR
 
@@ -23,6 +25,8 @@ class DispatchCounts(Struct):
 
     parcels_sent: int = 0
     traces_sent: int = 0
+    parcels_spooled: int = 0
+    traces_spooled: int = 0
     records_sent: int = 0
     bytes_sent: int = 0
     batches_sent: int = 0
@@ -44,6 +48,13 @@ class Dispatcher:
         self._lanes = Lanes()
         self.ledger = Ledger(self._settled)
         self.stager = Stager(settings, buffer, self._lanes, self.ledger, self._breath)
+        self.spooler: Spooler | None = None
+        spool = new_spool(settings)
+        if spool is not None:
+            self.spooler = Spooler(
+                spool, buffer, self.stager, self._lanes, self.ledger, self._breath
+            )
+            self.stager.write_ahead = spool if spool.writes_ahead else None
         self.counts = DispatchCounts()
 
     def open(self, producer: Any, partitions: list[int]) -> None:
@@ -62,6 +73,8 @@ class Dispatcher:
     async def turn(self) -> None:
         """Stage what there is room for and set idle lanes going. Raises what broke a batch."""
         await self.stager.stage()
+        if self.spooler is not None:
+            await self.spooler.replay()
         for lane in self._lanes:
             if lane.waiting and not lane.busy and self._failure is None:
                 lane.busy = True
@@ -70,6 +83,31 @@ class Dispatcher:
                 pump.add_done_callback(self._pumps.discard)
         if self._failure is not None:
             raise self._failure
+
+    @property
+    def spool_counts(self) -> SpoolCounts:
+        """What the spool has done; all zero where there is none."""
+        return SpoolCounts() if self.spooler is None else self.spooler.spool.counted()
+
+    async def overflow(self, *, connected: bool, hopeless: bool) -> None:
+        """Have the spool, if there is one, take what memory should not hold any longer.
+
+        `hopeless`: without a connection for so long that nothing is to wait for the next one.
+        """
+        if self.spooler is None:
+            return
+        spool = self.spooler.spool
+        spool.tick()
+        if spool.writes_ahead:
+            everything = not connected or self.stager.is_full
+        else:
+            everything = not connected and hopeless
+        await self.spooler.overflow(-1 if everything else self._settings.buffer_bytes // 2)
+
+    async def put_away(self) -> None:
+        """Have the spool, if there is one, take all that waits. After `close` only."""
+        if self.spooler is not None:
+            await self.spooler.put_away(self._producer_id)
 
     def settled_up_to(self, serial: int) -> bool:
         """Whether all parcels up to `serial` are off our hands, or none is left at all."""
@@ -132,7 +170,11 @@ class Dispatcher:
         return batch, staged
 
     def _append(self, batch: Any, one: Staged, now_ms: int) -> bool:
-        header = header_of(one.record, self._producer_id, one.sequence)
+        origin = one.origin
+        if origin is None:
+            header = header_of(one.record, self._producer_id, one.sequence)
+        else:
+            header = header_of(one.record, origin.producer_id, origin.sequence)
         done = batch.append(
             timestamp=now_ms, key=one.record.key, value=one.record.value, headers=[header]
         )
@@ -177,12 +219,19 @@ class Dispatcher:
             lane.push(Staged(record, staged.receipt))
 
     def _settled(self, receipt: Receipt) -> None:
-        self._buffer.release(receipt.size)
-        if receipt.dropped:
+        if receipt.ticket is not None:
+            receipt.ticket.settle()
+        if receipt.serial == 0:
+            if self.spooler is not None and receipt.fate is Fate.SENT:
+                self.spooler.spool.replayed(receipt.size)
             return
-        self.counts.parcels_sent += 1
-        if receipt.ends_trace:
-            self.counts.traces_sent += 1
+        self._buffer.release(receipt.size)
+        if receipt.fate is Fate.SENT:
+            self.counts.parcels_sent += 1
+            self.counts.traces_sent += receipt.ends_trace
+        elif receipt.fate is Fate.SPOOLED:
+            self.counts.parcels_spooled += 1
+            self.counts.traces_spooled += receipt.ends_trace
 
 
 def _is_too_large(error: Exception) -> bool:

@@ -5,12 +5,23 @@ No I/O here: the sender builds a batch from a lane, and tells the lane how it we
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
 
 from msgspec import Struct
 
 from spanferry.records import Record
+from spanferry.spool.entries import Origin
+from spanferry.spool.segments import Ticket
 
-__all__ = ["Lane", "Lanes", "Ledger", "Receipt", "Staged"]
+__all__ = ["Fate", "Lane", "Lanes", "Ledger", "Receipt", "Staged"]
+
+
+class Fate(Enum):
+    """How a parcel leaves our hands."""
+
+    SENT = "sent"
+    SPOOLED = "spooled"
+    DROPPED = "dropped"
 
 
 class Receipt(Struct, gc=False):
@@ -18,18 +29,23 @@ class Receipt(Struct, gc=False):
     one while the parcel is still being staged."""
 
     serial: int
+    """0 where it was read back from the spool: nobody waits for it, and the buffer knows nothing."""
     size: int
     ends_trace: bool
     open: int = 1
-    dropped: bool = False
+    fate: Fate = Fate.SENT
+    ticket: Ticket | None = None
+    """Where it stands in the spool, if it does."""
 
 
 class Staged(Struct, gc=False):
-    """A record in a lane. `sequence` is -1 until it first entered a batch."""
+    """A record in a lane. `sequence` is -1 until it first entered a batch, and always for one with
+    an origin, which goes under that name again."""
 
     record: Record
     receipt: Receipt
     sequence: int = -1
+    origin: Origin | None = None
 
 
 class Ledger:
@@ -49,6 +65,14 @@ class Ledger:
         """Serial of the newest parcel taken."""
         return self._serial
 
+    @property
+    def traces_kept(self) -> int:
+        """Ends of traces that are in memory and on disk. Any thread may ask."""
+        return sum(
+            receipt.ends_trace and receipt.ticket is not None
+            for receipt in list(self._open.values())
+        )
+
     def enter(self, *, size: int, ends_trace: bool) -> Receipt:
         """A parcel was taken; close its staging with `finish` once all its records are staged."""
         self._serial += 1
@@ -56,10 +80,16 @@ class Ledger:
         self._open[receipt.serial] = receipt
         return receipt
 
+    def enter_again(self, *, size: int, ticket: Ticket) -> Receipt:
+        """An entry was read back from the spool; close its staging with `finish` too."""
+        return Receipt(0, size, False, ticket=ticket)
+
     def finish(self, receipt: Receipt) -> None:
         """One record of the parcel, or its staging, is done."""
         receipt.open -= 1
-        if receipt.open == 0 and self._open.pop(receipt.serial, None) is not None:
+        if receipt.open == 0 and (
+            receipt.serial == 0 or self._open.pop(receipt.serial, None) is not None
+        ):
             self._settled(receipt)
 
     def settled_up_to(self, serial: int) -> bool:
@@ -90,7 +120,7 @@ class Lane:
             return None
         staged = self.waiting.popleft()
         self.waiting_bytes -= len(staged.record.value)
-        if staged.sequence < 0:
+        if staged.sequence < 0 and staged.origin is None:
             staged.sequence = self._next_sequence
             self._next_sequence += 1
         return staged
@@ -116,8 +146,6 @@ class Lane:
         everything = list(self.waiting)
         self.waiting.clear()
         self.waiting_bytes = 0
-        for staged in everything:
-            staged.sequence = -1
         return everything
 
 
@@ -140,7 +168,17 @@ class Lanes:
         for lane in gone:
             del self._lanes[lane.partition]
             for staged in lane.clear():
-                self.of_key(staged.record.key).push(staged)
+                staged.sequence, staged.origin = -1, None
+                self.push(staged)
+
+    def push(self, staged: Staged) -> None:
+        """Into the lane of its key, or of its origin as long as the topic has that partition."""
+        origin = staged.origin
+        lane = None if origin is None else self._lanes.get(origin.partition)
+        if lane is None:
+            staged.origin = None
+            lane = self.of_key(staged.record.key)
+        lane.push(staged)
 
     def of_key(self, key: bytes) -> Lane:
         """Kafka's default partitioner, so that every producer of a trace finds the same one."""

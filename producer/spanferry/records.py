@@ -29,7 +29,7 @@ Chance = Callable[[int], bytes]
 """Gives so many random bytes."""
 
 
-class Record(Struct, gc=False):
+class Record(Struct, array_like=True, gc=False):
     """A record without its producer id and sequence, which it gets when it enters a batch."""
 
     key: bytes

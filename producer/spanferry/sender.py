@@ -30,6 +30,8 @@ _REMIND_S: Final = 60.0
 _METADATA_S: Final = 3.0
 _STOP_S: Final = 1.0
 _CLOCK_S: Final = 0.5
+_AWAY_S: Final = 1.0
+"""For so long Kafka may be away before all that waits goes to the spool."""
 
 
 class SenderState(Struct):
@@ -72,9 +74,13 @@ class Sender:
         self._thread: threading.Thread | None = None
         self._loop: _Loop | None = None
         self._wake: asyncio.Event | None = None
+        self._interrupt: asyncio.Event | None = None
         self._stopping = False
         self._starting = threading.Lock()
         self._flushes: list[_Flush] = []
+        self._put_away: list[concurrent.futures.Future[None]] = []
+        self._retired: set[asyncio.Future[None]] = set()
+        self._away_since_s = 0.0
         self.state = SenderState()
         self.dispatcher = Dispatcher(settings, buffer, producer_id=os.urandom(8))
 
@@ -107,6 +113,25 @@ class Sender:
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             return False
 
+    def put_away(self, timeout_s: float) -> bool:
+        """Have the spool, if there is one, take all that waits. False where that took too long."""
+        if self.dispatcher.spooler is None:
+            return False
+        self.start()
+        done: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._put_away.append(done)
+        self._wake_up()
+        try:
+            done.result(timeout_s)
+        except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+            return False
+        return True
+
+    def forget(self) -> None:
+        """In a forked child: thread, sockets and files are the parent's."""
+        if self.dispatcher.spooler is not None:
+            self.dispatcher.spooler.spool.forget()
+
     def stop(self, timeout_s: float) -> None:
         """End the thread. What is not acknowledged by then stays counted as buffered."""
         self._stopping = True
@@ -120,6 +145,11 @@ class Sender:
         if loop is not None and wake is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to wake
                 loop.call_soon_threadsafe(wake.set)
+                loop.call_soon_threadsafe(self._interrupt_if_asked)
+
+    def _interrupt_if_asked(self) -> None:
+        if self._interrupt is not None and (self._stopping or self._put_away):
+            self._interrupt.set()
 
     def _run(self) -> None:
         loop = _Loop()
@@ -132,15 +162,59 @@ class Sender:
             _close(loop)
             for flush in self._flushes:
                 flush.done.cancel()
+            for done in self._put_away:
+                done.cancel()
 
     async def _main(self) -> None:
         """One session after another until stopped: whatever ends a session, another one follows."""
         self._wake = asyncio.Event()
-        clock = asyncio.ensure_future(_follow_the_clock())
+        self._interrupt = asyncio.Event()
+        self._interrupt_if_asked()
+        self._away_since_s = time.monotonic()
+        beside = [asyncio.ensure_future(_follow_the_clock())]
+        spooler = self.dispatcher.spooler
+        if spooler is not None:
+            spooler.spool.open()
+            beside.append(asyncio.ensure_future(self._follow_the_spool()))
         try:
-            await self._sessions()
+            while not self._stopping:
+                await self._sessions_until_interrupted()
+                await self._answer_put_away()
         finally:
-            clock.cancel()
+            for task in beside:
+                task.cancel()
+            if spooler is not None:
+                spooler.spool.close()
+            if self._retired:
+                await asyncio.wait(self._retired, timeout=_STOP_S)
+
+    async def _sessions_until_interrupted(self) -> None:
+        assert self._interrupt is not None
+        sessions = asyncio.ensure_future(self._sessions())
+        interrupted = asyncio.ensure_future(self._interrupt.wait())
+        await asyncio.wait({sessions, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        self._interrupt.clear()
+        for task in (sessions, interrupted):
+            task.cancel()
+        await asyncio.wait({sessions, interrupted})
+        if not sessions.cancelled():
+            sessions.result()
+
+    async def _answer_put_away(self) -> None:
+        waiting = self._put_away[:]
+        if waiting:
+            await self.dispatcher.put_away()
+            del self._put_away[: len(waiting)]
+            for done in waiting:
+                if not done.done():
+                    done.set_result(None)
+
+    async def _follow_the_spool(self) -> None:
+        """Have the spool take what memory should not hold, until cancelled."""
+        while True:
+            hopeless = time.monotonic() - self._away_since_s >= _AWAY_S
+            await self.dispatcher.overflow(connected=self.state.connected, hopeless=hopeless)
+            await asyncio.sleep(self._settings.linger_s)
 
     async def _sessions(self) -> None:
         self.dispatcher.stager.collect_environment()
@@ -155,7 +229,6 @@ class Sender:
                 if time.monotonic() - reminded_at >= _REMIND_S:
                     reminded_at = time.monotonic()
                     logger.warning("%s", self._trouble())
-            self.state.connected = False
             if self.state.connects > connects:
                 backoff_s = _BACKOFF_FIRST_S
             if not self._stopping:
@@ -163,11 +236,12 @@ class Sender:
                 backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
 
     def _trouble(self) -> str:
+        folder = self._settings.spool_dir
         return (
-            f"traces wait: Kafka at {self._settings.bootstrap_servers} (topic "
-            f"{self._settings.topic}): {self.state.last_error}. "
-            f"{self._buffer.used_bytes} of {self._settings.buffer_bytes} bytes are buffered; "
-            "retrying. `spanferry doctor` says more."
+            f"traces {f'go to the spool {folder}' if folder else 'wait'}: Kafka at "
+            f"{self._settings.bootstrap_servers} (topic {self._settings.topic}): "
+            f"{self.state.last_error}. {self._buffer.used_bytes} of {self._settings.buffer_bytes} "
+            "bytes are buffered; retrying. `spanferry doctor` says more."
         )
 
     async def _session(self) -> None:
@@ -187,9 +261,17 @@ class Sender:
                 self._answer_flushes()
                 await self._pause(self._settings.linger_s)
         finally:
+            if self.state.connected:
+                self.state.connected = False
+                self._away_since_s = time.monotonic()
             await self.dispatcher.close()
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(producer.stop(), _STOP_S)
+            self._retire(producer)
+
+    def _retire(self, producer: Any) -> None:
+        """End a producer beside what comes next: a dead broker lets it wait."""
+        ending = asyncio.ensure_future(_ended(producer))
+        self._retired.add(ending)
+        ending.add_done_callback(self._retired.discard)
 
     async def _partitions(self, producer: Any) -> list[int]:
         """The topic's partitions. aiokafka itself would ask for a missing topic for 15 s."""
@@ -231,6 +313,11 @@ async def _follow_the_clock() -> None:
             await asyncio.sleep(_CLOCK_S)
     finally:
         PROCESS.clock_followed = False
+
+
+async def _ended(producer: Any) -> None:
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(producer.stop(), _STOP_S)
 
 
 def _make_producer(settings: Settings) -> Any:

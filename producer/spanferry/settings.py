@@ -17,6 +17,8 @@ __all__ = [
     "DropPolicy",
     "Options",
     "Settings",
+    "SpoolFsync",
+    "SpoolMode",
     "load_settings",
     "switched_off",
 ]
@@ -36,6 +38,24 @@ class DropPolicy(StrEnum):
     OLDEST = "oldest"
 
 
+class SpoolMode(StrEnum):
+    """What goes to the spool on disk."""
+
+    OVERFLOW = "overflow"
+    """What memory has no room for, what waits while Kafka is away, and what is left at the exit."""
+    ALWAYS = "always"
+    """Everything, before it is sent: what the sender has taken survives whatever ends the process."""
+
+
+class SpoolFsync(StrEnum):
+    """When the spool waits for the disk itself. A process's death alone never loses what is written."""
+
+    NEVER = "never"
+    INTERVAL = "interval"
+    """Once a second: a power cut loses at most what came since."""
+    ALWAYS = "always"
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """Every option of the app side. Sizes in bytes, times in seconds."""
 
@@ -49,6 +69,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     buffer_bytes: int = 64 * 1024 * 1024
     """What may wait for Kafka, in-flight batches included."""
     drop: DropPolicy = DropPolicy.NEWEST
+    """What gives way when the buffer is full, and the spool, where there is one, takes nothing."""
+    spool_dir: str | None = None
+    """A folder on a local disk for what Kafka does not take now. The processes of a host share it."""
+    spool_bytes: int = 1024 * 1024 * 1024
+    """What the folder may take, all processes together."""
+    spool_mode: SpoolMode = SpoolMode.OVERFLOW
+    spool_fsync: SpoolFsync = SpoolFsync.INTERVAL
     record_bytes_max: int = RECORD_BYTES_MAX
     """Largest record value; the topic's `max.message.bytes` must be larger."""
     batch_bytes: int = 512 * 1024
@@ -89,6 +116,10 @@ class Options(TypedDict, total=False):
     experiment_id: str | None
     buffer_bytes: int | None
     drop: DropPolicy | Literal["newest", "oldest"] | None
+    spool_dir: str | None
+    spool_bytes: int | None
+    spool_mode: SpoolMode | Literal["overflow", "always"] | None
+    spool_fsync: SpoolFsync | Literal["never", "interval", "always"] | None
     record_bytes_max: int | None
     batch_bytes: int | None
     linger_s: float | None
@@ -119,6 +150,11 @@ def _problems(settings: Settings) -> list[str]:
         (
             settings.buffer_bytes < settings.record_bytes_max,
             f"buffer_bytes={settings.buffer_bytes} must hold at least one record of "
+            f"record_bytes_max={settings.record_bytes_max}",
+        ),
+        (
+            settings.spool_bytes < settings.record_bytes_max,
+            f"spool_bytes={settings.spool_bytes} must hold at least one record of "
             f"record_bytes_max={settings.record_bytes_max}",
         ),
         (settings.batch_bytes < 1024, f"batch_bytes={settings.batch_bytes} is below 1024"),

@@ -3,21 +3,25 @@
 import asyncio
 import os
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
 from spanferry.buffer import Buffer
 from spanferry.environment import collect_environment
-from spanferry.lanes import Lanes, Ledger, Receipt, Staged
+from spanferry.lanes import Fate, Lanes, Ledger, Receipt, Staged
 from spanferry.log import logger, say_once
-from spanferry.parcel import Parcel
-from spanferry.records import records_of
+from spanferry.parcel import Waiting
+from spanferry.records import Record, records_of
 from spanferry.settings import Settings
+from spanferry.spool.entries import Entry, SpooledRecord
 
-__all__ = ["Breath", "DropCounts", "Stager"]
+if TYPE_CHECKING:
+    from spanferry.spool.spool import Spool
 
-_STAGED_BYTES_MAX: Final = 8 * 1024 * 1024
+__all__ = ["STAGED_BYTES_MAX", "Breath", "DropCounts", "Stager"]
+
+STAGED_BYTES_MAX: Final = 8 * 1024 * 1024
 """Taken from the buffer ahead of Kafka; the rest waits there, where the drop policy can reach it."""
 
 _SLICE_BYTES: Final = 64 * 1024
@@ -64,6 +68,9 @@ class Stager:
         self._ledger = ledger
         self._breath = breath
         self._environment: Mapping[str, str] = settings.metadata
+        self._given_back: list[tuple[Receipt, list[Record]]] = []
+        self.write_ahead: Spool | None = None
+        """Where everything is written before it is sent, if it is."""
         self.record_bytes_max = settings.record_bytes_max
         self.drops = DropCounts()
 
@@ -76,13 +83,35 @@ class Stager:
         """Move parcels into lanes until the buffer is empty or enough is staged."""
         room = self._room()
         while room > 0:
+            taken = await self.take()
+            if taken is None:
+                return
+            receipt, records = taken
+            room -= receipt.size
+            if self.write_ahead is not None:
+                parts = [SpooledRecord(record) for record in records]
+                receipt.ticket = self.write_ahead.keep(Entry(parts, receipt.ends_trace))
+            for record in records:
+                receipt.open += 1
+                self._lanes.push(Staged(record, receipt))
+            self._ledger.finish(receipt)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether `stage` would take nothing now."""
+        return self._room() <= 0
+
+    async def take(self) -> tuple[Receipt, list[Record]] | None:
+        """The next parcel as records, the caller's to `finish`; None where none waits."""
+        while True:
+            if self._given_back:
+                return self._given_back.pop()
             waiting = self._buffer.take()
             if waiting is None:
-                return
-            room -= waiting.size
+                return None
             receipt = self._ledger.enter(size=waiting.size, ends_trace=waiting.ends_trace)
             try:
-                await self._stage_parcel(waiting.parcel(), receipt)
+                return receipt, await self._records(waiting)
             except ValueError as error:
                 self.drops.oversize += 1
                 self.drop(receipt, "oversize", error)
@@ -91,27 +120,32 @@ class Stager:
                 self.drop(receipt, "broken", error)
             self._ledger.finish(receipt)
 
+    def give_back(self, receipt: Receipt, records: list[Record]) -> None:
+        """What was taken and found no place: the next `take` gives it again."""
+        self._given_back.append((receipt, records))
+
     def drop(self, receipt: Receipt, reason: str, error: Exception) -> None:
         """A parcel is given up: count its trace, say it once."""
-        receipt.dropped = True
+        receipt.fate = Fate.DROPPED
         if receipt.ends_trace:
             self.drops.traces += 1
         say_once(f"dropped-{reason}", "a trace was dropped (%s): %s", reason, error)
         logger.debug("a trace was dropped (%s): %s", reason, error)
 
-    async def _stage_parcel(self, parcel: Parcel, receipt: Receipt) -> None:
+    async def _records(self, waiting: Waiting) -> list[Record]:
+        records = []
         for record in records_of(
-            parcel,
+            waiting.parcel(),
             environment=self._environment,
             record_bytes_max=self.record_bytes_max,
             chance=os.urandom,
         ):
-            receipt.open += 1
-            self._lanes.of_key(record.key).push(Staged(record, receipt))
+            records.append(record)
             await self._breath.after(len(record.value))
+        return records
 
     def _room(self) -> int:
         """Bytes to take now. A partition without a leader must not stop the others: while one lane
         idles, a little more is taken than the limit allows."""
-        room = _STAGED_BYTES_MAX - self._lanes.waiting_bytes
+        room = STAGED_BYTES_MAX - self._lanes.waiting_bytes
         return _SLICE_BYTES if room <= 0 and self._lanes.any_idle else room

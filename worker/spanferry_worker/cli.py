@@ -26,6 +26,7 @@ class _Command(NamedTuple):
 _COMMANDS: Final = {
     "worker": _Command("carry traces from Kafka into MLflow", "spanferry_worker.cli_worker"),
     "topics": _Command("create and check the topics", "spanferry_worker.cli_topics"),
+    "spool": _Command("what apps could not send yet", "spanferry.spool.cli"),
     "doctor": _Command("say what is wrong, and prove the way", "spanferry_worker.doctor.cli"),
     "dev": _Command("Kafka, MLflow and a worker for development", "spanferry_worker.dev.dev"),
     "demo": _Command("the same with an app and traffic", "spanferry_worker.dev.demo"),

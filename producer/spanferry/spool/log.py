@@ -1,0 +1,152 @@
+"""A log: one process's segments of one kind, written one after the other."""
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from spanferry.log import say_once
+from spanferry.settings import SpoolFsync
+from spanferry.spool.directory import Directory, Owner
+from spanferry.spool.entries import FRAME_BYTES
+from spanferry.spool.segments import Segment, Writer, room_for
+
+if TYPE_CHECKING:
+    from itertools import count
+
+__all__ = ["Health", "Log"]
+
+_RETRY_S: Final = 1.0
+
+
+class Health:
+    """Whether the disk takes anything. After a refusal nobody asks it again for a second."""
+
+    __slots__ = ("_directory", "_retry_at_s", "refused")
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._retry_at_s = 0.0
+        self.refused = 0
+        """Times that it did not."""
+
+    @property
+    def good(self) -> bool:
+        """Whether it is worth trying."""
+        return time.monotonic() >= self._retry_at_s
+
+    def trouble(self, error: OSError) -> None:
+        """It has refused; said once for each kind of trouble."""
+        self._retry_at_s = time.monotonic() + _RETRY_S
+        self.refused += 1
+        say_once(
+            f"spool-{error.errno}",
+            "nothing can be spooled to %s now (%s): traces wait in memory. Make room there or raise "
+            "spool_bytes; `spanferry spool status` says what is there.",
+            self._directory.path,
+            error.strerror or error,
+        )
+
+
+class _Open(Struct):
+    """The segment that is being written."""
+
+    writer: Writer
+    segment: Segment
+
+
+class Log:
+    """Appends entries; begins another segment where one is full. Never raises."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        health: Health,
+        fsync: SpoolFsync,
+        *,
+        numbers: "count[int]",
+        sealed: Callable[[Segment], None],
+    ) -> None:
+        """`numbers` are shared by an owner's logs; `sealed` takes each segment that is full."""
+        self._directory = directory
+        self._health = health
+        self._fsync = fsync
+        self._numbers = numbers
+        self._sealed = sealed
+        self._open: _Open | None = None
+
+    @property
+    def has_open(self) -> bool:
+        """Whether there is a segment that is not sealed yet."""
+        return self._open is not None
+
+    def append(self, owner: Owner, payload: bytes) -> tuple[Segment, int] | None:
+        """Where the entry is now; None where there is no room for it, or the disk said no."""
+        opened = self._open
+        room = self._directory.segment_bytes - FRAME_BYTES - len(payload)
+        if opened is not None and opened.writer.size > room:
+            self.seal()
+            opened = None
+        if opened is None:
+            opened = self._open = self._begin(owner, payload)
+        if opened is None:
+            return None
+        try:
+            return opened.segment, opened.writer.append(payload)
+        except OSError as error:
+            self._health.trouble(error)
+            return None
+
+    def sync(self) -> None:
+        """Wait for the disk, unless the policy is never to."""
+        if self._open is not None and self._fsync is not SpoolFsync.NEVER:
+            with self._trouble_is_said():
+                self._open.writer.sync()
+
+    def seal(self) -> None:
+        """End the segment that is being written, if there is one."""
+        opened, self._open = self._open, None
+        if opened is None:
+            return
+        with self._trouble_is_said():
+            if self._fsync is not SpoolFsync.NEVER:
+                opened.writer.sync()
+        with self._trouble_is_said():
+            opened.segment.path = opened.writer.close()
+        self._sealed(opened.segment)
+
+    def forget(self) -> None:
+        """In a forked child: the file is the parent's."""
+        if self._open is not None:
+            self._open.writer.forget()
+
+    def _begin(self, owner: Owner, payload: bytes) -> _Open | None:
+        with self._trouble_is_said(), self._directory.room(room_for(payload)) as there_is:
+            if not there_is:
+                raise OSError(errno.EDQUOT, "spool_bytes are used up")
+            now_ms = time.time_ns() // 1_000_000
+            path = self._directory.new_segment(owner, next(self._numbers), now_ms)
+            writer = Writer(path)
+            if self._fsync is not SpoolFsync.NEVER:
+                _sync_names(self._directory)
+            return _Open(writer, Segment(path))
+        return None
+
+    @contextlib.contextmanager
+    def _trouble_is_said(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._health.trouble(error)
+
+
+def _sync_names(directory: Directory) -> None:
+    descriptor = os.open(directory.path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
