@@ -69,7 +69,7 @@ REPRODUCE = """\
 ```sh
 make bench                        # the main table and its promises, below 20 minutes
 make bench ARGS="--full --peers"  # everything on this page, below 50; writes benchmarks/results/overhead.json
-make bench ARGS=--quick           # a look in a minute
+make bench ARGS=--quick           # a look, a minute and a half
 .venv/bin/python -m benchmarks.plots benchmarks/results/overhead.json
 .venv/bin/python -m benchmarks.document benchmarks/results/overhead.json
 ```
