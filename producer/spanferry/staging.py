@@ -12,6 +12,7 @@ from spanferry.environment import collect_environment
 from spanferry.lanes import Lanes, Ledger, Receipt, Staged
 from spanferry.log import logger, say_once
 from spanferry.parcel import Parcel
+from spanferry.process_metadata import say_what_is_too_long
 from spanferry.records import records_of
 from spanferry.settings import Settings
 
@@ -100,6 +101,8 @@ class Stager:
         logger.debug("a trace was dropped (%s): %s", reason, error)
 
     async def _stage_parcel(self, parcel: Parcel, receipt: Receipt) -> None:
+        if parcel.trace is not None:
+            say_what_is_too_long(parcel.trace)
         for record in records_of(
             parcel,
             environment=self._environment,
