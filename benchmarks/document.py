@@ -54,8 +54,9 @@ METHOD = """\
   caller, and competes with it for the interpreter.
 - spanferry writes JSON with orjson, which is faster than msgspec with long strings: a trace can cost less
   than one msgspec encode of what it carries.
-- A figure is the median of the blocks, in brackets the lowest and the highest block. p99 is that of a
-  block of at least 100 traces; where blocks are shorter it is that of all traces together.
+- A figure is the median of the blocks, in brackets the lowest and the highest block; a ratio is that of
+  two such figures, in brackets that of blocks side by side. p99 is that of a block of at least 100 traces;
+  where blocks are shorter it is that of all traces together.
 - "p99 less run queue" leaves out the time in which the machine had no core for the thread.
 - tight is trace after trace; paced starts traces at a fixed rate, late ones at once. Lost is what never
   arrived.
@@ -69,7 +70,7 @@ REPRODUCE = """\
 ```sh
 make bench                        # the main table and its promises, below 20 minutes
 make bench ARGS="--full --peers"  # everything on this page, below 50; writes benchmarks/results/overhead.json
-make bench ARGS=--quick           # a look in a minute
+make bench ARGS=--quick           # a look, a minute and a half
 .venv/bin/python -m benchmarks.plots benchmarks/results/overhead.json
 .venv/bin/python -m benchmarks.document benchmarks/results/overhead.json
 ```

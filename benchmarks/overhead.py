@@ -2,7 +2,7 @@
 
     python -m benchmarks.overhead            the main table, below 20 minutes
     python -m benchmarks.overhead --full     and all series, below 50
-    python -m benchmarks.overhead --quick    the main table in a minute; figures not to be quoted
+    python -m benchmarks.overhead --quick    a look, 90 s; its figures are not to be quoted
     python -m benchmarks.overhead --peers    Langfuse and LangSmith too, where they are installed
 
 Method. Each tier lives in a process of its own. They take turns in short blocks, in an order that

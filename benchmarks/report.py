@@ -118,7 +118,8 @@ def percentile(sorted_values: Sequence[float], share: float) -> float:
 
 
 def ratio(over: Row, under: Row, measure: str, *, less: Row | None = None) -> Figure | None:
-    """How many times `under` goes into `over`, block by block: those that ran side by side.
+    """How many times `under` goes into `over`: the quotient of what the table shows of both, and the
+    least and the most of the blocks, of which those are compared that ran side by side.
 
     `measure` is p50 or p99; where the blocks are too short for a p99, that of all samples is taken.
     With `less` its p50 is taken off both first.
@@ -129,7 +130,10 @@ def ratio(over: Row, under: Row, measure: str, *, less: Row | None = None) -> Fi
         for a, b, floor in zip(over.blocks, under.blocks, floors, strict=False)
     ]
     if all(a and b and b > floor for a, b, floor in blocks):
-        return _figure([(a - floor) / (b - floor) for a, b, floor in blocks])
+        by_block = _figure([(a - floor) / (b - floor) for a, b, floor in blocks])
+        off = 0.0 if less is None else less.p50.median
+        shown, own = getattr(over, measure).median - off, getattr(under, measure).median - off
+        return Figure(_significant(shown / own), by_block.low, by_block.high)
     if measure == "p99" and over.p99_pooled and under.p99_pooled:
         return _figure([over.p99_pooled / under.p99_pooled])
     return None

@@ -63,6 +63,11 @@ class ActiveModel:
                 return
 
 
+_NAMES_MAX: Final = 1_000
+
+_given: Final[dict[str, dict[str, str]]] = {}
+"""Params by name, as they were given first."""
+
 _here: ContextVar[ActiveModel | None] = ContextVar("spanferry_active_model", default=None)
 _anywhere: ActiveModel | None = None
 
@@ -76,8 +81,10 @@ def set_active_model(
     """Link the traces that start from now on to a LoggedModel, by name or by id.
 
     The worker looks the name up, and makes the model where there is none, with `params` (temperature,
-    prompt version, retriever's settings) as its parameters; values are stored as text. Holds in this
-    context (thread or task and what it starts) and in those that have not set a model themselves.
+    prompt version, retriever's settings) as its parameters; values are stored as text. A parameter keeps
+    the value that this process has given first, as MLflow's do: another value is another version, and
+    wants a name of its own. Holds in this context (thread or task and what it starts) and in those that
+    have not set a model themselves.
     """
     model = ActiveModel(
         None if name is None else values.text(name),
@@ -99,8 +106,26 @@ def set_active_model(
             model.name,
             " ".join(NAME_REFUSES),
         )
+    if model.name and model.params:
+        model.params = _as_first_given(model.name, model.params)
     model.activate()
     return model
+
+
+def _as_first_given(name: str, params: dict[str, str]) -> dict[str, str]:
+    """Whichever trace the worker sees first, the model is made with the same parameters."""
+    if len(_given) >= _NAMES_MAX:
+        _given.clear()
+    first = _given.setdefault(name, {})
+    kept = {key: first.setdefault(key, text) for key, text in params.items()}
+    if kept != params:
+        say_once(
+            f"model-params-{name}",
+            "set_active_model(name=%r): other params than before, which MLflow does not change: the "
+            "first ones stay. Give the new version a name of its own",
+            name,
+        )
+    return kept
 
 
 def clear_active_model() -> None:

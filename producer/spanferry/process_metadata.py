@@ -7,8 +7,9 @@ import msgspec
 
 from spanferry import values
 from spanferry.log import say_once
+from spanferry_schemas import TracePart
 
-__all__ = ["process_metadata"]
+__all__ = ["process_metadata", "say_what_is_too_long"]
 
 _KEY_CHARS: Final = 250
 _VALUE_CHARS: Final = 8_000
@@ -34,6 +35,24 @@ def process_metadata(given: object) -> dict[str, str]:
                 f"value of {key[:50]}", values.text(value), _VALUE_CHARS
             )
     return texts
+
+
+def say_what_is_too_long(part: TracePart) -> None:
+    """Say once that the worker will cut a text of a trace's own part. For the sender's thread."""
+    for what, texts in (("tag", part.tags), ("metadata", part.metadata)):
+        for key, text in texts.items():
+            for name, given, chars in (("name", key, _KEY_CHARS), ("value", text, _VALUE_CHARS)):
+                if len(given) > chars:
+                    say_once(
+                        f"long-{what}-{name}",
+                        "the %s of %s %r has %d characters, MLflow holds %d and the rest is cut off: put "
+                        "long texts into an attribute of a span",
+                        name,
+                        what,
+                        key[:50],
+                        len(given),
+                        chars,
+                    )
 
 
 def _parsed(text: str) -> object:

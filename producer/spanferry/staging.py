@@ -12,6 +12,7 @@ from spanferry.environment import collect_environment
 from spanferry.lanes import Fate, Lanes, Ledger, Receipt, Staged
 from spanferry.log import logger, say_once
 from spanferry.parcel import Waiting
+from spanferry.process_metadata import say_what_is_too_long
 from spanferry.records import Record, records_of
 from spanferry.settings import Settings
 from spanferry.spool.entries import Entry, SpooledRecord
@@ -134,8 +135,11 @@ class Stager:
 
     async def _records(self, waiting: Waiting) -> list[Record]:
         records = []
+        parcel = waiting.parcel()
+        if parcel.trace is not None:
+            say_what_is_too_long(parcel.trace)
         for record in records_of(
-            waiting.parcel(),
+            parcel,
             environment=self._environment,
             record_bytes_max=self.record_bytes_max,
             chance=os.urandom,

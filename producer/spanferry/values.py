@@ -15,6 +15,8 @@ from typing import Any, Final, TypeAlias, cast
 import msgspec
 import orjson
 
+from spanferry.log import say_once
+
 __all__ = ["STRICT", "chunk_text", "clean", "decode", "dumps", "encode", "text"]
 
 _NODES_MAX: Final = 20_000
@@ -32,6 +34,7 @@ _ARRAY_ITEMS_MAX: Final = 10_000
 _INT_BITS_MAX: Final = 10_000
 """Longer integers are described: Python reads at most 4,300 digits."""
 
+_CANNOT_RECORD: Final = "<spanferry: cannot record"
 _TOO_LARGE: Final = "<spanferry: too many parts to record>"
 _TOO_DEEP: Final = "<spanferry: nested too deeply to record>"
 
@@ -118,11 +121,23 @@ def _representation(value: object) -> str:
         return _note(value)
 
 
+def _shown(value: object) -> str:
+    """As `text`, and said once where that is no more than a note."""
+    shown = text(value)
+    if shown.startswith(_CANNOT_RECORD):
+        say_once(
+            "value-unknown",
+            "neither str() nor repr() of a value works: %s stands for it. Record its fields instead",
+            shown,
+        )
+    return shown
+
+
 def _note(value: object) -> str:
     try:
-        return clean(f"<spanferry: cannot record {type(value).__name__}>")
+        return clean(f"{_CANNOT_RECORD} {type(value).__name__}>")
     except Exception:  # noqa: BLE001  a metaclass can do anything
-        return "<spanferry: cannot record this value>"
+        return f"{_CANNOT_RECORD} this value>"
 
 
 def _encode_other(value: object, attach: Attach | None) -> bytes:
@@ -134,7 +149,14 @@ def _encode_other(value: object, attach: Attach | None) -> bytes:
     try:
         return _encode(_Unfolding(attach).plain(value, 0))
     except Exception:  # noqa: BLE001  whatever a user's value does
-        return _encode(_representation(value))
+        shown = _representation(value)
+    say_once(
+        "value-repr",
+        "a value of %s cannot be JSON (it holds itself, or has keys that are no text): its repr() is "
+        "recorded. Record the parts that you want to see",
+        type(value),
+    )
+    return _encode(shown)
 
 
 class _Unfolding:
@@ -156,7 +178,15 @@ class _Unfolding:
             return clean(value) if kind is str else _plain_int(value)
         self._nodes_left -= 1
         if self._nodes_left < 0 or depth > _DEPTH_MAX:
-            return _TOO_LARGE if self._nodes_left < 0 else _TOO_DEEP
+            too_large = self._nodes_left < 0
+            say_once(
+                "value-size",
+                "a value with more than %d parts, or nested deeper than %d, is recorded in part: "
+                "record less of it, or text",
+                _NODES_MAX,
+                _DEPTH_MAX,
+            )
+            return _TOO_LARGE if too_large else _TOO_DEEP
         if 0 < depth <= _ATTEMPT_DEPTH_MAX or kind not in _CONTAINERS:
             try:
                 return msgspec.Raw(_encode(value))
@@ -193,7 +223,7 @@ class _Unfolding:
             content = _content(value, kind)
         except Exception:  # noqa: BLE001  whatever a user's value does
             content = value
-        return text(value) if content is value else self.plain(content, depth)
+        return _shown(value) if content is value else self.plain(content, depth)
 
 
 _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})

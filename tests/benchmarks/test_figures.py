@@ -57,7 +57,7 @@ def test_encodes_are_compared_within_their_block() -> None:
     assert (row.encode_ratio.low, row.encode_ratio.high) == (2, 3)
 
 
-def test_ratios_are_those_of_neighbours() -> None:
+def test_a_ratio_is_that_of_the_table_and_its_spread_that_of_neighbours() -> None:
     theirs = make_row("c", "mlflow", [block(ms) for ms in (10, 30, 20)], lost=0)
     ours = make_row("c", "spanferry", [block(ms) for ms in (1, 2, 5)], lost=0)
 
@@ -65,8 +65,8 @@ def test_ratios_are_those_of_neighbours() -> None:
 
     assert p50 is not None
     assert p99 is not None
-    assert (p50.median, p50.low, p50.high) == (10, 4, 15)
-    assert p99.median == pytest.approx(11 / 2)
+    assert (p50.median, p50.low, p50.high) == (20 / 2, 4, 15)
+    assert p99.median == pytest.approx(21 / 3)
 
 
 def test_a_ratio_of_short_blocks_is_of_all_their_samples() -> None:
@@ -89,7 +89,7 @@ def test_a_ratio_may_leave_out_what_both_have() -> None:
     p50 = ratio(theirs, ours, "p50", less=none)
 
     assert p50 is not None
-    assert (p50.median, p50.low, p50.high) == (9, 4.75, 14)
+    assert (p50.median, p50.low, p50.high) == (6.333, 4.75, 14)  # (20 - 1) / (4 - 1)
     assert ratio(theirs, ours, "p50", less=theirs) is None
 
 

@@ -15,7 +15,7 @@ def whole(way, experiment):
     return {one.trace_id for one in way.stored(experiment) if one.spans == SPANS}
 
 
-@pytest.mark.parametrize(("rate", "flush_s", "store_s"), [(100, 20, 60), (1_000, 8, 60)])
+@pytest.mark.parametrize(("rate", "flush_s", "store_s"), [(100, 20, 120), (1_000, 8, 60)])
 def test_traces_at_a_rate(native, own_line, note, rate, flush_s, store_s):
     experiment = native.new_experiment()
     alone = native.run("load", experiment, rate=rate, seconds=SECONDS, flush_s=flush_s)
@@ -30,12 +30,17 @@ def test_traces_at_a_rate(native, own_line, note, rate, flush_s, store_s):
 
     experiment = own_line.new_experiment()
     ferried = own_line.run("load", experiment, rate=rate, seconds=SECONDS, flush_s=60)
-    assert_every_trace_is_somewhere(own_line, experiment, ferried, note, store_s)
+    assert_every_trace_is_somewhere(own_line, experiment, ferried, note, rate=rate, store_s=store_s)
 
 
-def assert_every_trace_is_somewhere(line, experiment, ferried, note, store_s):
-    """Acknowledged all; stored, or still to be read by the worker, where the machine is slow."""
+def assert_every_trace_is_somewhere(line, experiment, ferried, note, *, rate, store_s):
+    """Acknowledged all; stored, or still to be read by the worker, where the machine is slow.
+
+    At 1,000/s a worker that writes through MLflow's own code is far behind when the minute is over:
+    by the committed offsets and the topic's records each of the others is still in Kafka.
+    """
     made = set(ferried["trace_ids"])
+    assert len(made) >= rate * SECONDS * 0.9  # a busy machine may not make all of them in time
     assert ferried["flushed"]
     assert ferried["counted"]["traces_sent"] == ferried["counted"]["traces"] == len(made)
     wait_until(lambda: len(whole(line, experiment)) >= len(made), store_s, poll_s=3)
@@ -54,3 +59,5 @@ def assert_every_trace_is_somewhere(line, experiment, ferried, note, store_s):
     assert ledger.made == made
     assert ledger.lost == set()
     assert ledger.stored <= made
+    if rate == 100:
+        assert ledger.stored == made

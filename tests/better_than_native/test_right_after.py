@@ -64,3 +64,30 @@ def test_the_request_path_asks_no_tracking_server(native, line, note):
         assert set(ferried["outcomes"].values()) == {"ok"}
         assert stub.requests == []
     assert_whole(arrived(mlflow.MlflowClient(line.tracking_uri), ferried["trace_id"]))
+
+
+def test_feedback_on_a_trace_that_another_process_has_stored(native, line):
+    """It can be read and overridden at once, and is in MLflow within seconds."""
+    experiment = line.new_experiment()
+    native.run("right_after", experiment, tracking_uri=line.tracking_uri, stored=True)
+    assert wait_until(lambda: line.stored(experiment), 30)
+    [earlier] = line.stored(experiment)
+
+    with stub_server(hangs=True) as stub:
+        judged = line.run(
+            "judge_earlier",
+            line.new_experiment(),
+            trace_id=earlier.trace_id,
+            tracking_uri=stub.uri,
+            set_experiment=False,
+        )
+        assert stub.requests == []
+    assert (judged["value"], judged["overrides"], judged["first_is_valid"]) == (True, True, False)
+    client = mlflow.MlflowClient(line.tracking_uri)
+
+    def is_judged():
+        info = client.get_trace(earlier.trace_id).info
+        valid = {one.value: one.valid for one in info.assessments if one.name == "helpful"}
+        return valid == {False: False, True: True} and info.tags.get("reviewed") == "yes"
+
+    assert wait_until(is_judged, 20), client.get_trace(earlier.trace_id).info

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from tests.mlflow_api.canonical import own_frames
-from tests.mlflow_api.comparison import MISSING, differences
+from tests.mlflow_api.comparison import MISSING, Difference, differences
+from tests.mlflow_api.golden import Golden
 from tests.mlflow_api.intended import INTENDED
 from tests.mlflow_api.registry import load_programs
 from tests.mlflow_api.skipped import SKIPPED
@@ -62,3 +63,31 @@ def test_lists_name_programs_that_exist():
     named = {name for one in INTENDED for name in one.programs if "*" not in name}
     assert named <= programs
     assert set(SKIPPED) <= programs
+
+
+def test_what_is_written_down_is_known_and_nothing_else():
+    golden = Golden({})
+    golden.add("plain", "one", Difference("traces/:root", MISSING, {"a": 1, "b": {"c": ["x"]}}))
+    golden.add("plain", "one", Difference("returned", "MlflowException", None))
+    for known in (
+        Difference("traces/:root", MISSING, {"a": 1, "b": {"c": ["x"]}}),
+        Difference("traces/:root/b/c", ["y"], ["x"]),
+        Difference("returned", 1, None),
+    ):
+        assert golden.knows("plain", "one", known)
+    for unknown in (
+        Difference("traces/:root", {"a": 1}, MISSING),
+        Difference("traces/:root", MISSING, {"a": 2}),
+        Difference("traces/:root", MISSING, {"a": 1, "d": 1}),
+        Difference("returned", 1, "none"),
+        Difference("elsewhere", 1, 1),
+    ):
+        assert not golden.knows("plain", "one", unknown)
+    assert not golden.knows("accelerated", "one", Difference("returned", 1, None))
+
+
+def test_long_values_are_told_apart():
+    golden = Golden({})
+    golden.add("plain", "one", Difference("returned", 1, "x" * 1000 + "a"))
+    assert golden.knows("plain", "one", Difference("returned", 1, "x" * 1000 + "a"))
+    assert not golden.knows("plain", "one", Difference("returned", 1, "x" * 1000 + "b"))

@@ -83,3 +83,14 @@ def test_an_empty_name_changes_nothing(captured: capture, caplog: pytest.LogCapt
 def test_no_params_raise(make: Callable[[], Any], captured: capture) -> None:
     spanferry.set_active_model(name="agent", params=make())
     assert one_trace(captured)[0] == "agent"
+
+
+def test_a_parameter_keeps_the_value_that_was_given_first(
+    captured: capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    spanferry.set_active_model(name="kept", params={"temperature": 0.2})
+    again = spanferry.set_active_model(name="kept", params={"temperature": 0.9, "top_k": 5})
+    assert again.params == {"temperature": "0.2", "top_k": "5"}
+    other = spanferry.set_active_model(name="other", params={"temperature": 0.9})
+    assert other.params == {"temperature": "0.9"}
+    assert len([line for line in caplog.messages if "Give the new version a name" in line]) == 1

@@ -8,7 +8,7 @@ import pytest
 
 from spanferry_schemas import TracePart
 from spanferry_worker.errors import PoisonError
-from spanferry_worker.services.mlflow_resolve import KEEP_S, Resolver
+from spanferry_worker.services.mlflow_resolve import KEEP_S, MISSING_S, Resolver
 from tests.sinks.conftest import OpenSink, Place
 from tests.sinks.stores import five_spans, late
 
@@ -69,6 +69,7 @@ async def test_a_deleted_experiment_and_its_restore(place: Place, opened: OpenSi
         with pytest.raises(PoisonError, match=f"restore --experiment-id {experiment_id}"):
             await sink.write([one])
     place.store.restore_experiment(experiment_id)
+    await asyncio.sleep(MISSING_S)
     await sink.write([by_name, by_id])
     assert place.info(by_id.trace_id or b"").experiment_id == experiment_id
 
@@ -83,6 +84,7 @@ async def test_an_experiment_deleted_while_it_is_remembered(place: Place, opened
     with pytest.raises(PoisonError, match=r"restore|active"):
         await sink.write([five_spans(part=part)])
     place.store.restore_experiment(experiment_id)
+    await asyncio.sleep(MISSING_S)
     await sink.write([five_spans(part=part)])
 
 

@@ -25,6 +25,18 @@ class TraceNotFoundError(PoisonError):
     """
 
 
+class NoExperimentError(PoisonError):
+    """The trace names an experiment that is not there: its app's mistake, not this worker's.
+
+    `experiment` is what it names. One app's wrong setting must not stop the traces of the others, so
+    the breaker counts every such name once only.
+    """
+
+    def __init__(self, experiment: str, message: str) -> None:
+        super().__init__(message)
+        self.experiment = experiment
+
+
 class FatalError(WorkerError):
     """Cannot go on at all: stop with exit code 3. The message says what to do."""
 

@@ -8,6 +8,7 @@ from mlflow.entities import Assessment
 from mlflow.entities.span import NO_OP_SPAN_TRACE_ID
 
 from spanferry import outlet as outlets
+from spanferry.bridge.recent import remember
 from spanferry.feedback import log_assessment
 from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Parcel
 from spanferry_schemas import TracePart, trace_id_bytes
@@ -46,6 +47,7 @@ def send(trace_id: str, assessment: Assessment) -> None:
     sent = log_assessment(trace_id, cast("Any", assessment))
     if sent is not None:
         assessment.assessment_id = sent.assessment_id
+        remember(assessment)
 
 
 def send_tags(trace_id: str, *, tags: dict[str, str], deleted: tuple[str, ...]) -> None:

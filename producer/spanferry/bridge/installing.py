@@ -24,6 +24,7 @@ from spanferry.bridge.runtime_context import BridgedContext
 from spanferry.bridge.timeouts import Timeouts
 from spanferry.bridge.traces import OPEN, BridgedTrace
 from spanferry.bridge.versions import check_version
+from spanferry.bridge.waiting import FLUSH
 from spanferry.log import logger
 
 __all__ = ["hand_over_what_has_ended", "install", "uninstall"]
@@ -76,7 +77,7 @@ def install(*, accelerate: bool) -> None:
     _installed = True
     _leave_the_provider()
     context = _change_the_provider()
-    _changes.replace_everywhere((context, *(fluent.REPLACEMENTS if light else ())))
+    _changes.replace_everywhere((context, FLUSH, *(fluent.REPLACEMENTS if light else ())))
     for name, replacement in tracing_client.REPLACEMENTS:
         _changes.set(TracingClient, name, replacement)
     opening.install_kinds(_KINDS)

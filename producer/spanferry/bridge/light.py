@@ -3,17 +3,17 @@
 # MLflow's enums and entities are not spanferry's, though they have the same members.
 # pyright: reportIncompatibleMethodOverride=false
 
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 from mlflow.entities import Link, LiveSpan, SpanEvent, SpanLogLevel, SpanStatus
 from mlflow.entities import NoOpSpan as MlflowNoOpSpan
 from mlflow.entities import Span as MlflowSpan
 from mlflow.entities.span_status import SpanStatusCode
 from mlflow.tracing.config import get_config
-from mlflow.tracing.utils.processor import apply_span_processors
 
 from spanferry import values
 from spanferry.bridge.otel_view import OtelView, no_op_otel_span, readable
+from spanferry.log import say_once
 from spanferry.span_recorder import SpanRecorder
 from spanferry.spans import NoOpSpan, Span
 from spanferry.starting import start_span
@@ -31,9 +31,30 @@ _Link: Final[Any] = Link
 
 def before_end(span: Span) -> None:
     """Show a span to the processors of `mlflow.tracing.configure`. Never raises."""
-    if get_config().span_processors:
-        span.settle()
-        apply_span_processors(span)
+    processors = get_config().span_processors
+    if not processors:
+        return
+    span.settle()
+    for processor in processors:
+        try:
+            answer = processor(cast("LiveSpan", span))
+        except Exception as error:  # noqa: BLE001  the app's processor, but its own result is untouched
+            _complain(
+                processor, f"failed ({values.text(error)}): spans are stored as it leaves them"
+            )
+        else:
+            if answer is not None:
+                _complain(processor, "returned a value, which is ignored")
+
+
+def _complain(processor: object, what: str) -> None:
+    name = values.text(getattr(processor, "__name__", processor))
+    say_once(
+        f"processor-{name}",
+        "span processor %s %s. Mend it, or take it out of mlflow.tracing.configure(span_processors=...)",
+        name,
+        what,
+    )
 
 
 class LiveWords(SpanRecorder):

@@ -1,9 +1,11 @@
 """What MLflow's TracingClient does with assessments and tags: by Kafka instead of by a request.
 
-What reads, changes or takes away an assessment asks the tracking server as before.
+What reads, changes or takes away an assessment asks the tracking server as before, unless this process
+has sent it in the last minute.
 """
 # pyright: reportPrivateUsage=false
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from mlflow.entities import Assessment
@@ -17,10 +19,15 @@ from mlflow.utils.mlflow_tags import IMMUTABLE_TAGS
 from spanferry import values
 from spanferry.bridge.assessing import asked_by_mlflow_itself, is_ours, send, send_tags
 from spanferry.bridge.ended import was_handed_over
+from spanferry.bridge.recent import forget, recalled
 from spanferry.bridge.traces import OPEN
 from spanferry.bridge.waiting import when_stored
 
 __all__ = ["REPLACEMENTS"]
+
+_ELSEWHERE_S: Final = 10.0
+"""For so long an assessment may take that another process has sent. The worker needs 6 s for one
+on a trace of long ago."""
 
 _log_assessment = TracingClient.log_assessment
 _set_trace_tag = TracingClient.set_trace_tag
@@ -79,26 +86,39 @@ def delete_trace_tag(self: TracingClient, trace_id: str, key: str) -> None:
 
 
 def get_assessment(self: TracingClient, trace_id: str, assessment_id: str) -> Any:
-    """As MLflow's; waits for an assessment of a trace that has just ended."""
-    if not was_handed_over(trace_id):
-        return _get_assessment(self, trace_id, assessment_id)
-    return when_stored(lambda: _get_assessment(self, trace_id, assessment_id))
+    """As MLflow's; what this process has sent lately it answers itself, without waiting."""
+    return recalled(trace_id, assessment_id) or _when_stored(
+        trace_id, lambda: _get_assessment(self, trace_id, assessment_id)
+    )
 
 
 def update_assessment(
     self: TracingClient, trace_id: str, assessment_id: str, assessment: Assessment
 ) -> Any:
-    """As MLflow's; waits for an assessment of a trace that has just ended."""
-    if not was_handed_over(trace_id):
-        return _update_assessment(self, trace_id, assessment_id, assessment)
-    return when_stored(lambda: _update_assessment(self, trace_id, assessment_id, assessment))
+    """As MLflow's; waits for one that is on its way."""
+    sent = recalled(trace_id, assessment_id) is not None
+    forget(assessment_id)
+    return _when_stored(
+        trace_id, lambda: _update_assessment(self, trace_id, assessment_id, assessment), sent=sent
+    )
 
 
 def delete_assessment(self: TracingClient, trace_id: str, assessment_id: str) -> None:
-    """As MLflow's; waits for an assessment of a trace that has just ended."""
-    if was_handed_over(trace_id):
-        when_stored(lambda: _get_assessment(self, trace_id, assessment_id))
+    """As MLflow's; waits for one that is on its way."""
+    sent = recalled(trace_id, assessment_id) is not None
+    forget(assessment_id)
+    if sent or was_handed_over(trace_id):  # for one that is not there MLflow's succeeds
+        _when_stored(trace_id, lambda: _get_assessment(self, trace_id, assessment_id), sent=sent)
     _delete_assessment(self, trace_id, assessment_id)
+
+
+def _when_stored(trace_id: str, call: Callable[[], Any], *, sent: bool = False) -> Any:
+    """Call it until MLflow has it: longer where this process knows that it is on its way."""
+    if _stays_with_mlflow(trace_id):
+        return call()
+    if sent or was_handed_over(trace_id):
+        return when_stored(call)
+    return when_stored(call, _ELSEWHERE_S)
 
 
 REPLACEMENTS: Final = (

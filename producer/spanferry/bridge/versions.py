@@ -29,8 +29,9 @@ def check_version(version: str) -> bool:
     if minor > NEWEST:
         logger.warning(
             "MLflow %s is newer than what was tested (%d.%d): its API goes through spanferry, but "
-            "with MLflow's own slower spans",
+            "with MLflow's own slower spans. Upgrade spanferry, or install mlflow<=%d.%d",
             version,
+            *NEWEST,
             *NEWEST,
         )
         return False

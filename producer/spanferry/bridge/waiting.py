@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracing.client import TracingClient
 
@@ -12,7 +13,7 @@ from spanferry import client
 from spanferry.bridge.ended import take_unseen
 from spanferry.log import logger
 
-__all__ = ["FlushQueue", "when_stored"]
+__all__ = ["FLUSH", "FlushQueue", "when_stored"]
 
 _KAFKA_S: Final = 30.0
 _STORED_S: Final = 30.0
@@ -21,12 +22,12 @@ _MISSING: Final = "RESOURCE_DOES_NOT_EXIST"
 _SPANS_LOCATION: Final = "mlflow.trace.spansLocation"
 
 
-def when_stored(call: Callable[[], Any]) -> Any:
+def when_stored(call: Callable[[], Any], timeout_s: float = _STORED_S) -> Any:
     """Call it; where MLflow does not have yet what it is about, again until it has.
 
     Raises what `call` raises in the end. Not for the request path: it waits for the worker.
     """
-    deadline = time.monotonic() + _STORED_S
+    deadline = time.monotonic() + timeout_s
     while True:
         try:
             return call()
@@ -35,6 +36,19 @@ def when_stored(call: Callable[[], Any]) -> Any:
                 raise
         client.flush(_POLL_S)
         time.sleep(_POLL_S)
+
+
+_mlflows_flush: Final[Any] = mlflow.flush_trace_async_logging
+
+
+def flush_trace_async_logging(terminate: bool = False) -> None:
+    """As MLflow's; where no trace was made here, feedback and tags are in Kafka afterwards."""
+    client.flush(_KAFKA_S)
+    _mlflows_flush(terminate=terminate)
+
+
+FLUSH: Final = (_mlflows_flush, flush_trace_async_logging)
+"""MLflow's function, and what stands for it."""
 
 
 class FlushQueue:

@@ -10,6 +10,7 @@ from mlflow.entities.trace_location import MlflowExperimentLocation
 from tests.better_than_native.programs.shipping import answer, begin, leave, trace
 
 LONG = "x" * 20_000
+OPTIONS: dict[str, Any] = {}
 
 
 class Hostile:
@@ -56,12 +57,12 @@ def processor() -> list[Any]:
         raise RuntimeError("the user's processor")
 
     @mlflow.trace
-    def app(question: str) -> str:
-        mlflow.update_current_trace(tags={"number": "0"})
+    def app(question: str, number: int) -> str:
+        mlflow.update_current_trace(tags={"number": str(number)})
         return question.upper()
 
     mlflow.tracing.configure(span_processors=[fails])
-    return [outcome(lambda: app("a"))]
+    return [outcome(lambda: app("a", 0)), outcome(lambda: app("b", 1))]
 
 
 def lengths() -> list[Any]:
@@ -85,10 +86,10 @@ def lengths() -> list[Any]:
 def no_experiment() -> list[Any]:
     """An experiment that does not exist, among traces of one that does."""
     done = [outcome(lambda: trace(0))]
-    mlflow.tracing.set_destination(MlflowExperimentLocation("424242"))
-    done.append(outcome(lambda: trace(1)))
+    mlflow.tracing.set_destination(MlflowExperimentLocation(OPTIONS["bad"]))
+    done += [outcome(lambda n=number: trace(n)) for number in range(1, 81)]
     mlflow.tracing.reset()
-    done.append(outcome(lambda: trace(2)))
+    done.append(outcome(lambda: trace(81)))
     return done
 
 
@@ -106,6 +107,7 @@ def main() -> None:
     if version := loads(argv[1]).get("version"):
         mlflow.__version__ = version
     options = begin()
+    OPTIONS.update(options)
     before = ferried()
     outcomes = CASES[options["case"]]()
     kept = [one if isinstance(one, str) and len(one) < 200 else repr(one) for one in outcomes]

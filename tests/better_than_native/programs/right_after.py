@@ -37,6 +37,8 @@ def main() -> None:
         "passing tag": outcome(lambda: mlflow.set_trace_tag(trace_id, "passing", "yes")),
         "deleted tag": outcome(lambda: mlflow.delete_trace_tag(trace_id, "passing")),
     }
+    if options.get("stored"):
+        mlflow.flush_trace_async_logging()
     answer(trace_id=trace_id, outcomes=outcomes)
     if options.get("topic"):
         import spanferry

@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from msgspec import Struct
 
 from spanferry_schemas import Fragment, encode
-from spanferry_worker.errors import FatalError, TransientError
+from spanferry_worker.errors import FatalError, NoExperimentError, PoisonError, TransientError
 from spanferry_worker.ports import DeadLetter
 from spanferry_worker.runtime.lanes import Lane, Lanes
 from spanferry_worker.runtime.parts import Parts
@@ -20,8 +21,11 @@ from spanferry_worker.stages.write import DeadLetterBreaker
 
 __all__ = ["DeadLetterOffice", "RebuiltRecord"]
 
+_T = TypeVar("_T")
 _log = logging.getLogger("spanferry.dead_letters")
 _BATCH_MAX = 100
+_REMEMBERED_MAX = 1_000
+"""Messages and names kept, so that each is said and counted once."""
 
 
 class RebuiltRecord(Struct, frozen=True):
@@ -58,6 +62,8 @@ class DeadLetterOffice:
         """Set while nothing waits."""
         self.idle.set()
         self._breakers = {stage: self._breaker() for stage in ("decode", "write")}
+        self._said: set[tuple[str, str]] = set()
+        self._experiments: set[str] = set()
         self.on_progress: Callable[[], None] = lambda: None
         """Called whenever a case is closed."""
         self.held_bytes = 0
@@ -84,9 +90,16 @@ class DeadLetterOffice:
         size = len(record.value) if record is not None and record.value else 0
         self._put(_Case(rejected, lane.lane_id, size))
 
-    def take_refused(self, trace: AssembledTrace, message: str, lane_id: int) -> None:
-        """A trace that the store can never take."""
-        rejected = Rejected(DeadReason.REFUSED, message, trace.positions)
+    def take_refused(self, trace: AssembledTrace, error: PoisonError, lane_id: int) -> None:
+        """A trace that the store can never take. Raises FatalError as `count` does."""
+        reason, message = DeadReason.REFUSED, str(error)
+        if isinstance(error, NoExperimentError):
+            reason = DeadReason.NO_EXPERIMENT
+            if _is_new(error.experiment, self._experiments):
+                self.count("write", bad=1, message=message)
+        else:
+            self.count("write", bad=1, message=message)
+        rejected = Rejected(reason, message, trace.positions)
         self._put(_Case(rejected, lane_id, trace.size, trace))
 
     def _put(self, case: _Case) -> None:
@@ -138,7 +151,9 @@ class DeadLetterOffice:
             self._parts.metrics.dead_letters.labels(letter.reason).inc()
             record = letter.record
             where = {"partition": record.partition, "offset": record.offset}
-            _log.warning("dead letter (%s): %s", letter.reason, letter.message, extra=where)
+            first = _is_new((letter.reason, letter.message), self._said)
+            level = logging.WARNING if first else logging.DEBUG
+            _log.log(level, "dead letter (%s): %s", letter.reason, letter.message, extra=where)
 
     async def _originals(self, case: _Case) -> Sequence[Record]:
         """The records as they lie in Kafka; rebuilt from the trace where Kafka has removed them."""
@@ -159,3 +174,13 @@ class DeadLetterOffice:
         now_ms = self._parts.clock.now_ms()
         topic, partition, offset = positions[0]
         return [RebuiltRecord(topic, partition, offset, now_ms, trace.trace_id, value, [])]
+
+
+def _is_new(one: _T, seen: set[_T]) -> bool:
+    """Whether it comes for the first time; after very many they all do again."""
+    if one in seen:
+        return False
+    if len(seen) >= _REMEMBERED_MAX:
+        seen.clear()
+    seen.add(one)
+    return True

@@ -174,11 +174,9 @@ class Writer:
         absent = isinstance(error, TraceNotFoundError)
         if absent and self._absent.admit(item, self._parts.clock.now_ms()):
             return
-        message = str(error)
         self.failing_since_ms = None
         self._parts.metrics.write_refused.inc()
-        self._office.count("write", bad=1, message=message)
-        self._office.take_refused(item.trace, message, item.lane_id)
+        self._office.take_refused(item.trace, error, item.lane_id)
 
 
 async def _store(parts: Parts, traces: Sequence[AssembledTrace]) -> None:

@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
 import spanferry_schemas as wire
-from spanferry_worker.errors import FatalError, PoisonError
+from spanferry_worker.errors import FatalError, NoExperimentError, PoisonError
 from spanferry_worker.services.mlflow_errors import error_code, is_missing, mapped
 from spanferry_worker.services.mlflow_private import validate_model_name
 
@@ -32,6 +32,9 @@ _logger = logging.getLogger(__name__)
 _PLACES: Final = frozenset({"experiment", "experiment-id"})
 KEEP_S: Final = 30.0
 """How long an answer is believed: a deleted or restored experiment is noticed within this time."""
+MISSING_S: Final = 2.0
+"""How long it is believed that an experiment is not there: one that is made or restored is found soon,
+and an app that names a wrong one does not have the store asked for every trace."""
 ENTRIES_MAX: Final = 10_000
 """Names kept; above it all are forgotten and asked for again."""
 
@@ -51,7 +54,7 @@ class Resolver:
         self._default_experiment = default_experiment
         self._tracking_uri = tracking_uri
         self._clock = clock
-        self._kept: dict[tuple[str, str, str], tuple[float, str]] = {}
+        self._kept: dict[tuple[str, str, str], tuple[float, str | NoExperimentError]] = {}
         self._lock = threading.Lock()
         self._refused_models: set[str] = set()
 
@@ -68,8 +71,8 @@ class Resolver:
     def experiment_id(self, part: wire.TracePart) -> str:
         """The experiment of a trace: by id, else by name, else the worker's default.
 
-        Raises PoisonError where it is deleted, or was named by an id that does not exist: nothing
-        is moved to another experiment silently, and the dead letter can be replayed.
+        Raises NoExperimentError where it is deleted, or was named by an id that does not exist:
+        nothing is moved to another experiment silently, and the dead letter can be replayed.
         """
         if part.experiment_id:
             return self._kept_or("experiment-id", part.experiment_id, "", self._by_id)
@@ -97,7 +100,8 @@ class Resolver:
 
     def known_experiments(self) -> list[str]:
         """The ids that were looked up lately."""
-        return list({v for (kind, _, _), (_, v) in self._kept.items() if kind in _PLACES})
+        places = [found for (kind, _, _), (_, found) in self._kept.items() if kind in _PLACES]
+        return list({found for found in places if isinstance(found, str)})
 
     def forget(self) -> None:
         """Ask again for everything: an answer has proved wrong."""
@@ -106,16 +110,20 @@ class Resolver:
     def _kept_or(self, kind: str, name: str, scope: str, look_up: Callable[[str, str], str]) -> str:
         key = (kind, name, scope)
         now = self._clock()
-        if (kept := self._kept.get(key)) is not None and now - kept[0] < KEEP_S:
-            return kept[1]
+        if (kept := self._kept.get(key)) is not None and now < kept[0]:
+            return _there(kept[1])
         with self._lock:  # so that one process creates a missing one only once
-            if (kept := self._kept.get(key)) is not None and now - kept[0] < KEEP_S:
-                return kept[1]
-            found = look_up(name, scope)
+            if (kept := self._kept.get(key)) is not None and now < kept[0]:
+                return _there(kept[1])
+            found: str | NoExperimentError
+            try:
+                found = look_up(name, scope)
+            except NoExperimentError as error:
+                found = error
             if len(self._kept) >= ENTRIES_MAX:
                 self._kept = {}
-            self._kept[key] = (now, found)
-        return found
+            self._kept[key] = (now + (KEEP_S if isinstance(found, str) else MISSING_S), found)
+        return _there(found)
 
     def _by_id(self, experiment_id: str, _scope: str) -> str:
         with mapped(f"looking up experiment {experiment_id}"):
@@ -123,9 +131,10 @@ class Resolver:
                 experiment = self._store.get_experiment(experiment_id)
             except MlflowException as error:
                 if is_missing(error) or error_code(error) == "INVALID_PARAMETER_VALUE":
-                    raise PoisonError(
+                    raise NoExperimentError(
+                        experiment_id,
                         f"there is no experiment with the id {experiment_id!r}: set the app's "
-                        "experiment to one that exists and replay the dead letters"
+                        "experiment to one that exists and replay the dead letters",
                     ) from error
                 raise
         return _active(experiment)
@@ -206,10 +215,17 @@ class Resolver:
             repository.log_artifact(str(path))
 
 
+def _there(found: str | NoExperimentError) -> str:
+    if isinstance(found, NoExperimentError):
+        raise NoExperimentError(found.experiment, str(found))
+    return found
+
+
 def _active(experiment: Experiment) -> str:
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
-        raise PoisonError(
+        raise NoExperimentError(
+            str(experiment.experiment_id),
             f"experiment {experiment.name!r} is deleted: restore it with `mlflow experiments "
-            f"restore --experiment-id {experiment.experiment_id}` and replay the dead letters"
+            f"restore --experiment-id {experiment.experiment_id}` and replay the dead letters",
         )
     return str(experiment.experiment_id)

@@ -23,7 +23,7 @@ class AssemblePolicy(Struct, frozen=True, kw_only=True):
     late_grace_s: float = 1.0
     """What comes after its trace was written is collected this long, then merged."""
     feedback_grace_s: float = 5.0
-    """Feedback whose trace is not open here waits this long for it."""
+    """Feedback or tags whose trace is not open here wait this long for it."""
     bytes_max: int = 96 * 1024 * 1024
     """Record bytes of all open traces of the process; above it the oldest is written early."""
     released_traces_max: int = 10_000
@@ -138,7 +138,8 @@ class Assembler:
         shelf = self._open
         entry = shelf.get(trace_id)
         if entry is None:
-            shelf, entry = self._shelve(trace_id, now_ms)
+            beside = not event.spans and event.end is None
+            shelf, entry = self._shelve(trace_id, now_ms, beside=beside)
         self.spans_repeated += _merge(entry, event, decoded)
         if entry.tally.completed():
             late = shelf is self._late
@@ -148,8 +149,12 @@ class Assembler:
             self._idle.move_to_end(trace_id)
         return None
 
-    def _shelve(self, trace_id: bytes, now_ms: int) -> tuple[_Shelf, _Open]:
-        """The entry for a trace that is not open: late, or new with the feedback that waited."""
+    def _shelve(self, trace_id: bytes, now_ms: int, *, beside: bool) -> tuple[_Shelf, _Open]:
+        """The entry for a trace that is not open: late, or new with the feedback that waited.
+
+        `beside`: without spans, like tags that are set on a trace of long ago. It waits as feedback
+        does, so that nobody waits for spans that will not come.
+        """
         entry = self._late.get(trace_id)
         if entry is not None:
             return self._late, entry
@@ -157,6 +162,11 @@ class Assembler:
         if tally is not None:
             entry = self._late[trace_id] = _Open(trace_id, now_ms, tally)
             return self._late, entry
+        if beside:
+            entry = self._alone.get(trace_id)
+            if entry is None:
+                entry = self._alone[trace_id] = _Open(trace_id, now_ms, _Tally())
+            return self._alone, entry
         entry = self._alone.pop(trace_id, None)
         if entry is None:
             entry = _Open(trace_id, now_ms, _Tally())

@@ -45,6 +45,8 @@ class DeadReason(StrEnum):
     """Chunks within chunks, deeper than the wire allows."""
     REFUSED = "refused"
     """The store can never take the trace."""
+    NO_EXPERIMENT = "no_experiment"
+    """The app has named an experiment that does not exist, or is deleted."""
 
 
 class Decoded(NamedTuple):
