@@ -24,7 +24,7 @@ from spanferry.troubles import (
 )
 from spanferry_schemas.security import SecurityError
 
-__all__ = ["Connection", "ended"]
+__all__ = ["Connection"]
 
 _GREETING_S: Final = 10.0
 _LOST_S: Final = 3.0
@@ -47,10 +47,11 @@ class Connection:
         self._replaced_by: str | None = None
         self._lost_since_s: float | None = None
         self._producer: Any = None
+        self._starting: asyncio.Future[None] | None = None
         try:
             self._options = settings.client_options()
             if settings.signs_in and settings.sasl_mechanism == "OAUTHBEARER":
-                self._options["sasl_oauth_token_provider"] = _Tokens(settings)
+                self._options["sasl_oauth_token_provider"] = _tokens(settings)
         except SecurityError as error:
             raise Trouble(TroubleKind.SETTINGS, str(error)) from None
 
@@ -128,18 +129,15 @@ class Connection:
     async def start(self) -> None:
         """Start the producer. Raises Trouble where no broker can be reached under the address that
         it announces, for which aiokafka would wait for ever."""
-        starting = asyncio.ensure_future(self._producer.start())
+        starting = self._starting = asyncio.ensure_future(self._producer.start())
         deadline_s = time.monotonic() + self._request_s * 2
-        try:
-            while not starting.done():
-                await asyncio.wait({starting}, timeout=0.1)
-                if self._is_lost():
-                    raise self._unreachable_announcement()
-                if time.monotonic() > deadline_s:
-                    raise Trouble(TroubleKind.SILENT, "Kafka answers, but gives no producer id")
-            starting.result()
-        finally:
-            starting.cancel()
+        while not starting.done():
+            await asyncio.wait({starting}, timeout=0.1)
+            if self._is_lost():
+                raise self._unreachable_announcement()
+            if time.monotonic() > deadline_s:
+                raise Trouble(TroubleKind.SILENT, "Kafka answers, but gives no producer id")
+        starting.result()
 
     def check(self) -> None:
         """Raise Trouble where this session cannot go on."""
@@ -150,6 +148,17 @@ class Connection:
             )
         if self._is_lost():
             raise Trouble(TroubleKind.LOST, "the connection to Kafka is lost")
+
+    async def end(self) -> None:
+        """The producer is done for: nothing of it goes on trying."""
+        if self._starting is not None and not self._starting.done():
+            # Where it begins aiokafka would lose a connection that is cancelled.
+            await asyncio.wait({self._starting}, timeout=_STOP_S / 2)
+            self._starting.cancel()
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._producer.stop(), _STOP_S)
+        with contextlib.suppress(Exception):  # which stop has not reached where a broker hangs
+            await asyncio.wait_for(self._producer.client.close(), _STOP_S)
 
     def _is_lost(self) -> bool:
         since_s = self._lost_since_s
@@ -248,6 +257,13 @@ class _Tokens:
             raise TokenError(words) from None
 
 
+def _tokens(settings: Settings) -> _Tokens:
+    from aiokafka.abc import AbstractTokenProvider  # noqa: PLC0415  on the sender's thread
+
+    AbstractTokenProvider.register(_Tokens)
+    return _Tokens(settings)
+
+
 async def _cluster_id_by(connection: Any) -> str | None:
     """The id of the cluster at the other end; None where its Kafka is too old to have one."""
     from aiokafka.protocol.metadata import MetadataRequest  # noqa: PLC0415  on the sender's thread
@@ -260,11 +276,3 @@ def quiet_aiokafka() -> None:
     """Load it, and have it say nothing on this thread: the sender says itself what is wrong."""
     importlib.import_module("aiokafka.producer")  # 200 ms, on this thread
     quiet("aiokafka", threading.get_ident())
-
-
-async def ended(producer: Any) -> None:
-    """A producer is done for: nothing of it goes on trying."""
-    with contextlib.suppress(Exception):
-        await asyncio.wait_for(producer.stop(), _STOP_S)
-    with contextlib.suppress(Exception):  # which stop has not reached where a broker hangs
-        await asyncio.wait_for(producer.client.close(), _STOP_S)

@@ -155,6 +155,7 @@ class Sender:
     def _run(self) -> None:
         loop = _Loop()
         self._loop = loop
+        loop.set_exception_handler(_of_no_use_to_the_app)
         try:
             loop.run_until_complete(self._main())
         except Exception:  # noqa: BLE001  the thread's last words
@@ -227,11 +228,11 @@ class Sender:
                 waiting.append(flush)
         self._flushes.extend(waiting)
 
-    async def pause(self, seconds: float) -> None:
+    async def pause(self, seconds: float, *, at_least_s: float = 0.002) -> None:
         """Sleep, unless somebody waits for a flush: then look again soon."""
         assert self._wake is not None
         if self._flushes:
-            seconds = min(seconds, 0.002)
+            seconds = min(seconds, at_least_s)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
         self._wake.clear()
@@ -246,6 +247,11 @@ async def _follow_the_clock() -> None:
             await asyncio.sleep(_CLOCK_S)
     finally:
         PROCESS.clock_followed = False
+
+
+def _of_no_use_to_the_app(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:  # noqa: ARG001
+    """What asyncio would report of sockets and tasks that aiokafka has left behind."""
+    logger.debug("left behind: %s", context.get("message"))
 
 
 def _close(loop: _Loop) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 from msgspec import Struct
 
 from spanferry.buffer import Buffer
-from spanferry.connecting import Connection, ended
+from spanferry.connecting import Connection
 from spanferry.dispatch import Dispatcher
 from spanferry.log import logger, say_once
 from spanferry.settings import Settings
@@ -49,8 +49,8 @@ class Host(Protocol):
         """Tell those who wait for what is settled now."""
         ...
 
-    async def pause(self, seconds: float) -> None:
-        """Sleep, but not longer than somebody can wait."""
+    async def pause(self, seconds: float, *, at_least_s: float = 0.0) -> None:
+        """Sleep, but hardly where somebody waits for a flush."""
         ...
 
 
@@ -89,7 +89,7 @@ class Sessions:
             if self.state.connects > connects:
                 backoff_s = _BACKOFF_FIRST_S
             if not self._host.stopping:
-                await self._host.pause(backoff_s)
+                await self._host.pause(backoff_s, at_least_s=_BACKOFF_FIRST_S)
                 backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
 
     async def finish(self) -> None:
@@ -118,7 +118,7 @@ class Sessions:
                 if self._away_since_s - self._connected_at_s >= _HEALTHY_S:
                     self._reminders.clear()
             await self._dispatcher.close()
-            self._retire(producer)
+            self._retire(connection)
 
     async def _partitions(self, producer: Any) -> list[int]:
         """The topic's partitions. aiokafka itself would ask for a missing topic for 15 s."""
@@ -172,9 +172,9 @@ class Sessions:
             "bytes are buffered; retrying. `spanferry doctor` says more."
         )
 
-    def _retire(self, producer: Any) -> None:
+    def _retire(self, connection: Connection) -> None:
         """End a producer beside what comes next: a dead broker lets it wait."""
-        ending = asyncio.ensure_future(ended(producer))
+        ending = asyncio.ensure_future(connection.end())
         self._retired.add(ending)
         ending.add_done_callback(self._retired.discard)
 

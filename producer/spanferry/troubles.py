@@ -99,7 +99,7 @@ def _trouble_by_kind(address: str, error: BaseException, security: Security) -> 
     if isinstance(error, ssl.SSLCertVerificationError):
         return Trouble(
             TroubleKind.CERTIFICATE,
-            f"the certificate of {address} is not accepted: {error.verify_message or error}. Set "
+            f"the certificate of {address} is not accepted: {_said(error)}. Set "
             "ssl_ca_file to the authority that signed it, and reach the broker by a name that is in it",
         )
     if isinstance(error, ssl.SSLError):
@@ -144,14 +144,17 @@ def _kafka_trouble(address: str, error: BaseException, security: Security) -> Tr
             f"{address} does not take sasl_mechanism={security.sasl_mechanism}: set it to one that "
             "the broker has enabled",
         )
-    if isinstance(
-        error,
-        errors.SaslAuthenticationFailed
-        | errors.AuthenticationFailedError
-        | errors.IllegalSaslStateError
-        | ValueError,  # SCRAM: the broker does not know our password either
+    disagrees = isinstance(error, ValueError) and security.sasl_mechanism.startswith("SCRAM")
+    if disagrees or isinstance(
+        error, errors.SaslAuthenticationFailed | errors.AuthenticationFailedError
     ):
         return refused_sign_in(address, security)
+    if isinstance(error, errors.IllegalSaslStateError):
+        return Trouble(
+            TroubleKind.PROTOCOL,
+            f"{address} does not sign in anybody: set security_protocol to PLAINTEXT or SSL, or "
+            "correct the port",
+        )
     if isinstance(error, errors.KafkaConnectionError | AssertionError):
         return _closed(address, security.security_protocol)
     return Trouble(
@@ -189,6 +192,10 @@ def _tls_trouble(address: str, error: ssl.SSLError) -> Trouble:
         f"{address} does not speak TLS with us ({reason}): where it is no TLS port set "
         "security_protocol to PLAINTEXT or SASL_PLAINTEXT",
     )
+
+
+def _said(error: ssl.SSLCertVerificationError) -> str:
+    return str(error.verify_message or error).rstrip(".")
 
 
 def _unreachable(address: str, error: OSError | UnicodeError) -> Trouble:

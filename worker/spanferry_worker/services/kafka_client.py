@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, Final
 
 from aiokafka import errors
+from aiokafka.abc import AbstractTokenProvider
 
 from spanferry_schemas.security import SecurityError, TokenSource
 from spanferry_worker.errors import FatalError, SettingsError, TransientError, WorkerError
@@ -77,7 +78,7 @@ class _TokenError(OSError):
     """No token now. An OSError is what aiokafka expects of a connection that fails."""
 
 
-class _Tokens:
+class _Tokens(AbstractTokenProvider):
     """A token for every new connection, as aiokafka asks for it."""
 
     def __init__(self, source: TokenSource) -> None:
