@@ -30,6 +30,8 @@ _GREETING_S: Final = 10.0
 _LOST_S: Final = 3.0
 """For so long no broker may be reachable before the session ends: a restart, a leader's move are
 shorter, or are met by the next session."""
+_METADATA_AGE_S: Final = 60.0
+_IDLE_S: Final = 540.0
 _TOKEN_S: Final = 10.0
 _STOP_S: Final = 1.0
 
@@ -91,19 +93,23 @@ class Connection:
             request_timeout_ms=int(self._greeting_s * 1000),
             **self._options,
         )
+        with_token = "sasl_oauth_token_provider" in self._options
         signed_in = False
         try:
             async with asyncio.timeout(self._greeting_s):
                 await connection.connect()
                 signed_in = True
-                return await _cluster_id_by(connection)
+                metadata = await _ask(connection)
         except KafkaConnectionError:
-            if signed_in and "sasl_oauth_token_provider" in self._options:
-                # A token is refused only when the next thing is asked.
-                raise refused_sign_in(f"{host}:{port}", self._settings) from None
-            raise
+            if not (signed_in and with_token):
+                raise
+            metadata = None
         finally:
             connection.close()
+        if metadata is None or (with_token and not metadata.brokers):
+            # A token is refused only when the next thing is asked, and with an empty answer.
+            raise refused_sign_in(f"{host}:{port}", self._settings)
+        return _cluster_id_in(metadata)
 
     def producer(self, server: str) -> Any:
         """An idempotent producer, to be started. Batches are built by us, so its own batching hardly
@@ -120,7 +126,8 @@ class Connection:
             max_batch_size=settings.batch_bytes,
             max_request_size=max(settings.batch_bytes, settings.record_bytes_max) + 65_536,
             request_timeout_ms=int(self._request_s * 1000),
-            metadata_max_age_ms=60_000,
+            metadata_max_age_ms=int(_METADATA_AGE_S * 1000),
+            connections_max_idle_ms=int(_IDLE_S * 1000),
             **self._options,
         )
         self._watch(self._producer.client)
@@ -202,7 +209,7 @@ class Connection:
         from aiokafka.errors import KafkaError  # noqa: PLC0415  on the sender's thread
 
         try:
-            found = await _cluster_id_by(connection)
+            found = _cluster_id_in(await _ask(connection))
         except (TimeoutError, KafkaError, OSError):
             return False
         if found != self._cluster_id:
@@ -264,11 +271,15 @@ def _tokens(settings: Settings) -> _Tokens:
     return _Tokens(settings)
 
 
-async def _cluster_id_by(connection: Any) -> str | None:
-    """The id of the cluster at the other end; None where its Kafka is too old to have one."""
+async def _ask(connection: Any) -> Any:
+    """What the cluster at the other end says of itself."""
     from aiokafka.protocol.metadata import MetadataRequest  # noqa: PLC0415  on the sender's thread
 
-    metadata = await connection.send(MetadataRequest([]))
+    return await connection.send(MetadataRequest([]))
+
+
+def _cluster_id_in(metadata: Any) -> str | None:
+    """None where its Kafka is too old to have one."""
     return getattr(metadata, "cluster_id", None)
 
 

@@ -1,6 +1,6 @@
 """An authority that signs certificates for a test's brokers and apps, as PEM files in a folder."""
 
-import datetime
+import datetime as dt
 import ipaddress
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-DAY = datetime.timedelta(days=1)
+DAY = dt.timedelta(days=1)
 
 
 class Authority:
@@ -26,7 +26,7 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.ca = folder / f"{name}.pem"
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         self._identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
         usage = x509.KeyUsage(
             digital_signature=True,
@@ -52,7 +52,7 @@ class Authority:
     ) -> tuple[Path, Path]:
         """The files of a certificate for that IP address, and of its key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         end = now - DAY if expired else now + DAY
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(ip))])
@@ -81,8 +81,8 @@ class Authority:
         self,
         subject: x509.Name,
         key: ec.EllipticCurvePrivateKey,
-        begin: datetime.datetime,
-        end: datetime.datetime,
+        begin: dt.datetime,
+        end: dt.datetime,
     ) -> x509.CertificateBuilder:
         identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._identifier)

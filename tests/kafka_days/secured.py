@@ -83,8 +83,7 @@ class SecuredKafka(KafkaServer):
             + "\n",
             RIGHTS,
         ]
-        for name in ("SIGNED", "SIGNEDTLS"):
-            parts.append(SASL.format(name=name.lower(), password=PASSWORD))
+        parts += [SASL.format(name=name, password=PASSWORD) for name in ("signed", "signedtls")]
         keystores = {
             "SIGNEDTLS": keystore,
             "MUTUAL": keystore,
