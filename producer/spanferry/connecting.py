@@ -20,6 +20,7 @@ from spanferry.troubles import (
     TroubleKind,
     refused_sign_in,
     trouble_at,
+    trouble_of,
     worst,
 )
 from spanferry_schemas.security import SecurityError
@@ -33,6 +34,7 @@ shorter, or are met by the next session."""
 _METADATA_AGE_S: Final = 60.0
 _IDLE_S: Final = 540.0
 _TOKEN_S: Final = 10.0
+_TOPIC_S: Final = 3.0
 _STOP_S: Final = 1.0
 
 
@@ -99,7 +101,7 @@ class Connection:
             async with asyncio.timeout(self._greeting_s):
                 await connection.connect()
                 signed_in = True
-                metadata = await _ask(connection)
+                metadata = await self._ask_for_the_topic(connection)
         except KafkaConnectionError:
             if not (signed_in and with_token):
                 raise
@@ -110,6 +112,28 @@ class Connection:
             # A token is refused only when the next thing is asked, and with an empty answer.
             raise refused_sign_in(f"{host}:{port}", self._settings)
         return _cluster_id_in(metadata)
+
+    async def _ask_for_the_topic(self, connection: Any) -> Any:
+        """The cluster's answer. Raises Trouble where the topic is not there after a while, in which a
+        cluster that makes topics by itself may make it."""
+        from aiokafka import errors  # noqa: PLC0415  on the sender's thread
+
+        topic = self._settings.topic
+        deadline_s = time.monotonic() + _TOPIC_S
+        while True:
+            metadata = await _ask(connection, topic)
+            kind = next((errors.for_code(one[0]) for one in metadata.topics), errors.NoError)
+            if kind is errors.TopicAuthorizationFailedError:
+                raise trouble_of(kind(), topic)
+            if kind is not errors.UnknownTopicOrPartitionError:
+                return metadata
+            if time.monotonic() >= deadline_s:
+                raise Trouble(
+                    TroubleKind.TOPIC,
+                    f"there is no topic {topic!r}, or this user may not see it: create it with "
+                    "`spanferry topics create`",
+                )
+            await asyncio.sleep(_TOPIC_S / 10)
 
     def producer(self, server: str) -> Any:
         """An idempotent producer, to be started. Batches are built by us, so its own batching hardly
@@ -271,11 +295,11 @@ def _tokens(settings: Settings) -> _Tokens:
     return _Tokens(settings)
 
 
-async def _ask(connection: Any) -> Any:
+async def _ask(connection: Any, *topics: str) -> Any:
     """What the cluster at the other end says of itself."""
     from aiokafka.protocol.metadata import MetadataRequest  # noqa: PLC0415  on the sender's thread
 
-    return await connection.send(MetadataRequest([]))
+    return await connection.send(MetadataRequest(list(topics)))
 
 
 def _cluster_id_in(metadata: Any) -> str | None:

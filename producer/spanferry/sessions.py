@@ -1,9 +1,8 @@
 """Sessions: one Kafka producer's life after another's, and what is said of the time between."""
 
 import asyncio
-import contextlib
 import time
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -22,11 +21,13 @@ _REMIND_FIRST_S: Final = 60.0
 _REMIND_MAX_S: Final = 3600.0
 _HEALTHY_S: Final = 60.0
 """A session that has lasted for so long closes the story of the trouble before it."""
-_METADATA_S: Final = 3.0
 _STOP_S: Final = 1.0
 
 _UNSAID: Final = frozenset({TroubleKind.LOST, TroubleKind.REPLACED, TroubleKind.TOO_LARGE})
 """The next session begins at once, and says what is wrong if something still is."""
+
+_HELD: Final = frozenset({TroubleKind.UNACKNOWLEDGED, TroubleKind.REFUSED})
+"""What ends a session that had begun: said only where the next one cannot say it better."""
 
 
 class SenderState(Struct):
@@ -69,6 +70,7 @@ class Sessions:
         self._connected_at_s = 0.0
         self._reminders: dict[TroubleKind, _Reminder] = {}
         self._told = False
+        self._held: Trouble | None = None
         self.state = SenderState()
 
     @property
@@ -85,7 +87,8 @@ class Sessions:
             try:
                 await self._session()
             except Exception as error:  # noqa: BLE001  the sender outlives whatever Kafka answers
-                self._failed(trouble_of(error, self._settings.topic))
+                trouble = trouble_of(error, self._settings.topic)
+                self._failed(trouble, begun=self.state.connects > connects)
             if self.state.connects > connects:
                 backoff_s = _BACKOFF_FIRST_S
             if not self._host.stopping:
@@ -104,7 +107,9 @@ class Sessions:
         producer = connection.producer(server)
         try:
             await connection.start()
-            self._dispatcher.open(producer, await self._partitions(producer))
+            self._dispatcher.open(
+                producer, sorted(await producer.partitions_for(self._settings.topic))
+            )
             self._connected()
             while not self._host.stopping:
                 connection.check()
@@ -120,20 +125,6 @@ class Sessions:
             await self._dispatcher.close()
             self._retire(connection)
 
-    async def _partitions(self, producer: Any) -> list[int]:
-        """The topic's partitions. aiokafka itself would ask for a missing topic for 15 s."""
-        topic = self._settings.topic
-        found: set[int] | None = None
-        with contextlib.suppress(asyncio.TimeoutError):
-            found = await asyncio.wait_for(producer.partitions_for(topic), _METADATA_S)
-        if not found:
-            raise Trouble(
-                TroubleKind.TOPIC,
-                f"there is no topic {topic!r}, or this user may not see it: create it with "
-                "`spanferry topics create`",
-            )
-        return sorted(found)
-
     def _connected(self) -> None:
         away_s = self.away_s
         self._connected_at_s = time.monotonic()
@@ -143,20 +134,29 @@ class Sessions:
         if self._told:
             self._told = False
             logger.info("sending traces to %s again, after %.0f s", servers, away_s)
-        else:
+        elif self._held is None:
             say_once("connected", "sending traces to %s", servers, level=20)
+        held, self._held = self._held, None
+        if held is not None:
+            self._say(held)
 
-    def _failed(self, trouble: Trouble) -> None:
+    def _failed(self, trouble: Trouble, *, begun: bool) -> None:
         kind = trouble.kind
         self.state.last_error = self._settings.masked(str(trouble))
         # A new dict, because other threads may be reading this one.
         count = self.state.troubles.get(kind, 0) + 1
         self.state.troubles = {**self.state.troubles, kind.value: count}
         logger.debug("a session ended (%s): %s", kind.value, self.state.last_error)
-        if kind in _UNSAID:
-            return
+        self._held = None
+        if begun and kind in _HELD:
+            self._held = trouble
+        elif kind not in _UNSAID:
+            self._say(trouble)
+
+    def _say(self, trouble: Trouble) -> None:
+        """One line, and ever less often again."""
         now_s = time.monotonic()
-        reminder = self._reminders.setdefault(kind, _Reminder(now_s))
+        reminder = self._reminders.setdefault(trouble.kind, _Reminder(now_s))
         if now_s >= reminder.due_s:
             reminder.due_s = now_s + reminder.pause_s
             reminder.pause_s = min(reminder.pause_s * 2, _REMIND_MAX_S)

@@ -60,7 +60,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connecting, "_LOST_S", 1.0)
     monkeypatch.setattr(pace, "_PATIENCE_S", 3.0)
     monkeypatch.setattr(sessions, "_BACKOFF_MAX_S", 0.5)
-    monkeypatch.setattr(sessions, "_METADATA_S", 1.0)
+    monkeypatch.setattr(connecting, "_TOPIC_S", 1.0)
 
 
 @pytest.fixture

@@ -17,8 +17,11 @@ from tests.producer.topic import read_topic
 pytestmark = [pytest.mark.kafka, pytest.mark.chaos]
 
 
+THEIRS = 999
+
+
 def replaced(broker: SecuredKafka) -> None:
-    broker.stop()
+    broker.kill()
     broker.replace()
     broker.start()
 
@@ -65,7 +68,7 @@ def test_a_producers_id_that_is_somebody_elses_in_the_new_cluster(
     way.accept()
     app.send(1)
     app.delivers()
-    assert arrived(broker.bootstrap_servers, name) == Counter([3])
+    assert arrived(broker.bootstrap_servers, name) == Counter({3: 1, THEIRS: 5})
     assert stats().troubles["replaced"] == 1
     assert app.warnings == []
 
@@ -85,15 +88,16 @@ async def _write_under(producer_id: int, servers: str, topic: str, count: int) -
         assert other._txn_manager.producer_id <= producer_id
         try:
             if other._txn_manager.producer_id == producer_id:
-                for _ in range(count):
-                    await other.send_and_wait(topic, b"theirs", headers=_header())
+                for number in range(count):
+                    key, headers = THEIRS.to_bytes(16, "big"), _header(number)
+                    await other.send_and_wait(topic, b"theirs", key, headers=headers)
                 return
         finally:
             await other.stop()
 
 
-def _header() -> list[tuple[str, bytes]]:
+def _header(sequence: int) -> list[tuple[str, bytes]]:
     from spanferry_schemas import RecordKind, RecordMeta, write_meta
 
-    meta = RecordMeta(producer_id=b"somebody", sequence=0, kind=RecordKind.FRAGMENT, size=6)
+    meta = RecordMeta(producer_id=b"somebody", sequence=sequence, kind=RecordKind.FRAGMENT, size=6)
     return [write_meta(meta)]
