@@ -108,7 +108,7 @@ def test_slow(broker: SecuredKafka, topic: str, app: App, way: Proxy) -> None:
 def test_a_way_too_thin_for_our_batches(
     broker: SecuredKafka, topic: str, app: App, way: Proxy
 ) -> None:
-    way.bytes_per_s = 150_000
+    way.bytes_per_s = 250_000
     app.on(proxied(broker), topic, compression="none")
     app.send(40, 20_000)  # one request of 800 KB, which takes longer than we wait
     app.delivers(60)
