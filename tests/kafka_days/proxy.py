@@ -22,6 +22,7 @@ class Proxy:
         self.connections = 0
         """Accepted so far."""
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(lambda _loop, _context: None)  # it is cut in many places
         self._open = asyncio.Event()
         self._thin = asyncio.Lock()
         self._server: asyncio.Server | None = None

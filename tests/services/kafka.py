@@ -73,6 +73,7 @@ class KafkaServer(Service):
         super().__init__()
         self._heap_mb = heap_mb
         self.controller_port = 0
+        self.cluster_id = ""
         self._external = os.environ.get(EXTERNAL, "")
         self.bootstrap_servers = self._external
 
@@ -102,12 +103,17 @@ class KafkaServer(Service):
         return bool(self._external) or (self._process is not None and self._process.running)
 
     def create_topic(
-        self, name: str, partitions: int = 1, config: dict[str, str] | None = None
+        self,
+        name: str,
+        partitions: int = 1,
+        config: dict[str, str] | None = None,
+        *,
+        replicas: int = 1,
     ) -> str:
         """Create a topic, wait until it can be used, and return its name."""
 
         async def create(admin: AIOKafkaAdminClient) -> None:
-            topic = NewTopic(name, partitions, 1, topic_configs=config or {})
+            topic = NewTopic(name, partitions, replicas, topic_configs=config or {})
             answer = await admin.create_topics([topic])
             for _, code, *detail in answer.topic_errors:
                 if code:
@@ -166,7 +172,10 @@ class KafkaServer(Service):
         )
 
     def _format(self, folder: Path) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        self.cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        self._format_as(self.cluster_id, folder)
+
+    def _format_as(self, cluster: str, folder: Path) -> None:
         storage_tool = [
             "kafka.tools.StorageTool",
             "format",

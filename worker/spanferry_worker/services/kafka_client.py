@@ -84,7 +84,8 @@ class _Tokens(AbstractTokenProvider):
     def __init__(self, source: TokenSource) -> None:
         self._source = source
 
-    async def token(self) -> str:
+    # aiokafka's base class shows no type here, and means a text.
+    async def token(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Never shows what the provider's errors say: it may be secret."""
         try:
             async with asyncio.timeout(_TOKEN_S):
