@@ -80,27 +80,29 @@ class Proxy:
             writer.transport.abort()
 
     async def _end(self) -> None:
+        await asyncio.sleep(0.02)  # what was accepted last begins
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.02)  # what was aborted is closed
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        ends = [writer]
         try:
             far_reader, far = await asyncio.open_connection("127.0.0.1", self._target_port)
-        except OSError:
-            writer.transport.abort()
-            return
-        self._writers |= {writer, far}
-        try:
+            ends.append(far)
+            self._writers |= {writer, far}
             await asyncio.gather(
                 self._carry(reader, far, thin=True), self._carry(far_reader, writer, thin=False)
             )
+        except OSError:
+            return
         finally:
-            self._writers -= {writer, far}
-            writer.transport.abort()
-            far.transport.abort()
+            self._writers -= {*ends}
+            for end in ends:
+                end.transport.abort()
 
     async def _carry(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, thin: bool
