@@ -15,6 +15,7 @@ from msgspec import Struct
 from prometheus_client import Counter
 
 from spanferry.settings import Settings as AppSettings
+from spanferry_schemas.security import Security
 from spanferry_worker.services.metrics import Metrics
 from spanferry_worker.settings import FLAGS
 from spanferry_worker.settings import Settings as WorkerSettings
@@ -31,6 +32,16 @@ Made from the code by `python docs/generate.py`. Sizes are in bytes, times in se
 Arguments of `spanferry.enable()`; each is also an environment variable, `SPANFERRY_` and the name in
 capitals. Arguments go first. The experiment falls back to `MLFLOW_EXPERIMENT_ID` and
 `MLFLOW_EXPERIMENT_NAME`. `SPANFERRY_ENABLED=false` silences the reminder that tracing is not enabled.
+What TLS and SASL need stands [below](#signing-in).
+
+"""
+
+SECURITY_HEAD = """
+## Signing in
+
+The same names for the app and, in the section `kafka`, for the worker and all commands, which read the
+app's `SPANFERRY_` variables where their own are not set. Files are read again for every new connection.
+How to secure what: [operations](operations.md#securing-the-way-to-kafka).
 
 """
 
@@ -40,7 +51,8 @@ WORKER_HEAD = """
 Arguments over environment over a TOML file (`--config`) over defaults. On the command line a setting
 is `--set section.name=value`, or its flag where it has one; in the environment
 `SPANFERRY_WORKER_SECTION_NAME`; in the file `name` under `[section]`. `SPANFERRY_BOOTSTRAP_SERVERS`,
-`SPANFERRY_TOPIC`, `MLFLOW_TRACKING_URI` and `MLFLOW_EXPERIMENT_NAME` are read where ours are not set.
+`SPANFERRY_TOPIC`, the variables of [signing in](#signing-in), `MLFLOW_TRACKING_URI` and
+`MLFLOW_EXPERIMENT_NAME` are read where ours are not set.
 """
 
 METRICS_HEAD = """\
@@ -57,6 +69,7 @@ format at `/metrics` of its health port.
 def settings_document() -> str:
     """docs/settings.md."""
     lines = [SETTINGS_HEAD, *_table(AppSettings, flags={})]
+    lines += [SECURITY_HEAD, *_table(Security, flags={})]
     lines.append(WORKER_HEAD)
     for section in msgspec.structs.fields(WorkerSettings):
         kind: Any = section.type
@@ -87,6 +100,8 @@ def _table(kind: type[Struct], flags: dict[str, str]) -> list[str]:
     notes = _notes(kind)
     rows = ["| name | default | what |\n|---|---|---|\n"]
     for field in msgspec.structs.fields(kind):
+        if kind is not Security and field.name in Security.__struct_fields__:
+            continue  # they have a table of their own
         default = "" if field.default is msgspec.NODEFAULT else _shown(field.default)
         flag = f" (`--{flags[field.name].replace('_', '-')}`)" if field.name in flags else ""
         rows.append(f"| `{field.name}`{flag} | {default} | {notes.get(field.name, '')} |\n")

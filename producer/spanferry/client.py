@@ -63,6 +63,10 @@ class Stats(Struct, frozen=True, kw_only=True):
     batches_sent: int = 0
     batches_failed: int = 0
     connects: int = 0
+    troubles: dict[str, int] = {}
+    """Connections that could not be made or did not last, by reason: unreachable, silent, protocol,
+    certificate, authentication, authorization, advertised, topic, unacknowledged, lost, replaced,
+    settings, too large, refused."""
     spool_bytes_put: int = 0
     """Moved from memory to the spool."""
     spool_parcels_replayed: int = 0
@@ -73,7 +77,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     spool_corrupt_bytes: int = 0
     """Could not be read back."""
     last_error: str | None = None
-    """What Kafka answered last when it did not take a batch or a connection."""
+    """What was wrong last, and what to do about it."""
 
 
 class Client:
@@ -191,6 +195,7 @@ class Client:
             batches_sent=sent.batches_sent,
             batches_failed=sent.batches_failed,
             connects=state.connects,
+            troubles=state.troubles,
             spool_bytes_put=spool.bytes_put,
             spool_parcels_replayed=spool.entries_replayed,
             spool_bytes_replayed=spool.bytes_replayed,

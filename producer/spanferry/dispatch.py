@@ -10,11 +10,13 @@ from msgspec import Struct
 from spanferry.buffer import Buffer
 from spanferry.lanes import Fate, Lane, Lanes, Ledger, Receipt, Staged
 from spanferry.log import say_once
+from spanferry.pace import Pace
 from spanferry.records import Record, header_of, recut
 from spanferry.settings import Settings
 from spanferry.spool.spool import SpoolCounts, new_spool
 from spanferry.spooling import Spooler
 from spanferry.staging import Breath, Stager
+from spanferry.troubles import Trouble, TroubleKind
 from spanferry_schemas.limits import RECORD_BYTES_FLOOR
 
 __all__ = ["DispatchCounts", "Dispatcher"]
@@ -43,7 +45,7 @@ class Dispatcher:
         self._producer: Any = None
         self._pumps: set[asyncio.Task[None]] = set()
         self._failure: Exception | None = None
-        self._batch_bytes = settings.batch_bytes
+        self.pace = Pace(settings.batch_bytes)
         self._breath = Breath()
         self._lanes = Lanes()
         self.ledger = Ledger(self._settled)
@@ -61,6 +63,7 @@ class Dispatcher:
         """A producer is connected to the topic with these partitions."""
         self._producer = producer
         self._failure = None
+        self.pace.session()
         self._lanes.open(partitions)
 
     async def close(self) -> None:
@@ -71,7 +74,18 @@ class Dispatcher:
             await asyncio.wait(self._pumps, timeout=1)
 
     async def turn(self) -> None:
-        """Stage what there is room for and set idle lanes going. Raises what broke a batch."""
+        """Stage what there is room for and set idle lanes going.
+
+        Raises what broke a batch, and Trouble where Kafka has one and does not acknowledge it: an
+        idempotent producer would wait for ever.
+        """
+        overdue_s = self.pace.overdue_s(time.monotonic())
+        if overdue_s is not None:
+            raise Trouble(
+                TroubleKind.UNACKNOWLEDGED,
+                f"it has a batch and has not acknowledged it for {overdue_s:.0f} s: too few replicas "
+                "in sync, a partition without a leader, or a slow way there",
+            )
         await self.stager.stage()
         if self.spooler is not None:
             await self.spooler.replay()
@@ -128,11 +142,14 @@ class Dispatcher:
     async def _send(self, lane: Lane) -> None:
         """One batch: build, send, wait for the acknowledgement, settle."""
         batch, staged = await self._build(lane)
+        acknowledged = False
+        self.pace.sent(lane.partition, time.monotonic())
         try:
             sent = await self._producer.send_batch(
                 batch, self._settings.topic, partition=lane.partition
             )
             await sent
+            acknowledged = True
         except asyncio.CancelledError:
             lane.put_back(staged)
             raise
@@ -142,6 +159,8 @@ class Dispatcher:
             else:
                 lane.put_back(staged)
             raise
+        finally:
+            self.pace.settled(lane.partition, time.monotonic(), acknowledged=acknowledged)
         self.counts.batches_sent += 1
         for one in staged:
             self.counts.records_sent += 1
@@ -157,7 +176,7 @@ class Dispatcher:
             while one := lane.pop():
                 record = one.record
                 size += len(record.value)
-                full = staged and size > self._batch_bytes
+                full = staged and size > self.pace.batch_bytes
                 if full or not self._append(batch, one, now_ms):
                     lane.put_back_unsent([one])
                     break
@@ -187,7 +206,7 @@ class Dispatcher:
         idempotent producer cannot go on after a batch that failed for good.
         """
         if len(staged) > 1:
-            self._batch_bytes = max(self._batch_bytes // 2, RECORD_BYTES_FLOOR)
+            self.pace.limit(self.pace.batch_bytes // 2)
             lane.put_back_unsent(staged)
             return
         one = staged[0]
@@ -198,14 +217,13 @@ class Dispatcher:
             self.ledger.finish(one.receipt)
             return
         self.stager.record_bytes_max = limit
-        self._batch_bytes = min(self._batch_bytes, limit)
+        self.pace.limit(limit)
         say_once(
-            f"shrink-{limit}",
-            "topic %s refuses records of %d bytes: sending at most %d. Raise its max.message.bytes "
-            "or lower record_bytes_max.",
+            "shrink",
+            "topic %s refuses records of %d bytes: sending smaller ones until it takes them. Raise its "
+            "max.message.bytes or lower record_bytes_max.",
             self._settings.topic,
             size,
-            limit,
         )
         lane.put_back_unsent([one])
         waiting = lane.clear()

@@ -102,12 +102,12 @@ class Ledger:
 class Lane:
     """The records of one partition that wait, in the order in which they must arrive."""
 
-    def __init__(self, partition: int) -> None:
+    def __init__(self, partition: int, next_sequence: int = 0) -> None:
         self.partition = partition
         self.waiting: deque[Staged] = deque()
         self.busy = False
         self.waiting_bytes = 0
-        self._next_sequence = 0
+        self.next_sequence = next_sequence
 
     def push(self, staged: Staged) -> None:
         """Append a record."""
@@ -121,8 +121,8 @@ class Lane:
         staged = self.waiting.popleft()
         self.waiting_bytes -= len(staged.record.value)
         if staged.sequence < 0 and staged.origin is None:
-            staged.sequence = self._next_sequence
-            self._next_sequence += 1
+            staged.sequence = self.next_sequence
+            self.next_sequence += 1
         return staged
 
     def put_back(self, batch: Iterable[Staged]) -> None:
@@ -136,7 +136,7 @@ class Lane:
         unsent = list(batch)
         numbered = [staged.sequence for staged in unsent if staged.sequence >= 0]
         if numbered:
-            self._next_sequence = numbered[0]
+            self.next_sequence = numbered[0]
         for staged in unsent:
             staged.sequence = -1
         self.put_back(unsent)
@@ -155,6 +155,7 @@ class Lanes:
     def __init__(self) -> None:
         self._lanes: dict[int, Lane] = {}
         self._partitions: list[int] = []
+        self._sequences: dict[int, int] = {}
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self._lanes.values())
@@ -164,9 +165,10 @@ class Lanes:
         self._partitions = sorted(partitions)
         gone = [lane for number, lane in self._lanes.items() if number not in partitions]
         for number in partitions:
-            self._lanes.setdefault(number, Lane(number))
+            self._lanes.setdefault(number, Lane(number, self._sequences.pop(number, 0)))
         for lane in gone:
             del self._lanes[lane.partition]
+            self._sequences[lane.partition] = lane.next_sequence  # if it ever comes back
             for staged in lane.clear():
                 staged.sequence, staged.origin = -1, None
                 self.push(staged)

@@ -11,35 +11,22 @@ import contextlib
 import os
 import socket
 import threading
-import time
 from typing import Any, Final
 
 from msgspec import Struct
 
 from spanferry.buffer import Buffer
 from spanferry.dispatch import Dispatcher
-from spanferry.log import logger, quiet, say_once
+from spanferry.log import logger
 from spanferry.process import PROCESS, read_clock
+from spanferry.sessions import SenderState, Sessions
 from spanferry.settings import Settings
 
 __all__ = ["Sender", "SenderState"]
 
-_BACKOFF_FIRST_S: Final = 0.2
-_BACKOFF_MAX_S: Final = 5.0
-_REMIND_S: Final = 60.0
-_METADATA_S: Final = 3.0
-_STOP_S: Final = 1.0
 _CLOCK_S: Final = 0.5
 _AWAY_S: Final = 1.0
 """For so long Kafka may be away before all that waits goes to the spool."""
-
-
-class SenderState(Struct):
-    """What the sender says of itself."""
-
-    connected: bool = False
-    connects: int = 0
-    last_error: str | None = None
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -56,6 +43,20 @@ class _Loop(asyncio.SelectorEventLoop):
         flags: int = 0,
     ) -> Any:
         return socket.getaddrinfo(host, port, family, type, proto, flags)
+
+    def run_in_executor(  # type: ignore[override]
+        self,
+        executor: Any,  # noqa: ARG002
+        func: Any,
+        *args: Any,
+    ) -> asyncio.Future[Any]:
+        """On this thread too, and for the same reason: aiokafka's sign-in, some milliseconds."""
+        done = self.create_future()
+        try:
+            done.set_result(func(*args))
+        except Exception as error:  # noqa: BLE001  it is the caller's
+            done.set_exception(error)
+        return done
 
 
 class _Flush(Struct):
@@ -75,21 +76,21 @@ class Sender:
         self._loop: _Loop | None = None
         self._wake: asyncio.Event | None = None
         self._interrupt: asyncio.Event | None = None
-        self._stopping = False
+        self.stopping = False
+        """Whether no other session is to follow."""
         self._starting = threading.Lock()
         self._flushes: list[_Flush] = []
         self._put_away: list[concurrent.futures.Future[None]] = []
-        self._retired: set[asyncio.Future[None]] = set()
-        self._away_since_s = 0.0
-        self.state = SenderState()
         self.dispatcher = Dispatcher(settings, buffer, producer_id=os.urandom(8))
+        self._sessions = Sessions(settings, buffer, self.dispatcher, self)
+        self.state = self._sessions.state
 
     def start(self) -> None:
         """Start the thread unless it runs. Does not wait for Kafka."""
         if not self._starting.acquire(blocking=False):
             return
         try:
-            if self._thread is None and not self._stopping:
+            if self._thread is None and not self.stopping:
                 thread = threading.Thread(target=self._run, name="spanferry-sender", daemon=True)
                 thread.start()
                 self._thread = thread
@@ -134,7 +135,7 @@ class Sender:
 
     def stop(self, timeout_s: float) -> None:
         """End the thread. What is not acknowledged by then stays counted as buffered."""
-        self._stopping = True
+        self.stopping = True
         self._wake_up()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -148,12 +149,13 @@ class Sender:
                 loop.call_soon_threadsafe(self._interrupt_if_asked)
 
     def _interrupt_if_asked(self) -> None:
-        if self._interrupt is not None and (self._stopping or self._put_away):
+        if self._interrupt is not None and (self.stopping or self._put_away):
             self._interrupt.set()
 
     def _run(self) -> None:
         loop = _Loop()
         self._loop = loop
+        loop.set_exception_handler(_of_no_use_to_the_app)
         try:
             loop.run_until_complete(self._main())
         except Exception:  # noqa: BLE001  the thread's last words
@@ -170,14 +172,13 @@ class Sender:
         self._wake = asyncio.Event()
         self._interrupt = asyncio.Event()
         self._interrupt_if_asked()
-        self._away_since_s = time.monotonic()
         beside = [asyncio.ensure_future(_follow_the_clock())]
         spooler = self.dispatcher.spooler
         if spooler is not None:
             spooler.spool.open()
             beside.append(asyncio.ensure_future(self._follow_the_spool()))
         try:
-            while not self._stopping:
+            while not self.stopping:
                 await self._sessions_until_interrupted()
                 await self._answer_put_away()
         finally:
@@ -185,12 +186,11 @@ class Sender:
                 task.cancel()
             if spooler is not None:
                 spooler.spool.close()
-            if self._retired:
-                await asyncio.wait(self._retired, timeout=_STOP_S)
+            await self._sessions.finish()
 
     async def _sessions_until_interrupted(self) -> None:
         assert self._interrupt is not None
-        sessions = asyncio.ensure_future(self._sessions())
+        sessions = asyncio.ensure_future(self._sessions.run())
         interrupted = asyncio.ensure_future(self._interrupt.wait())
         await asyncio.wait({sessions, interrupted}, return_when=asyncio.FIRST_COMPLETED)
         self._interrupt.clear()
@@ -212,78 +212,12 @@ class Sender:
     async def _follow_the_spool(self) -> None:
         """Have the spool take what memory should not hold, until cancelled."""
         while True:
-            hopeless = time.monotonic() - self._away_since_s >= _AWAY_S
+            hopeless = self._sessions.away_s >= _AWAY_S
             await self.dispatcher.overflow(connected=self.state.connected, hopeless=hopeless)
             await asyncio.sleep(self._settings.linger_s)
 
-    async def _sessions(self) -> None:
-        self.dispatcher.stager.collect_environment()
-        backoff_s = _BACKOFF_FIRST_S
-        reminded_at = -_REMIND_S
-        while not self._stopping:
-            connects = self.state.connects
-            try:
-                await self._session()
-            except Exception as error:  # noqa: BLE001  the sender outlives whatever Kafka answers
-                self.state.last_error = f"{type(error).__name__}: {error}"
-                if time.monotonic() - reminded_at >= _REMIND_S:
-                    reminded_at = time.monotonic()
-                    logger.warning("%s", self._trouble())
-            if self.state.connects > connects:
-                backoff_s = _BACKOFF_FIRST_S
-            if not self._stopping:
-                await self._pause(backoff_s)
-                backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
-
-    def _trouble(self) -> str:
-        folder = self._settings.spool_dir
-        return (
-            f"traces {f'go to the spool {folder}' if folder else 'wait'}: Kafka at "
-            f"{self._settings.bootstrap_servers} (topic {self._settings.topic}): "
-            f"{self.state.last_error}. {self._buffer.used_bytes} of {self._settings.buffer_bytes} "
-            "bytes are buffered; retrying. `spanferry doctor` says more."
-        )
-
-    async def _session(self) -> None:
-        """The life of one Kafka producer. Raises what ended it."""
-        producer = _make_producer(self._settings)
-        try:
-            await producer.start()
-            partitions = await self._partitions(producer)
-            self.dispatcher.open(producer, partitions)
-            self.state.connected = True
-            self.state.connects += 1
-            say_once(
-                "connected", "sending traces to %s", self._settings.bootstrap_servers, level=20
-            )
-            while not self._stopping:
-                await self.dispatcher.turn()
-                self._answer_flushes()
-                await self._pause(self._settings.linger_s)
-        finally:
-            if self.state.connected:
-                self.state.connected = False
-                self._away_since_s = time.monotonic()
-            await self.dispatcher.close()
-            self._retire(producer)
-
-    def _retire(self, producer: Any) -> None:
-        """End a producer beside what comes next: a dead broker lets it wait."""
-        ending = asyncio.ensure_future(_ended(producer))
-        self._retired.add(ending)
-        ending.add_done_callback(self._retired.discard)
-
-    async def _partitions(self, producer: Any) -> list[int]:
-        """The topic's partitions. aiokafka itself would ask for a missing topic for 15 s."""
-        topic = self._settings.topic
-        found: set[int] | None = None
-        with contextlib.suppress(asyncio.TimeoutError):
-            found = await asyncio.wait_for(producer.partitions_for(topic), _METADATA_S)
-        if not found:
-            raise LookupError(f"no topic {topic!r}: create it with `spanferry topics create`")
-        return sorted(found)
-
-    def _answer_flushes(self) -> None:
+    def answer_flushes(self) -> None:
+        """Tell those who wait for what is settled now."""
         waiting: list[_Flush] = []
         while self._flushes:
             flush = self._flushes.pop()
@@ -294,11 +228,11 @@ class Sender:
                 waiting.append(flush)
         self._flushes.extend(waiting)
 
-    async def _pause(self, seconds: float) -> None:
+    async def pause(self, seconds: float, *, at_least_s: float = 0.002) -> None:
         """Sleep, unless somebody waits for a flush: then look again soon."""
         assert self._wake is not None
         if self._flushes:
-            seconds = min(seconds, 0.002)
+            seconds = min(seconds, at_least_s)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
         self._wake.clear()
@@ -315,27 +249,9 @@ async def _follow_the_clock() -> None:
         PROCESS.clock_followed = False
 
 
-async def _ended(producer: Any) -> None:
-    with contextlib.suppress(Exception):
-        await asyncio.wait_for(producer.stop(), _STOP_S)
-
-
-def _make_producer(settings: Settings) -> Any:
-    """An idempotent producer; batches are built by us, so its own batching hardly matters."""
-    from aiokafka import AIOKafkaProducer  # noqa: PLC0415  200 ms of import, on this thread
-
-    quiet("aiokafka", threading.get_ident())
-    return AIOKafkaProducer(
-        bootstrap_servers=settings.bootstrap_servers,
-        client_id=settings.client_id,
-        acks="all",
-        enable_idempotence=True,
-        compression_type=None if settings.compression == "none" else settings.compression,
-        max_batch_size=settings.batch_bytes,
-        max_request_size=max(settings.batch_bytes, settings.record_bytes_max) + 65_536,
-        request_timeout_ms=15_000,
-        metadata_max_age_ms=60_000,
-    )
+def _of_no_use_to_the_app(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:  # noqa: ARG001
+    """What asyncio would report of sockets and tasks that aiokafka has left behind."""
+    logger.debug("left behind: %s", context.get("message"))
 
 
 def _close(loop: _Loop) -> None:

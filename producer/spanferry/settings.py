@@ -6,11 +6,11 @@ from enum import StrEnum
 from typing import Any, Final, Literal, TypedDict
 
 import msgspec
-from msgspec import Struct
 
 from spanferry.process_metadata import process_metadata
 from spanferry_schemas import TOPIC
 from spanferry_schemas.limits import RECORD_BYTES_FLOOR, RECORD_BYTES_MAX
+from spanferry_schemas.security import SECRETS, Security, TokenSource
 
 __all__ = [
     "ConfigurationError",
@@ -21,6 +21,7 @@ __all__ = [
     "SpoolMode",
     "load_settings",
     "switched_off",
+    "variable",
 ]
 
 _PREFIX: Final = "SPANFERRY_"
@@ -56,7 +57,7 @@ class SpoolFsync(StrEnum):
     ALWAYS = "always"
 
 
-class Settings(Struct, frozen=True, kw_only=True):
+class Settings(Security, frozen=True, kw_only=True):
     """Every option of the app side. Sizes in bytes, times in seconds."""
 
     bootstrap_servers: str = ""
@@ -103,6 +104,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Check what types cannot say. Raises ConfigurationError."""
+        super().__post_init__()
         for problem in _problems(self):
             raise ConfigurationError(problem)
 
@@ -132,6 +134,19 @@ class Options(TypedDict, total=False):
     mlflow: bool | None
     accelerate: bool | None
     metadata: Mapping[str, object] | None
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] | None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None
+    sasl_username: str | None
+    sasl_password: str | None
+    sasl_password_file: str | None
+    sasl_oauth_token_provider: TokenSource | str | None
+    sasl_oauth_token_file: str | None
+    ssl_ca_file: str | None
+    ssl_cert_file: str | None
+    ssl_key_file: str | None
+    ssl_key_password: str | None
+    ssl_key_password_file: str | None
+    ssl_check_hostname: bool | None
 
 
 def _problems(settings: Settings) -> list[str]:
@@ -167,12 +182,17 @@ def _problems(settings: Settings) -> list[str]:
             f"compression={settings.compression!r} is not one of {', '.join(compressions)}",
         ),
     ]
-    return [message for wrong, message in checks if wrong]
+    return [message for wrong, message in checks if wrong] + list(settings.problems())
 
 
 def switched_off(environment: Mapping[str, str]) -> bool:
     """Whether SPANFERRY_ENABLED says that there is to be no tracing at all."""
     return environment.get("SPANFERRY_ENABLED", "").strip().lower() in _OFF
+
+
+def variable(option: str) -> str:
+    """The environment variable of an option."""
+    return _PREFIX + option.upper()
 
 
 def load_settings(arguments: Mapping[str, object], environment: Mapping[str, str]) -> Settings:
@@ -185,13 +205,16 @@ def load_settings(arguments: Mapping[str, object], environment: Mapping[str, str
     _refuse_unknown(arguments)
     for field in msgspec.structs.fields(Settings):
         argument = arguments.get(field.name)
-        variable = _PREFIX + field.name.upper()
+        name = variable(field.name)
         if argument is not None:
-            options[field.name] = _convert(argument, field.type, f"{field.name}=")
-        elif environment.get(variable):
-            options[field.name] = _convert(environment[variable], field.type, f"{variable}=")
+            options[field.name] = _convert(argument, field, field.name)
+        elif environment.get(name):
+            options[field.name] = _convert(environment[name], field, name)
     _experiment_from_mlflow(options, environment)
-    return Settings(**options)
+    settings = Settings(**options)
+    for problem in settings.unreadable():
+        raise ConfigurationError(problem)
+    return settings
 
 
 def _refuse_unknown(arguments: Mapping[str, object]) -> None:
@@ -212,10 +235,13 @@ def _experiment_from_mlflow(options: dict[str, Any], environment: Mapping[str, s
         options["experiment"] = environment["MLFLOW_EXPERIMENT_NAME"]
 
 
-def _convert(value: object, kind: Any, origin: str) -> Any:
+def _convert(value: object, field: msgspec.structs.FieldInfo, origin: str) -> Any:
     try:
-        if kind == dict[str, str]:
+        if field.type == dict[str, str]:
             return process_metadata(value)
-        return msgspec.convert(value, kind, strict=False)
+        if field.name == "sasl_oauth_token_provider":
+            return value if callable(value) else msgspec.convert(value, str)
+        return msgspec.convert(value, field.type, strict=False)
     except ValueError as error:  # msgspec's ValidationError is one
-        raise ConfigurationError(f"{origin}{value!r} cannot be used: {error}") from error
+        shown = "..." if field.name in SECRETS else repr(value)
+        raise ConfigurationError(f"{origin}={shown} cannot be used: {error}") from error

@@ -70,6 +70,8 @@ class Stager:
         self._breath = breath
         self._environment: Mapping[str, str] = settings.metadata
         self._given_back: list[tuple[Receipt, list[Record]]] = []
+        # What is staged fills the buffer too, and the spool cannot relieve it of that.
+        self._room_bytes = min(STAGED_BYTES_MAX, settings.buffer_bytes // 4)
         self.write_ahead: Spool | None = None
         """Where everything is written before it is sent, if it is."""
         self.record_bytes_max = settings.record_bytes_max
@@ -151,5 +153,5 @@ class Stager:
     def _room(self) -> int:
         """Bytes to take now. A partition without a leader must not stop the others: while one lane
         idles, a little more is taken than the limit allows."""
-        room = STAGED_BYTES_MAX - self._lanes.waiting_bytes
+        room = self._room_bytes - self._lanes.waiting_bytes
         return _SLICE_BYTES if room <= 0 and self._lanes.any_idle else room

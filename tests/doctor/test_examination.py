@@ -152,8 +152,8 @@ async def signed_in(bootstrap_servers: str, protocol: str) -> list[Finding]:
     kafka = KafkaSettings(
         bootstrap_servers=bootstrap_servers,
         security_protocol=protocol,  # type: ignore[arg-type]
-        sasl_username="ann",
-        sasl_password="pa55word",
+        sasl_username="ann" if "SASL" in protocol else None,
+        sasl_password="pa55word" if "SASL" in protocol else None,
     )
     found = await examine(
         Settings(kafka=kafka), record_bytes_max=RECORD_BYTES_MAX, connect_s=5, crossing_s=1

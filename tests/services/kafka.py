@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import os
+import shutil
 import socket
 import subprocess
 import uuid
@@ -71,6 +72,8 @@ class KafkaServer(Service):
     def __init__(self, *, heap_mb: int = HEAP_MB) -> None:
         super().__init__()
         self._heap_mb = heap_mb
+        self.controller_port = 0
+        self.cluster_id = ""
         self._external = os.environ.get(EXTERNAL, "")
         self.bootstrap_servers = self._external
 
@@ -100,12 +103,17 @@ class KafkaServer(Service):
         return bool(self._external) or (self._process is not None and self._process.running)
 
     def create_topic(
-        self, name: str, partitions: int = 1, config: dict[str, str] | None = None
+        self,
+        name: str,
+        partitions: int = 1,
+        config: dict[str, str] | None = None,
+        *,
+        replicas: int = 1,
     ) -> str:
         """Create a topic, wait until it can be used, and return its name."""
 
         async def create(admin: AIOKafkaAdminClient) -> None:
-            topic = NewTopic(name, partitions, 1, topic_configs=config or {})
+            topic = NewTopic(name, partitions, replicas, topic_configs=config or {})
             answer = await admin.create_topics([topic])
             for _, code, *detail in answer.topic_errors:
                 if code:
@@ -128,34 +136,62 @@ class KafkaServer(Service):
     def _answers(self) -> bool:
         return _answers(self.bootstrap_servers)
 
+    def replace(self) -> None:
+        """Another cluster in its place: the same ports, nothing stored, a new id. Stopped before,
+        and to be started again."""
+        process = self._own("replace")
+        if process.running:
+            raise ServiceError("stop it before")
+        assert self._folder is not None
+        shutil.rmtree(self._folder / "data")
+        self._format(self._folder)
+
+    def _more_properties(self, folder: Path) -> str:
+        """What a kind of its own adds to the configuration, or puts in another's place."""
+        return ""
+
+    def _format_arguments(self) -> list[str]:
+        """What a kind of its own has written into an empty storage."""
+        return []
+
     def _prepare(self, folder: Path) -> GuardedProcess:
         """Choose ports, write the configuration, format the storage."""
-        classpath, java = kafka_jars.classpath(), kafka_jars.java()
-        port, controller_port = free_port(), free_port()
+        port, self.controller_port = free_port(), free_port()
+        self.bootstrap_servers = f"127.0.0.1:{port}"
         properties = folder / "server.properties"
-        properties.write_text(
-            PROPERTIES.format(port=port, controller_port=controller_port, data=folder / "data")
+        written = PROPERTIES.format(
+            port=port, controller_port=self.controller_port, data=folder / "data"
         )
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        properties.write_text(written + self._more_properties(folder))
+        self._format(folder)
+        options = [f"-Xmx{self._heap_mb}m", f"-Xms{self._heap_mb // 2}m", "-XX:+UseSerialGC"]
+        options += [f"-Dorg.slf4j.simpleLogger.{setting}" for setting in LOGGING]
+        return GuardedProcess(
+            [kafka_jars.java(), *options, "-cp", kafka_jars.classpath(), "kafka.Kafka", properties],
+            log=folder / "kafka.log",
+        )
+
+    def _format(self, folder: Path) -> None:
+        self.cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        self._format_as(self.cluster_id, folder)
+
+    def _format_as(self, cluster: str, folder: Path) -> None:
         storage_tool = [
             "kafka.tools.StorageTool",
             "format",
             f"--cluster-id={cluster}",
             "-c",
-            properties,
+            folder / "server.properties",
+            *self._format_arguments(),
         ]
         formatted = subprocess.run(
-            [java, "-cp", classpath, *storage_tool], capture_output=True, text=True, check=False
+            [kafka_jars.java(), "-cp", kafka_jars.classpath(), *storage_tool],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if formatted.returncode:
             raise ServiceError(f"cannot format Kafka's storage\n{formatted.stderr}")
-        self.bootstrap_servers = f"127.0.0.1:{port}"
-        options = [f"-Xmx{self._heap_mb}m", f"-Xms{self._heap_mb // 2}m", "-XX:+UseSerialGC"]
-        options += [f"-Dorg.slf4j.simpleLogger.{setting}" for setting in LOGGING]
-        return GuardedProcess(
-            [java, *options, "-cp", classpath, "kafka.Kafka", properties],
-            log=folder / "kafka.log",
-        )
 
 
 def _administer(bootstrap_servers: str, use: AdminUse) -> None:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from spanferry_schemas.security import SECRETS
 from spanferry_worker.errors import SettingsError
 from spanferry_worker.settings import FLAGS, Settings, load_settings
 
@@ -46,7 +47,8 @@ def settings_from(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
     for text in args.settings:
         key, equals, value = text.partition("=")
         if not equals:
-            raise SettingsError(f"--set {text}: give it as slice.key=value")
+            shown = "..." if any(name in text for name in SECRETS) else text
+            raise SettingsError(f"--set {shown}: give it as slice.key=value")
         given[key] = value
     given |= {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
     return load_settings(given, env, args.config)

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from spanferry_schemas import TOPIC
+from spanferry_schemas.security import SECRETS, Security
 from spanferry_worker.errors import SettingsError
 from spanferry_worker.stages.assemble import AssemblePolicy
 from spanferry_worker.stages.consume import FlowPolicy
@@ -34,7 +35,7 @@ __all__ = [
 _PREFIX: Final = "SPANFERRY_WORKER_"
 
 
-class KafkaSettings(Struct, frozen=True, kw_only=True):
+class KafkaSettings(Security, frozen=True, kw_only=True):
     """The cluster, the topic and our place in the consumer group."""
 
     bootstrap_servers: str = ""
@@ -46,13 +47,6 @@ class KafkaSettings(Struct, frozen=True, kw_only=True):
     `session_timeout_s` moves no partition. Each process needs its own; with `processes` a number
     is added."""
     client_id: str = "spanferry-worker"
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    sasl_username: str | None = None
-    sasl_password: str | None = None
-    ssl_ca_file: str | None = None
-    ssl_cert_file: str | None = None
-    ssl_key_file: str | None = None
     session_timeout_s: float = 45.0
     heartbeat_s: float = 3.0
     rebalance_timeout_s: float = 60.0
@@ -64,12 +58,13 @@ class KafkaSettings(Struct, frozen=True, kw_only=True):
     fetch_wait_s: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.topic or not self.group:
             raise ValueError("topic and group must not be empty")
         if self.heartbeat_s * 3 > self.session_timeout_s:
             raise ValueError("heartbeat_s must be at most a third of session_timeout_s")
-        if self.security_protocol.startswith("SASL") and not self.sasl_username:
-            raise ValueError(f"{self.security_protocol} needs sasl_username and sasl_password")
+        for problem in self.problems():
+            raise ValueError(problem)
 
 
 class ConsumeSettings(FlowPolicy, frozen=True, kw_only=True):
@@ -213,6 +208,7 @@ _SHARED: Final[Mapping[str, str]] = {
     "SPANFERRY_TOPIC": "kafka.topic",
     "MLFLOW_TRACKING_URI": "mlflow.tracking_uri",
     "MLFLOW_EXPERIMENT_NAME": "mlflow.experiment",
+    **{f"SPANFERRY_{name.upper()}": f"kafka.{name}" for name in Security.__struct_fields__},
 }
 """Variables of the app side and of MLflow, read where ours are not set."""
 
@@ -318,10 +314,11 @@ def _convert(key: str, value: object, origin: str) -> object:
     section, _, name = key.partition(".")
     part = next(f for f in msgspec.structs.fields(Settings) if f.name == section)
     field = next(f for f in msgspec.structs.fields(part.type) if f.name == name)
+    kind = str if name == "sasl_oauth_token_provider" else field.type
     try:
-        return msgspec.convert(value, field.type, strict=False)
+        return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        shown = "..." if "password" in name else repr(value)
+        shown = "..." if name in SECRETS else repr(value)
         raise SettingsError(f"{key}={shown} (from {origin}): {str(error).lower()}") from None
 
 

@@ -13,11 +13,12 @@ import msgspec
 from msgspec import Struct
 
 from spanferry.client import Client
-from spanferry.settings import ConfigurationError, Settings, load_settings
+from spanferry.settings import ConfigurationError, Settings, load_settings, variable
 from spanferry.spool import entries
 from spanferry.spool.directory import Directory, SegmentFile
 from spanferry.spool.entries import Stored
 from spanferry.spool.segments import read, remove
+from spanferry_schemas.security import Security
 
 __all__ = ["OwnerStatus", "Status", "add_arguments", "run", "status_of"]
 
@@ -144,8 +145,10 @@ def _settings(args: argparse.Namespace, environment: Mapping[str, str]) -> Setti
         "bootstrap_servers": getattr(args, "bootstrap_servers", None),
         "topic": getattr(args, "topic", None),
     }
-    if args.verb != "replay":
-        known["bootstrap_servers"] = "not:0"  # nobody is asked there
+    if args.verb != "replay":  # nobody is asked there
+        known["bootstrap_servers"] = "not:0"
+        security = {variable(name) for name in Security.__struct_fields__}
+        environment = {name: environment[name] for name in environment if name not in security}
     return load_settings(known, environment)
 
 

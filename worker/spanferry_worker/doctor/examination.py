@@ -6,6 +6,7 @@ from typing import Any
 
 from aiokafka.errors import KafkaError
 
+from spanferry_schemas.security import SECRETS
 from spanferry_worker.doctor.crossing import cross, judge_crossing
 from spanferry_worker.doctor.findings import Area, Finding, Level, healthy, mask, note, problem
 from spanferry_worker.doctor.kafka_checks import (
@@ -58,7 +59,7 @@ async def examine(
             found.append(
                 note(Area.CROSSING, "the trace is in the topic; MLflow is not asked for it")
             )
-    return [mask(finding, [settings.kafka.sasl_password]) for finding in found]
+    return [mask(finding, _secrets(settings.kafka)) for finding in found]
 
 
 async def _check_broker(
@@ -135,3 +136,7 @@ async def _check_mlflow(settings: Settings, connect_s: float) -> list[Finding]:
             )
         ]
     return await check_mlflow(settings.mlflow, connect_s)
+
+
+def _secrets(kafka: KafkaSettings) -> list[str | None]:
+    return [getattr(kafka, name) for name in SECRETS]

@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import inspect
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, Final
 
 from aiokafka import errors
-from aiokafka.helpers import create_ssl_context
+from aiokafka.abc import AbstractTokenProvider
 
+from spanferry_schemas.security import SecurityError, TokenSource
 from spanferry_worker.errors import FatalError, SettingsError, TransientError, WorkerError
 from spanferry_worker.settings import KafkaSettings
 
@@ -31,6 +33,8 @@ _FATAL: Final = (
     ssl.SSLCertVerificationError,
 )
 """Waiting does not help against these."""
+
+_TOKEN_S: Final = 30.0
 
 
 @contextlib.contextmanager
@@ -60,24 +64,43 @@ def connection_options(settings: KafkaSettings) -> dict[str, Any]:
         "bootstrap_servers": settings.bootstrap_servers,
         "client_id": settings.client_id,
         "request_timeout_ms": int(settings.request_timeout_s * 1000),
-        "security_protocol": settings.security_protocol,
     }
-    if settings.security_protocol.startswith("SASL"):
-        options |= {
-            "sasl_mechanism": settings.sasl_mechanism,
-            "sasl_plain_username": settings.sasl_username,
-            "sasl_plain_password": settings.sasl_password,
-        }
-    if settings.security_protocol.endswith("SSL"):
-        try:
-            options["ssl_context"] = create_ssl_context(
-                cafile=settings.ssl_ca_file,
-                certfile=settings.ssl_cert_file,
-                keyfile=settings.ssl_key_file,
-            )
-        except OSError as error:
-            raise SettingsError(f"kafka.ssl_*_file: cannot be used: {_words(error)}") from error
+    try:
+        options |= settings.client_options()
+        if settings.signs_in and settings.sasl_mechanism == "OAUTHBEARER":
+            options["sasl_oauth_token_provider"] = _Tokens(settings.token_source())
+    except SecurityError as error:
+        raise SettingsError(f"kafka.{error}") from error
     return options
+
+
+class _TokenError(OSError):
+    """No token now. An OSError is what aiokafka expects of a connection that fails."""
+
+
+class _Tokens(AbstractTokenProvider):
+    """A token for every new connection, as aiokafka asks for it."""
+
+    def __init__(self, source: TokenSource) -> None:
+        self._source = source
+
+    # aiokafka's base class shows no type here, and means a text.
+    async def token(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Never shows what the provider's errors say: it may be secret."""
+        try:
+            async with asyncio.timeout(_TOKEN_S):
+                token = await asyncio.to_thread(self._source)
+                if inspect.isawaitable(token):
+                    token = await token
+        except SecurityError as error:
+            raise _TokenError(f"kafka.{error}") from None
+        except Exception as error:  # noqa: BLE001  somebody else's code
+            raise _TokenError(
+                f"kafka.sasl_oauth_token_provider failed: {type(error).__name__}"
+            ) from None
+        if not isinstance(token, str) or not token:
+            raise _TokenError("kafka.sasl_oauth_token_provider gave no text")
+        return token
 
 
 @contextlib.asynccontextmanager
