@@ -15,6 +15,7 @@ from spanferry.log import logger
 from spanferry.settings import Options, Settings, load_settings, switched_off
 
 if TYPE_CHECKING:
+    from spanferry.loop import Rest
     from spanferry.parcel import Waiting
     from spanferry.sender import Sender
 
@@ -149,6 +150,11 @@ class Client:
             )
         return flushed
 
+    def before_fork(self) -> "Rest | None":
+        """Wait for the sender to rest; what is returned is to `begin` again once it is over."""
+        rest = self._sender.rest
+        return rest if rest.hold() else None
+
     def after_fork(self) -> None:
         """In the child: what waits belongs to the parent; locks, thread and sockets are made anew.
 
@@ -274,9 +280,27 @@ def _install(client: Client | None) -> None:
     outlet.install(client)
 
 
+_at_rest: "dict[int, Rest]" = {}
+"""Senders that a thread which is forking keeps at rest."""
+
+
+def _before_fork() -> None:
+    client = _client
+    rest = client.before_fork() if client is not None else None
+    if rest is not None:
+        _at_rest[threading.get_ident()] = rest
+
+
+def _after_fork_in_parent() -> None:
+    rest = _at_rest.pop(threading.get_ident(), None)
+    if rest is not None:
+        rest.begin()
+
+
 def _after_fork() -> None:
     global _switch  # noqa: PLW0603  it may have been held by a thread that is not here
     _switch = threading.Lock()
+    _at_rest.clear()
     if _client is not None:
         _client.after_fork()
 
@@ -289,5 +313,7 @@ def _at_exit() -> None:
         termination.restore()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork
+)
 atexit.register(_at_exit)

@@ -9,7 +9,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import os
-import socket
 import threading
 import time
 from typing import Any, Final
@@ -19,6 +18,8 @@ from msgspec import Struct
 from spanferry.buffer import Buffer
 from spanferry.dispatch import Dispatcher
 from spanferry.log import logger, quiet, say_once
+from spanferry.loop import Rest, SenderLoop
+from spanferry.native import NativeThread, new_thread
 from spanferry.process import PROCESS, read_clock
 from spanferry.settings import Settings
 
@@ -42,22 +43,6 @@ class SenderState(Struct):
     last_error: str | None = None
 
 
-class _Loop(asyncio.SelectorEventLoop):
-    """Resolves host names on this thread: the default executor is gone while Python exits."""
-
-    async def getaddrinfo(
-        self,
-        host: Any,
-        port: Any,
-        *,
-        family: int = 0,
-        type: int = 0,  # noqa: A002  asyncio's own signature
-        proto: int = 0,
-        flags: int = 0,
-    ) -> Any:
-        return socket.getaddrinfo(host, port, family, type, proto, flags)
-
-
 class _Flush(Struct):
     """Somebody waits until all parcels that were put before are acknowledged."""
 
@@ -71,8 +56,8 @@ class Sender:
     def __init__(self, settings: Settings, buffer: Buffer) -> None:
         self._settings = settings
         self._buffer = buffer
-        self._thread: threading.Thread | None = None
-        self._loop: _Loop | None = None
+        self._thread: threading.Thread | NativeThread | None = None
+        self._loop: SenderLoop | None = None
         self._wake: asyncio.Event | None = None
         self._interrupt: asyncio.Event | None = None
         self._stopping = False
@@ -81,6 +66,7 @@ class Sender:
         self._put_away: list[concurrent.futures.Future[None]] = []
         self._retired: set[asyncio.Future[None]] = set()
         self._away_since_s = 0.0
+        self.rest = Rest()
         self.state = SenderState()
         self.dispatcher = Dispatcher(settings, buffer, producer_id=os.urandom(8))
 
@@ -90,7 +76,7 @@ class Sender:
             return
         try:
             if self._thread is None and not self._stopping:
-                thread = threading.Thread(target=self._run, name="spanferry-sender", daemon=True)
+                thread = new_thread(self._run, "spanferry-sender")
                 thread.start()
                 self._thread = thread
                 self._buffer.on_put = None
@@ -152,9 +138,11 @@ class Sender:
             self._interrupt.set()
 
     def _run(self) -> None:
-        loop = _Loop()
+        self.rest.end()
+        loop = SenderLoop(self.rest)
         self._loop = loop
         try:
+            self._load()
             loop.run_until_complete(self._main())
         except Exception:  # noqa: BLE001  the thread's last words
             logger.exception("the sender stopped; traces stay in the buffer")
@@ -164,6 +152,16 @@ class Sender:
                 flush.done.cancel()
             for done in self._put_away:
                 done.cancel()
+            self.rest.begin()
+
+    def _load(self) -> None:
+        """Import Kafka's client: 200 ms, on this thread."""
+        self.rest.loading = True
+        try:
+            with contextlib.suppress(ImportError):  # said where it is used
+                import aiokafka  # noqa: F401, PLC0415
+        finally:
+            self.rest.loading = False
 
     async def _main(self) -> None:
         """One session after another until stopped: whatever ends a session, another one follows."""
@@ -322,7 +320,7 @@ async def _ended(producer: Any) -> None:
 
 def _make_producer(settings: Settings) -> Any:
     """An idempotent producer; batches are built by us, so its own batching hardly matters."""
-    from aiokafka import AIOKafkaProducer  # noqa: PLC0415  200 ms of import, on this thread
+    from aiokafka import AIOKafkaProducer  # noqa: PLC0415  see _load
 
     quiet("aiokafka", threading.get_ident())
     return AIOKafkaProducer(
@@ -338,7 +336,7 @@ def _make_producer(settings: Settings) -> Any:
     )
 
 
-def _close(loop: _Loop) -> None:
+def _close(loop: SenderLoop) -> None:
     """Cancel what is left and close, whatever state the tasks are in."""
     with contextlib.suppress(Exception):
         tasks = asyncio.all_tasks(loop)
