@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 from msgspec import Struct
 
-from spanferry import bridge, outlet, termination
+from spanferry import bridge, leaving, outlet, termination
 from spanferry.buffer import Buffer, new_buffer
 from spanferry.log import logger
 from spanferry.settings import Options, Settings, load_settings, switched_off
@@ -242,6 +242,7 @@ def enable(**options: Unpack[Options]) -> None:
             bridge.switch_on(accelerate=settings.accelerate)
         client.start()
         termination.flush_first(client.flush_before_termination)
+        leaving.arrange(_at_exit)
 
 
 def disable() -> None:
@@ -303,6 +304,7 @@ def _after_fork() -> None:
     _at_rest.clear()
     if _client is not None:
         _client.after_fork()
+        leaving.arrange(_at_exit)
 
 
 def _at_exit() -> None:

@@ -22,7 +22,7 @@ def original(module: str, name: str) -> Any:
 
 
 class NativeThread:
-    """What of threading.Thread the sender needs, on the interpreter's own threads."""
+    """What of threading.Thread the sender needs, on the interpreter's own threads, beside gevent."""
 
     def __init__(self, target: Callable[[], object]) -> None:
         self._target = target
@@ -30,6 +30,9 @@ class NativeThread:
 
     def start(self) -> None:
         """Once. Raises RuntimeError where there are no more threads."""
+        # Both threads need a hub of gevent's, and what it imports for its first one is under locks
+        # that need a hub themselves: two threads that make one at once wait for each other for ever.
+        sys.modules["gevent"].get_hub()
         self._running.acquire()
         try:
             original("_thread", "start_new_thread")(self._run, ())

@@ -3,15 +3,27 @@
 import contextlib
 import http.client
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from tests.processes.program import Program, program
 
-__all__ = ["ask", "listening", "served"]
+__all__ = ["Answers", "ask", "listening", "served"]
 
 CLIENTS = 4
+REQUESTS = 60
+REQUESTS_MAX = 3000
 ANSWER_S = 40.0
+
+
+@dataclass
+class Answers:
+    """Who has answered, and which traces that has made."""
+
+    processes: set[int] = field(default_factory=set)
+    traces: Counter[str] = field(default_factory=Counter)
 
 
 @contextlib.contextmanager
@@ -31,10 +43,17 @@ def served(words: list[str], environment: dict[str, str]) -> Iterator[tuple[Prog
             yield server, opened.getsockname()[1]
 
 
-def ask(port: int, names: list[str]) -> set[int]:
-    """GET each of them, a few at once; the processes that have answered."""
+def ask(port: int, label: str, *, processes: int = 1) -> Answers:
+    """GET <label>-0, -1, …, a few at once, until so many processes have answered."""
+    answers = Answers()
     with ThreadPoolExecutor(CLIENTS) as clients:
-        return set(clients.map(lambda name: _get(port, name), names))
+        for first in range(0, REQUESTS_MAX, REQUESTS):
+            names = [f"{label}-{first + number}" for number in range(REQUESTS)]
+            answers.processes.update(clients.map(lambda name: _get(port, name), names))
+            answers.traces.update(names)
+            if len(answers.processes) >= processes:
+                return answers
+    raise AssertionError(f"only {answers.processes} have answered")
 
 
 def _get(port: int, name: str) -> int:
