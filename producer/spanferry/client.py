@@ -12,6 +12,7 @@ from msgspec import Struct
 from spanferry import bridge, leaving, outlet, termination
 from spanferry.buffer import Buffer, new_buffer
 from spanferry.log import logger
+from spanferry.native import greenlets
 from spanferry.settings import Options, Settings, load_settings, switched_off
 
 if TYPE_CHECKING:
@@ -213,6 +214,13 @@ def _new_sender(settings: Settings, buffer: Buffer) -> "Sender":
     return Sender(settings, buffer)
 
 
+def _collect_environment() -> None:
+    """Now instead of on the sender's thread: it starts git, which gevent lets no other thread do."""
+    from spanferry.environment import collect_environment  # noqa: PLC0415  slow to import
+
+    collect_environment()
+
+
 _client: Client | None = None
 _switch = threading.Lock()
 
@@ -240,6 +248,8 @@ def enable(**options: Unpack[Options]) -> None:
         _install(client)
         if settings.mlflow:
             bridge.switch_on(accelerate=settings.accelerate)
+        if settings.collect_environment and greenlets():
+            _collect_environment()
         client.start()
         termination.flush_first(client.flush_before_termination)
         leaving.arrange(_at_exit)

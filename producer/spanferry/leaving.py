@@ -35,7 +35,7 @@ def arrange(leave: Callable[[], object]) -> None:
         loaded = sys.modules.get(util)
         if loaded is not None and util not in _arranged:
             _arranged.add(util)
-            loaded.register_after_fork(arrange, lambda _, util=loaded: _at_the_end(util))
+            loaded.register_after_fork(loaded, _at_the_end)
             if _is_child(sys.modules.get(process)):  # it has begun: too late for the line above
                 _at_the_end(loaded)
     signals = sys.modules.get("celery.signals")

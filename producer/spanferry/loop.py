@@ -2,17 +2,23 @@
 
 import asyncio
 import contextlib
-import selectors
 import time
-from typing import Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from spanferry.native import original
+
+if TYPE_CHECKING:
+    import selectors
 
 __all__ = ["Rest", "SenderLoop"]
 
 _REST_S: Final = 1.0
 _LOADED_S: Final = 10.0
 _GIVE_WAY_S: Final = 0.0005
+
+
+_get_ident: Final[Callable[[], int]] = original("_thread", "get_ident")
 
 
 class Rest:
@@ -28,12 +34,14 @@ class Rest:
     def __init__(self) -> None:
         self._awake = original("_thread", "allocate_lock")()
         self._asked_for = 0
+        self._sender = 0
         self.loading = False
         """Kafka's client is being imported."""
 
     def end(self) -> None:
-        """The sender's thread runs from now on."""
+        """The calling thread, which is the sender's, runs from now on."""
         self._awake.acquire()
+        self._sender = _get_ident()
 
     def begin(self) -> None:
         """The sender's thread waits, or has ended."""
@@ -45,7 +53,10 @@ class Rest:
             time.sleep(_GIVE_WAY_S)
 
     def hold(self) -> bool:
-        """Keep the sender at rest until `begin` is called. False where it does not come to rest."""
+        """Keep the sender at rest until `begin` is called. False where it does not come to rest, and
+        where it forks itself."""
+        if self._sender == _get_ident():
+            return False
         self._asked_for += 1
         try:
             return bool(self._awake.acquire(timeout=_LOADED_S if self.loading else _REST_S))

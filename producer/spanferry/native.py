@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["NativeThread", "new_thread", "original"]
+__all__ = ["NativeThread", "greenlets", "new_thread", "original"]
 
 
 def original(module: str, name: str) -> Any:
@@ -19,6 +19,12 @@ def original(module: str, name: str) -> Any:
     if monkey is None:
         return getattr(importlib.import_module(module), name)
     return monkey.get_original(module, name)
+
+
+def greenlets() -> bool:
+    """Whether the app's threads are greenlets of gevent."""
+    start: object = threading._start_new_thread  # type: ignore[attr-defined]  # noqa: SLF001
+    return start is not original("_thread", "start_new_thread")
 
 
 class NativeThread:
@@ -54,6 +60,6 @@ class NativeThread:
 
 def new_thread(target: Callable[[], object], name: str) -> threading.Thread | NativeThread:
     """A daemon, not started yet."""
-    if original("_thread", "start_new_thread") is threading._start_new_thread:  # type: ignore[attr-defined]  # noqa: SLF001
-        return threading.Thread(target=target, name=name, daemon=True)
-    return NativeThread(target)
+    if greenlets():
+        return NativeThread(target)
+    return threading.Thread(target=target, name=name, daemon=True)

@@ -8,6 +8,7 @@ thread computes in Python is time that the app's threads wait for the interprete
 import asyncio
 import concurrent.futures
 import contextlib
+import importlib
 import os
 import threading
 import time
@@ -159,7 +160,7 @@ class Sender:
         self.rest.loading = True
         try:
             with contextlib.suppress(ImportError):  # said where it is used
-                import aiokafka  # noqa: F401, PLC0415
+                importlib.import_module("aiokafka")
         finally:
             self.rest.loading = False
 
