@@ -215,7 +215,11 @@ def _new_sender(settings: Settings, buffer: Buffer) -> "Sender":
 
 
 def _collect_environment() -> None:
-    """Now instead of on the sender's thread: it starts git, which gevent lets no other thread do."""
+    """Now instead of on the sender's thread: it starts git, which gevent lets no other thread do.
+
+    The sender itself waits for the first trace there, because a child cannot go on with locks of
+    gevent's that a thread of its parent has used: `gunicorn --preload` forks before it.
+    """
     from spanferry.environment import collect_environment  # noqa: PLC0415  slow to import
 
     collect_environment()
@@ -248,9 +252,10 @@ def enable(**options: Unpack[Options]) -> None:
         _install(client)
         if settings.mlflow:
             bridge.switch_on(accelerate=settings.accelerate)
-        if settings.collect_environment and greenlets():
+        if not greenlets():
+            client.start()
+        elif settings.collect_environment:
             _collect_environment()
-        client.start()
         termination.flush_first(client.flush_before_termination)
         leaving.arrange(_at_exit)
 

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.kafka
 
 GREENLETS = 100
 GUNICORN = ["gunicorn", "--bind", "fd://FD", "--workers", "2", "--worker-class", "gevent"]
+GUNICORN += ["--no-control-socket", "--log-level", "warning"]
 APP = f"{PROGRAMS}.wsgi:app"
 
 

@@ -14,6 +14,7 @@ from tests.services.kafka import KafkaServer
 pytestmark = pytest.mark.kafka
 
 GUNICORN = ["gunicorn", "--bind", "fd://FD", "--workers", "2", "--log-level", "warning"]
+GUNICORN += ["--no-control-socket"]
 UVICORN = ["uvicorn", "--fd", "FD", "--workers", "2", "--log-level", "warning"]
 WSGI = f"{PROGRAMS}.wsgi:app"
 ASGI = f"{PROGRAMS}.asgi:app"
