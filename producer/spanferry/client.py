@@ -1,6 +1,7 @@
 """Switching on and off, flushing, counting; forks and the interpreter's exit."""
 
 import atexit
+import importlib
 import os
 import threading
 import time
@@ -214,17 +215,6 @@ def _new_sender(settings: Settings, buffer: Buffer) -> "Sender":
     return Sender(settings, buffer)
 
 
-def _collect_environment() -> None:
-    """Now instead of on the sender's thread: it starts git, which gevent lets no other thread do.
-
-    The sender itself waits for the first trace there, because a child cannot go on with locks of
-    gevent's that a thread of its parent has used: `gunicorn --preload` forks before it.
-    """
-    from spanferry.environment import collect_environment  # noqa: PLC0415  slow to import
-
-    collect_environment()
-
-
 _client: Client | None = None
 _switch = threading.Lock()
 
@@ -234,6 +224,8 @@ def enable(**options: Unpack[Options]) -> None:
 
     Every option of `Settings` can be given by name, or as the environment variable
     SPANFERRY_<OPTION>; arguments go first. Kafka need not be there yet: traces wait in the buffer.
+    Where gevent has taken the threads' place this imports the Kafka client, which takes 0.2 s, and
+    the sender waits for the first trace: see `native`.
     Called again it replaces the options, after a flush of at most `exit_timeout_s`.
 
     A SIGTERM that nobody handles ends the process after such a flush too.
@@ -252,10 +244,10 @@ def enable(**options: Unpack[Options]) -> None:
         _install(client)
         if settings.mlflow:
             bridge.switch_on(accelerate=settings.accelerate)
-        if not greenlets():
+        if greenlets():
+            importlib.import_module("aiokafka")
+        else:
             client.start()
-        elif settings.collect_environment:
-            _collect_environment()
         termination.flush_first(client.flush_before_termination)
         leaving.arrange(_at_exit)
 

@@ -2,6 +2,10 @@
 
 The sender is a thread of the operating system whatever the app's threads are: as a greenlet its event
 loop would be the running one for every other greenlet, and its work would hold all of them up.
+
+gevent's locks then wake greenlets from another thread, which they do not do any more in a child whose
+parent has had a hub. So nothing here makes one before the first trace (gunicorn --preload forks until
+then), and the sender's thread imports nothing, which takes many locks.
 """
 
 import importlib

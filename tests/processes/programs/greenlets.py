@@ -25,10 +25,13 @@ def inside() -> None:
 
 
 def one(number: int) -> None:
-    """One trace, during which others run."""
+    """One trace, during which others run. A thread begins without a context, as a plain spawn does."""
     with spanferry.start_span(f"green-{number}"):
         gevent.spawn(contextvars.copy_context().run, inside).join()
-        threading.Thread(target=inside).start()  # begins without a context, as a plain spawn does
+        thread = threading.Thread(target=inside)
+        thread.start()
+        thread.join()
+
 
 
 async def nothing() -> None:
