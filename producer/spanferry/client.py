@@ -1,6 +1,7 @@
 """Switching on and off, flushing, counting; forks and the interpreter's exit."""
 
 import atexit
+import contextlib
 import importlib
 import os
 import threading
@@ -115,42 +116,63 @@ class Client:
     def close(self, timeout_s: float) -> bool:
         """Flush, then end the sender. False, and one line in the log, where traces are left."""
         deadline_s = time.monotonic() + timeout_s
-        flushed = self._flush_or_spool(timeout_s)
-        self._sender.stop(max(deadline_s - time.monotonic(), _STOP_S))
-        return flushed
+        try:
+            return self._flush_or_spool(timeout_s)
+        except KeyboardInterrupt:
+            deadline_s = 0.0
+            raise
+        finally:
+            self._sender.stop(max(deadline_s - time.monotonic(), _STOP_S))
 
     def flush_before_termination(self) -> None:
         """As `close`, for a process that is about to end or, as a container's first one, may not."""
         self._flush_or_spool(self._settings.exit_timeout_s)
 
     def _flush_or_spool(self, timeout_s: float) -> bool:
-        """Flush; what Kafka does not take in time goes to the spool, or is said to be lost."""
+        """Flush; what Kafka does not take in time goes to the spool, or is said to be lost.
+
+        A Ctrl-C in the middle ends the waiting, and goes on when that is done.
+        """
         folder = self._settings.spool_dir
         spooled_before = self.stats().traces_spooled
         deadline_s = time.monotonic() + timeout_s
-        flushed = self.flush(timeout_s * _FLUSH_SHARE if folder else timeout_s)
+        interrupt: KeyboardInterrupt | None = None
+        try:
+            flushed = self.flush(timeout_s * _FLUSH_SHARE if folder else timeout_s)
+        except KeyboardInterrupt as error:
+            flushed, interrupt = False, error
+            deadline_s = min(deadline_s, time.monotonic() + _STOP_S)
         if not flushed and folder:
             self._sender.put_away(max(deadline_s - time.monotonic(), 0.0))
+        self._report(flushed, spooled_before, timeout_s)
+        if interrupt is not None:
+            raise interrupt
+        return flushed
+
+    def _report(self, flushed: bool, spooled_before: int, timeout_s: float) -> None:
+        """One line where Kafka has not taken everything."""
+        folder = self._settings.spool_dir
         left = self.stats()
         kept = self._sender.dispatcher.ledger.traces_kept
         spooled = left.traces_spooled - spooled_before + kept
+        lost = 0 if flushed else left.traces_buffered - kept
         if folder and spooled:
             logger.warning(
                 "%d traces were not acknowledged by Kafka within %.1f s: they are in the spool %s, "
-                "from which the next process sends them, or `spanferry spool replay`",
+                "from which the next process sends them, or `spanferry spool replay`%s",
                 spooled,
                 timeout_s,
                 folder,
+                f"; {lost} more are lost" if lost > 0 else "",
             )
-        if not flushed and (left.traces_buffered > kept or not folder):
+        elif lost > 0 or not (flushed or folder):
             logger.warning(
                 "%d traces (%d bytes) were not acknowledged by Kafka within %.1f s and are lost: %s",
-                left.traces_buffered - kept,
+                lost,
                 left.buffered_bytes,
                 timeout_s,
                 left.last_error or "no answer",
             )
-        return flushed
 
     def before_fork(self) -> "Rest | None":
         """Wait for the sender to rest; what is returned is to `begin` again once it is over."""
@@ -318,7 +340,9 @@ def _at_exit() -> None:
     client = _client
     if client is not None:
         _install(None)
-        client.close(client.settings.exit_timeout_s)
+        bridge.hand_over_what_has_ended()
+        with contextlib.suppress(KeyboardInterrupt):  # the process ends already
+            client.close(client.settings.exit_timeout_s)
         termination.restore()
 
 

@@ -33,7 +33,6 @@ def one(number: int) -> None:
         thread.join()
 
 
-
 async def nothing() -> None:
     """asyncio.run in the main greenlet: the sender's loop is not this thread's."""
 
