@@ -87,11 +87,18 @@ def unresolved() -> Iterator[str]:
     yield "kafka.invalid:9092"
 
 
-AWAY = [refusing, frozen, blackholed, unresolved]
-
-
-@pytest.mark.parametrize("ending", ["exit", "sigterm", "sigint"])
-@pytest.mark.parametrize("away", AWAY)
+@pytest.mark.parametrize(
+    ("away", "ending"),
+    [
+        (refusing, "exit"),
+        (frozen, "exit"),
+        (frozen, "sigterm"),
+        (frozen, "sigint"),
+        (blackholed, "exit"),
+        (unresolved, "exit"),
+        (unresolved, "sigterm"),
+    ],
+)
 def test_without_kafka_the_end_is_in_time_and_the_rest_in_the_spool(
     kafka: KafkaServer, topic: str, environment: dict[str, str], tmp_path: Path, away, ending: str
 ) -> None:
@@ -128,7 +135,8 @@ def test_a_second_ctrl_c_does_not_wait(
         environment["SPANFERRY_BOOTSTRAP_SERVERS"] = servers
         with program(APP, str(TRACES), "wait", environment=environment) as running:
             running.wait_for("traced")
-            running.signal(signal.SIGINT).wait_for("KeyboardInterrupt")
+            running.signal(signal.SIGINT).wait_for("leaving")
+            time.sleep(0.5)  # until it waits for Kafka, which nothing says
             begun = time.monotonic()
             running.signal(signal.SIGINT).ended()
             assert time.monotonic() - begun < 10

@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -149,7 +149,7 @@ class Directory:
         )
 
     @contextlib.contextmanager
-    def room(self, size: int) -> Iterator[bool]:
+    def room(self, size: int) -> Generator[bool, None, None]:
         """Whether a segment of so many bytes may be created within the block."""
         descriptor = os.open(self.path / _ROOM_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:

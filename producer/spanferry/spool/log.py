@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -137,7 +137,7 @@ class Log:
         return None
 
     @contextlib.contextmanager
-    def _trouble_is_said(self) -> Iterator[None]:
+    def _trouble_is_said(self) -> Generator[None, None, None]:
         try:
             yield
         except OSError as error:

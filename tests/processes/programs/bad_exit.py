@@ -4,6 +4,7 @@ ENDING: exit, raise, thread (the main thread first), os._exit, flushed (os._exit
 RESOLVER=hangs in the environment: no name server answers.
 """
 
+import atexit
 import os
 import socket
 import sys
@@ -23,6 +24,7 @@ def main(count: int, ending: str) -> None:
     if os.environ.get("RESOLVER") == "hangs":
         socket.getaddrinfo = hang
     spanferry.enable()
+    atexit.register(print, "leaving", flush=True)  # called before spanferry's own
     for number in range(count):
         with spanferry.start_span(f"trace-{number}"), spanferry.start_span("inside"):
             pass
