@@ -1,6 +1,8 @@
 """Switching on and off, flushing, counting; forks and the interpreter's exit."""
 
 import atexit
+import contextlib
+import importlib
 import os
 import threading
 import time
@@ -9,12 +11,14 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 from msgspec import Struct
 
-from spanferry import bridge, outlet, termination
+from spanferry import bridge, leaving, outlet, termination
 from spanferry.buffer import Buffer, new_buffer
 from spanferry.log import logger
+from spanferry.native import greenlets
 from spanferry.settings import Options, Settings, load_settings, switched_off
 
 if TYPE_CHECKING:
+    from spanferry.loop import Rest
     from spanferry.parcel import Waiting
     from spanferry.sender import Sender
 
@@ -116,42 +120,68 @@ class Client:
     def close(self, timeout_s: float) -> bool:
         """Flush, then end the sender. False, and one line in the log, where traces are left."""
         deadline_s = time.monotonic() + timeout_s
-        flushed = self._flush_or_spool(timeout_s)
-        self._sender.stop(max(deadline_s - time.monotonic(), _STOP_S))
-        return flushed
+        try:
+            return self._flush_or_spool(timeout_s)
+        except KeyboardInterrupt:
+            deadline_s = 0.0
+            raise
+        finally:
+            self._sender.stop(max(deadline_s - time.monotonic(), _STOP_S))
 
     def flush_before_termination(self) -> None:
         """As `close`, for a process that is about to end or, as a container's first one, may not."""
         self._flush_or_spool(self._settings.exit_timeout_s)
 
     def _flush_or_spool(self, timeout_s: float) -> bool:
-        """Flush; what Kafka does not take in time goes to the spool, or is said to be lost."""
+        """Flush; what Kafka does not take in time goes to the spool, or is said to be lost.
+
+        A Ctrl-C in the middle ends the waiting, and goes on when that is done.
+        """
         folder = self._settings.spool_dir
         spooled_before = self.stats().traces_spooled
         deadline_s = time.monotonic() + timeout_s
-        flushed = self.flush(timeout_s * _FLUSH_SHARE if folder else timeout_s)
+        interrupt: KeyboardInterrupt | None = None
+        try:
+            flushed = self.flush(timeout_s * _FLUSH_SHARE if folder else timeout_s)
+        except KeyboardInterrupt as error:
+            flushed, interrupt = False, error
+            deadline_s = min(deadline_s, time.monotonic() + _STOP_S)
         if not flushed and folder:
             self._sender.put_away(max(deadline_s - time.monotonic(), 0.0))
+        self._report(flushed, spooled_before, timeout_s)
+        if interrupt is not None:
+            raise interrupt
+        return flushed
+
+    def _report(self, flushed: bool, spooled_before: int, timeout_s: float) -> None:
+        """One line where Kafka has not taken everything."""
+        folder = self._settings.spool_dir
         left = self.stats()
         kept = self._sender.dispatcher.ledger.traces_kept
         spooled = left.traces_spooled - spooled_before + kept
+        lost = 0 if flushed else left.traces_buffered - kept
         if folder and spooled:
             logger.warning(
                 "%d traces were not acknowledged by Kafka within %.1f s: they are in the spool %s, "
-                "from which the next process sends them, or `spanferry spool replay`",
+                "from which the next process sends them, or `spanferry spool replay`%s",
                 spooled,
                 timeout_s,
                 folder,
+                f"; {lost} more are lost" if lost > 0 else "",
             )
-        if not flushed and (left.traces_buffered > kept or not folder):
+        elif lost > 0 or not (flushed or folder):
             logger.warning(
                 "%d traces (%d bytes) were not acknowledged by Kafka within %.1f s and are lost: %s",
-                left.traces_buffered - kept,
+                lost,
                 left.buffered_bytes,
                 timeout_s,
                 left.last_error or "no answer",
             )
-        return flushed
+
+    def before_fork(self) -> "Rest | None":
+        """Wait for the sender to rest; what is returned is to `begin` again once it is over."""
+        rest = self._sender.rest
+        return rest if rest.hold() else None
 
     def after_fork(self) -> None:
         """In the child: what waits belongs to the parent; locks, thread and sockets are made anew.
@@ -221,6 +251,8 @@ def enable(**options: Unpack[Options]) -> None:
 
     Every option of `Settings` can be given by name, or as the environment variable
     SPANFERRY_<OPTION>; arguments go first. Kafka need not be there yet: traces wait in the buffer.
+    Where gevent has taken the threads' place this imports the Kafka client, which takes 0.2 s, and
+    the sender waits for the first trace: see `native`.
     Called again it replaces the options, after a flush of at most `exit_timeout_s`.
 
     A SIGTERM that nobody handles ends the process after such a flush too.
@@ -239,8 +271,12 @@ def enable(**options: Unpack[Options]) -> None:
         _install(client)
         if settings.mlflow:
             bridge.switch_on(accelerate=settings.accelerate)
-        client.start()
+        if greenlets():
+            importlib.import_module("aiokafka")
+        else:
+            client.start()
         termination.flush_first(client.flush_before_termination)
+        leaving.arrange(_at_exit)
 
 
 def disable() -> None:
@@ -279,20 +315,43 @@ def _install(client: Client | None) -> None:
     outlet.install(client)
 
 
+_at_rest: "dict[int, Rest]" = {}
+"""Senders that a thread which is forking keeps at rest."""
+
+
+def _before_fork() -> None:
+    client = _client
+    rest = client.before_fork() if client is not None else None
+    if rest is not None:
+        _at_rest[threading.get_ident()] = rest
+
+
+def _after_fork_in_parent() -> None:
+    rest = _at_rest.pop(threading.get_ident(), None)
+    if rest is not None:
+        rest.begin()
+
+
 def _after_fork() -> None:
     global _switch  # noqa: PLW0603  it may have been held by a thread that is not here
     _switch = threading.Lock()
+    _at_rest.clear()
     if _client is not None:
         _client.after_fork()
+        leaving.arrange(_at_exit)
 
 
 def _at_exit() -> None:
     client = _client
     if client is not None:
         _install(None)
-        client.close(client.settings.exit_timeout_s)
+        bridge.hand_over_what_has_ended()
+        with contextlib.suppress(KeyboardInterrupt):  # the process ends already
+            client.close(client.settings.exit_timeout_s)
         termination.restore()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork
+)
 atexit.register(_at_exit)

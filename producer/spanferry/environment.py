@@ -1,7 +1,8 @@
 """What MLflow attaches to every trace of a process: who runs what, at which Git version.
 
 Collected once in a process, on the sender's thread: it starts `git`. Same keys and values as
-mlflow.tracing.utils.environment.resolve_env_metadata gives outside of Databricks.
+mlflow.tracing.utils.environment.resolve_env_metadata gives outside of Databricks; beside gevent
+without Git's.
 """
 
 import configparser
@@ -12,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from spanferry import git
+from spanferry.native import greenlets
 from spanferry_schemas import mlflow_keys as keys
 
 __all__ = ["collect_environment"]
@@ -48,7 +50,7 @@ def _credentials_file_user() -> str | None:
 
 
 def _git() -> dict[str, str]:
-    if not git.has_git():
+    if greenlets() or not git.has_git():  # gevent lets one thread start programs, and not this one
         return {}
     return {
         keys.METADATA_GIT_COMMIT: git.commit_of(),

@@ -8,8 +8,8 @@ thread computes in Python is time that the app's threads wait for the interprete
 import asyncio
 import concurrent.futures
 import contextlib
+import importlib
 import os
-import socket
 import threading
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ from msgspec import Struct
 from spanferry.buffer import Buffer
 from spanferry.dispatch import Dispatcher
 from spanferry.log import logger
+from spanferry.loop import Rest, SenderLoop
+from spanferry.native import NativeThread, new_thread
 from spanferry.process import PROCESS, read_clock
 from spanferry.sessions import SenderState, Sessions
 from spanferry.settings import Settings
@@ -27,36 +29,6 @@ __all__ = ["Sender", "SenderState"]
 _CLOCK_S: Final = 0.5
 _AWAY_S: Final = 1.0
 """For so long Kafka may be away before all that waits goes to the spool."""
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    """Resolves host names on this thread: the default executor is gone while Python exits."""
-
-    async def getaddrinfo(
-        self,
-        host: Any,
-        port: Any,
-        *,
-        family: int = 0,
-        type: int = 0,  # noqa: A002  asyncio's own signature
-        proto: int = 0,
-        flags: int = 0,
-    ) -> Any:
-        return socket.getaddrinfo(host, port, family, type, proto, flags)
-
-    def run_in_executor(  # type: ignore[override]
-        self,
-        executor: Any,  # noqa: ARG002
-        func: Any,
-        *args: Any,
-    ) -> asyncio.Future[Any]:
-        """On this thread too, and for the same reason: aiokafka's sign-in, some milliseconds."""
-        done = self.create_future()
-        try:
-            done.set_result(func(*args))
-        except Exception as error:  # noqa: BLE001  it is the caller's
-            done.set_exception(error)
-        return done
 
 
 class _Flush(Struct):
@@ -72,8 +44,8 @@ class Sender:
     def __init__(self, settings: Settings, buffer: Buffer) -> None:
         self._settings = settings
         self._buffer = buffer
-        self._thread: threading.Thread | None = None
-        self._loop: _Loop | None = None
+        self._thread: threading.Thread | NativeThread | None = None
+        self._loop: SenderLoop | None = None
         self._wake: asyncio.Event | None = None
         self._interrupt: asyncio.Event | None = None
         self.stopping = False
@@ -81,6 +53,7 @@ class Sender:
         self._starting = threading.Lock()
         self._flushes: list[_Flush] = []
         self._put_away: list[concurrent.futures.Future[None]] = []
+        self.rest = Rest()
         self.dispatcher = Dispatcher(settings, buffer, producer_id=os.urandom(8))
         self._sessions = Sessions(settings, buffer, self.dispatcher, self)
         self.state = self._sessions.state
@@ -91,7 +64,7 @@ class Sender:
             return
         try:
             if self._thread is None and not self.stopping:
-                thread = threading.Thread(target=self._run, name="spanferry-sender", daemon=True)
+                thread = new_thread(self._run, "spanferry-sender")
                 thread.start()
                 self._thread = thread
                 self._buffer.on_put = None
@@ -153,10 +126,12 @@ class Sender:
             self._interrupt.set()
 
     def _run(self) -> None:
-        loop = _Loop()
+        self.rest.end()
+        loop = SenderLoop(self.rest)
         self._loop = loop
         loop.set_exception_handler(_of_no_use_to_the_app)
         try:
+            self._load()
             loop.run_until_complete(self._main())
         except Exception:  # noqa: BLE001  the thread's last words
             logger.exception("the sender stopped; traces stay in the buffer")
@@ -166,6 +141,16 @@ class Sender:
                 flush.done.cancel()
             for done in self._put_away:
                 done.cancel()
+            self.rest.begin()
+
+    def _load(self) -> None:
+        """Import Kafka's client: 200 ms, on this thread."""
+        self.rest.loading = True
+        try:
+            with contextlib.suppress(ImportError):  # said where it is used
+                importlib.import_module("aiokafka")
+        finally:
+            self.rest.loading = False
 
     async def _main(self) -> None:
         """One session after another until stopped: whatever ends a session, another one follows."""
@@ -254,7 +239,7 @@ def _of_no_use_to_the_app(loop: asyncio.AbstractEventLoop, context: dict[str, An
     logger.debug("left behind: %s", context.get("message"))
 
 
-def _close(loop: _Loop) -> None:
+def _close(loop: SenderLoop) -> None:
     """Cancel what is left and close, whatever state the tasks are in."""
     with contextlib.suppress(Exception):
         tasks = asyncio.all_tasks(loop)

@@ -62,6 +62,8 @@ class Owner:
         if empty:
             with contextlib.suppress(OSError):
                 self._path.unlink()
+        with contextlib.suppress(OSError):  # a child that was forked meanwhile has a copy
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self.forget()
 
     def forget(self) -> None:
@@ -147,13 +149,15 @@ class Directory:
         )
 
     @contextlib.contextmanager
-    def room(self, size: int) -> Generator[bool]:
+    def room(self, size: int) -> Generator[bool, None, None]:
         """Whether a segment of so many bytes may be created within the block."""
         descriptor = os.open(self.path / _ROOM_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             held = _lock_soon(descriptor)
             yield held and self.used_bytes() + max(size, self.segment_bytes) <= self.bytes_max
         finally:
+            with contextlib.suppress(OSError):  # a child that was forked meanwhile has a copy
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def new_segment(self, owner: Owner, number: int, now_ms: int) -> Path:

@@ -137,7 +137,7 @@ class Log:
         return None
 
     @contextlib.contextmanager
-    def _trouble_is_said(self) -> Generator[None]:
+    def _trouble_is_said(self) -> Generator[None, None, None]:
         try:
             yield
         except OSError as error:

@@ -1,0 +1,58 @@
+"""A real celery worker with forked children, which end by os._exit."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from tests.processes.account import arrived, numbered
+from tests.processes.program import PROGRAMS, program
+from tests.services.kafka import KafkaServer
+
+pytestmark = pytest.mark.kafka
+
+TASKS = 40
+WORKER = ["worker", "--concurrency", "2", "--without-gossip", "--without-mingle"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The broker's, with the tasks in it."""
+    (tmp_path / "queue").mkdir()
+    options = {
+        "data_folder_in": str(tmp_path / "queue"),
+        "data_folder_out": str(tmp_path / "queue"),
+        "control_folder": str(tmp_path / "control"),
+    }
+    client = Celery(broker="filesystem://", broker_transport_options=options, set_as_current=False)
+    with client.connection_for_write() as connection:
+        for number in range(TASKS):
+            client.send_task("work", args=[number], connection=connection)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [
+        ([], {}),
+        (["--max-tasks-per-child", "15"], {"ENABLE_IN_CHILD": "true"}),
+    ],
+    ids=["enabled before the fork", "enabled in the child, children taken away"],
+)
+def test_sigterm_right_after_the_last_task(
+    kafka: KafkaServer,
+    topic: str,
+    environment: dict[str, str],
+    folder: Path,
+    options: list[str],
+    more: dict[str, str],
+) -> None:
+    told = environment | more | {"TASKS_FOLDER": str(folder)}
+    words = ["celery", "--app", f"{PROGRAMS}.tasks", *WORKER, *options]
+    with program(*words, environment=told) as worker:
+        worker.wait_for("done ", TASKS)
+        assert worker.signal(signal.SIGTERM).ended() == 0, worker.output
+    processes = {line.split()[-1] for line in worker.output.splitlines() if "done " in line}
+    assert str(worker.pid) not in processes
+    assert arrived(kafka.bootstrap_servers, topic) == numbered("task", TASKS)
