@@ -30,6 +30,8 @@ _REMIND_S: Final = 60.0
 _METADATA_S: Final = 3.0
 _STOP_S: Final = 1.0
 _CLOCK_S: Final = 0.5
+_BEHIND_S: Final = 0.02
+"""How soon there is another look while more waits than was taken."""
 _AWAY_S: Final = 1.0
 """For so long Kafka may be away before all that waits goes to the spool."""
 
@@ -259,7 +261,8 @@ class Sender:
             while not self._stopping:
                 await self.dispatcher.turn()
                 self._answer_flushes()
-                await self._pause(self._settings.linger_s)
+                behind = self.dispatcher.stager.is_full
+                await self._pause(_BEHIND_S if behind else self._settings.linger_s)
         finally:
             if self.state.connected:
                 self.state.connected = False
