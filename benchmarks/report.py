@@ -8,7 +8,17 @@ import msgspec
 from benchmarks.machine import Conditions
 from benchmarks.subject import BlockResult
 
-__all__ = ["BlockFigures", "Figure", "Report", "Row", "Verdict", "figure", "make_row", "percentile", "ratio"]
+__all__ = [
+    "BlockFigures",
+    "Figure",
+    "Report",
+    "Row",
+    "Verdict",
+    "figure",
+    "make_row",
+    "percentile",
+    "ratio",
+]
 
 P99_SAMPLES_MIN = 100
 

@@ -9,13 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Self
 
 import msgspec
 
-from benchmarks.sdk import Addresses
 from benchmarks.serve.account import SETUP, Account, Setup
 from benchmarks.serve.load import Answers, Order
 from benchmarks.serve.work import WORLDS, request_body
@@ -73,12 +72,15 @@ def polite(pid: int) -> None:
 class App:
     """One served app, traced in one way."""
 
-    def __init__(self, server: str, setup: Setup, cores: Cores) -> None:
+    def __init__(
+        self, server: str, setup: Setup, cores: Cores, options: Mapping[str, str] | None = None
+    ) -> None:
+        """`options` are environment variables besides."""
         self.server = server
         self.tier = setup.tier
         self.port = free_port()
         environment = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
-        environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", **(options or {})}
         environment[SETUP] = msgspec.json.encode(setup).decode()
         command = [part.format(port=self.port) for part in _SERVERS[server]]
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed where it leaves
@@ -175,9 +177,9 @@ class Load:
         """What makes closed-loop load."""
         return "wrk" if self._wrk else "benchmarks/serve/load.py"
 
-    def closed(self, app: App, seconds: float, connections: int) -> Answers:
-        """As many requests as the app can take."""
-        if self._wrk:
+    def closed(self, app: App, seconds: float, connections: int, *, own: bool = False) -> Answers:
+        """As many requests as the app can take; `own` never by wrk."""
+        if self._wrk and not own:
             return self._by_wrk(self._wrk, app, seconds, connections)
         return self._order(app, Order(port=0, bodies="", seconds=seconds, connections=connections))
 

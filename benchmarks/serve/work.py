@@ -95,7 +95,9 @@ class _World:
 
     def __init__(self, seed: int) -> None:
         payload = _payload(seed)
-        others = [document for other in range(1, 10) for document in _payload(seed + other).retriever[1]]
+        others = [
+            document for other in range(1, 10) for document in _payload(seed + other).retriever[1]
+        ]
         found = [*payload.retriever[1], *others][:_CANDIDATES]
         self.question: str = payload.agent[0]["messages"][0]["content"]
         self.kept = len(payload.retriever[1])
