@@ -46,8 +46,8 @@ METHOD = """\
 - Every way to trace lives in a process of its own. They take turns in short blocks, in an order that
   rotates from round to round; ratios are taken within a round. A figure is the median of the rounds, in
   brackets the lowest and the highest; p99.9 is that of all rounds together.
-- Closed load: {connections} connections, each sending when it has its answer, by {closed_by}. Its latencies are
-  those of a queue at the app's limit.
+- Closed load: {connections} connections, each sending when it has its answer, by {closed_by}. Its
+  latencies are those of a queue at the app's limit.
 - Open load: requests due at a constant rate; latency counts from when one was due, whether or not a
   connection was free (no coordinated omission). Who does not keep up with the rate has latencies that
   grow as long as the block lasts: read "answered a second" first.
