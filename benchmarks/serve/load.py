@@ -116,30 +116,28 @@ class _Run:
                 self._send(free, time.perf_counter())
         self.answers.elapsed_s = time.perf_counter() - start
         self.answers.requests = counted = len(self.answers.latency_us)
-        self._drain(count=False)
+        self._drain(deque())
         del self.answers.latency_us[counted:]
 
     def open(self) -> None:
         """All that are due within the time, and what they take to be answered."""
         rate, start = self._order.rate, time.perf_counter()
         wanted, made, queue = round(rate * self._order.seconds), 0, deque[float]()
-        while made < wanted or queue:
+        while made < wanted:
             now = time.perf_counter()
             while made < wanted and start + made / rate <= now:
                 queue.append(start + made / rate)
                 made += 1
             self._send_due(queue)
-            if made == wanted and queue:
-                break
-            pause = start + made / rate - time.perf_counter()
-            if made < wanted or self._busy:
-                self._answered(max(0.0, pause))
+            if made < wanted:
+                self._answered(max(0.0, start + made / rate - time.perf_counter()))
         self.answers.elapsed_s = time.perf_counter() - start
         self.answers.requests = len(self.answers.latency_us)
-        self._drain(count=True)
+        self._drain(queue)
         now = time.perf_counter()
-        self.answers.latency_us += [round((now - due) * 1e6) for due in queue]
-        self.answers.unanswered += len(queue)
+        waiting = [*queue, *(one.due for one in self._busy)]
+        self.answers.latency_us += [round((now - due) * 1e6) for due in waiting]
+        self.answers.unanswered = len(waiting)
 
     def _send_due(self, queue: deque[float]) -> None:
         while queue and (self._free or len(self._busy) < self._order.connections):
@@ -183,14 +181,12 @@ class _Run:
         self._busy.discard(connection)
         connection.socket.close()
 
-    def _drain(self, *, count: bool) -> None:
+    def _drain(self, queue: deque[float]) -> None:
+        """Have the rest sent and answered, as far as the time allows."""
         end = time.perf_counter() + _DRAIN_S
         while self._busy and (now := time.perf_counter()) < end:
             self._answered(end - now)
-        now = time.perf_counter()
-        if count:
-            self.answers.unanswered += len(self._busy)
-            self.answers.latency_us += [round((now - one.due) * 1e6) for one in self._busy]
+            self._send_due(queue)
 
     def close(self) -> None:
         """Close all connections."""
