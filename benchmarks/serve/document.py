@@ -27,7 +27,8 @@ being traced; what one trace costs its thread is [another page](benchmarks.md).
 """
 
 SHORT = """
-> These figures are from a short run on a busy machine. They show the form of this page; do not quote them.
+> These figures are from a short run on a busy machine. They show the form of this page; do not quote them,
+> neither the figures nor the verdicts, whichever way they point.
 """
 
 METHOD = """\
