@@ -3,9 +3,10 @@
 #   make test    the tests, on real Kafka, PostgreSQL and MLflow, two files at a time
 #   make check   format, lint, types, layers, lock
 #   make bench   what a traced request pays, against MLflow and others (ARGS="--full --peers": all of it)
+#   make bench-serving  what a served app pays, with Kafka healthy, slow and dead (ARGS=--quick)
 #   make lock    write requirements.lock anew (ARGS=--upgrade: newest versions)
 #   make clean   delete everything that these made
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check bench bench-serving lock clean
 RUN := .venv/bin
 COMPILE := $(RUN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-package spanferry --output-file
@@ -16,13 +17,15 @@ help:
 .venv/.ready: requirements.lock pyproject.toml tools/bootstrap
 	tools/bootstrap
 
-demo test check bench lock: .venv/.ready
+demo test check bench bench-serving lock: .venv/.ready
 demo:
 	$(RUN)/spanferry demo $(ARGS)
 test:
 	$(RUN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 bench:
 	$(RUN)/python -m benchmarks.overhead $(ARGS)
+bench-serving:
+	$(RUN)/python -m benchmarks.serving $(ARGS)
 check:
 	$(RUN)/ruff format --check
 	$(RUN)/ruff check

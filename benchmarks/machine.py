@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -41,8 +42,8 @@ class Conditions(msgspec.Struct, frozen=True):
     load_1m: float
 
 
-def conditions() -> Conditions:
-    """The present ones."""
+def conditions(*packages: str) -> Conditions:
+    """The present ones, with the versions of these packages besides."""
     return Conditions(
         at=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         commit=_git("rev-parse", "--short=12", "HEAD"),
@@ -52,15 +53,15 @@ def conditions() -> Conditions:
         memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         kernel=platform.release(),
         python=platform.python_version(),
-        versions=_versions(),
+        versions=_versions(packages),
         load_1m=round(os.getloadavg()[0], 2),
     )
 
 
-def _versions() -> dict[str, str]:
+def _versions(more: Sequence[str]) -> dict[str, str]:
     """Of what is compared and installed."""
     versions: dict[str, str] = {}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *more):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions

@@ -36,11 +36,12 @@ def fluent(start_span: StartSpan, trace: Any) -> dict[str, Recorder]:
 
 
 def spans(start_span: StartSpan) -> dict[str, Recorder]:
-    """The styles that need context managers only."""
+    """The styles that need context managers only, and what they are made of, for other apps."""
     return {
         "with": _nested(start_span),
         "tree": tree(start_span),
         "async": awaiting(start_span),
+        "span": start_span,
     }
 
 

@@ -8,7 +8,17 @@ import msgspec
 from benchmarks.machine import Conditions
 from benchmarks.subject import BlockResult
 
-__all__ = ["BlockFigures", "Figure", "Report", "Row", "Verdict", "make_row", "percentile", "ratio"]
+__all__ = [
+    "BlockFigures",
+    "Figure",
+    "Report",
+    "Row",
+    "Verdict",
+    "figure",
+    "make_row",
+    "percentile",
+    "ratio",
+]
 
 P99_SAMPLES_MIN = 100
 
@@ -130,12 +140,12 @@ def ratio(over: Row, under: Row, measure: str, *, less: Row | None = None) -> Fi
         for a, b, floor in zip(over.blocks, under.blocks, floors, strict=False)
     ]
     if all(a and b and b > floor for a, b, floor in blocks):
-        by_block = _figure([(a - floor) / (b - floor) for a, b, floor in blocks])
+        by_block = figure([(a - floor) / (b - floor) for a, b, floor in blocks])
         off = 0.0 if less is None else less.p50.median
         shown, own = getattr(over, measure).median - off, getattr(under, measure).median - off
         return Figure(_significant(shown / own), by_block.low, by_block.high)
     if measure == "p99" and over.p99_pooled and under.p99_pooled:
-        return _figure([over.p99_pooled / under.p99_pooled])
+        return figure([over.p99_pooled / under.p99_pooled])
     return None
 
 
@@ -152,18 +162,18 @@ def make_row(case: str, tier: str, results: list[BlockResult], lost: int) -> Row
     return Row(
         case=case,
         tier=tier,
-        p50=_figure([block.p50 for block in blocks]),
+        p50=figure([block.p50 for block in blocks]),
         p99=_figure_or_none([block.p99 for block in blocks]),
         p99_pooled=_p99(wall),
         p99_unqueued=_p99(unqueued),
         max=_significant(wall[-1]),
-        cpu_p50=_figure([block.cpu_p50 for block in blocks]),
-        process_cpu=_figure([block.process_cpu for block in blocks]),
+        cpu_p50=figure([block.cpu_p50 for block in blocks]),
+        process_cpu=figure([block.process_cpu for block in blocks]),
         encode_p50=_figure_or_none([block.encode_p50 for block in blocks]),
         encode_ratio=_figure_or_none(
             [block.p50 / block.encode_p50 if block.encode_p50 else None for block in blocks]
         ),
-        rate=_figure([block.rate for block in blocks]),
+        rate=figure([block.rate for block in blocks]),
         lag_p99=_significant(percentile(lag, 0.99)) if lag else None,
         lag_max=_significant(lag[-1]) if lag else None,
         samples=len(wall),
@@ -200,7 +210,8 @@ def _p99(sorted_ms: list[float]) -> float | None:
     return _significant(percentile(sorted_ms, 0.99))
 
 
-def _figure(values: list[float]) -> Figure:
+def figure(values: Sequence[float]) -> Figure:
+    """Of one value a block."""
     return Figure(
         _significant(statistics.median(values)),
         _significant(min(values)),
@@ -210,7 +221,7 @@ def _figure(values: list[float]) -> Figure:
 
 def _figure_or_none(values: list[float | None]) -> Figure | None:
     known = [value for value in values if value is not None]
-    return _figure(known) if len(known) == len(values) else None
+    return figure(known) if len(known) == len(values) else None
 
 
 def _significant(value: float) -> float:

@@ -16,7 +16,9 @@ __all__ = [
     "number",
     "printed",
     "series_table",
+    "spread",
     "summary_table",
+    "table",
     "verdict_table",
 ]
 
@@ -50,21 +52,21 @@ def main_table(report: Report, case: Case) -> str:
     """All tiers in one case, with spread; empty where the run does not have the case."""
     rows = _rows(report, case)
     own = report.row(case.name, "spanferry")
-    return _table(_MAIN_COLUMNS, [_main_line(row, own) for row in rows])
+    return table(_MAIN_COLUMNS, [_main_line(row, own) for row in rows])
 
 
 def _main_line(row: Row, own: Row | None) -> list[str]:
     times = ratio(row, own, "p50") if own and own is not row else None
     return [
         TIERS[row.tier].label,
-        _spread(row.p50),
-        _spread(row.p99) if row.p99 else number(row.p99_pooled),
+        spread(row.p50),
+        spread(row.p99) if row.p99 else number(row.p99_pooled),
         number(row.p99_unqueued),
         number(row.max),
         number(row.cpu_p50.median),
         number(row.process_cpu.median),
         number(row.rate.median),
-        _spread(times),
+        spread(times),
         f"{row.lost:,} of {row.made:,}",
     ]
 
@@ -102,9 +104,9 @@ def _matrix(report: Report, cases: Sequence[tuple[str, Case]], *, by_tier: bool)
     if by_tier:
         columns = zip(*cells, strict=True)
         lines = [[label, *column] for label, column in zip(labels, columns, strict=True)]
-        return _table(("", *heads), lines)
+        return table(("", *heads), lines)
     lines = [[head, *line] for head, line in zip(heads, cells, strict=True)]
-    return _table(("", *labels), lines)
+    return table(("", *labels), lines)
 
 
 def _cell(row: Row | None) -> str:
@@ -120,18 +122,18 @@ def encode_table(report: Report) -> str:
     names = list(dict.fromkeys(row.case for row in rows))
     tiers = [tier for tier in TIERS if any(row.tier == tier for row in rows)]
     lines = [
-        [name, *(_spread(row.encode_ratio if row else None) for row in found)]
+        [name, *(spread(row.encode_ratio if row else None) for row in found)]
         for name in names
         for found in [[report.row(name, tier) for tier in tiers]]
     ]
-    return _table(("", *(TIERS[tier].label for tier in tiers)), lines)
+    return table(("", *(TIERS[tier].label for tier in tiers)), lines)
 
 
 def lag_table(report: Report) -> str:
     """How late the event loop got."""
     rows = [row for row in report.rows if row.lag_p99 is not None]
     lines = [[TIERS[row.tier].label, number(row.lag_p99), number(row.lag_max)] for row in rows]
-    return _table(("", "loop lag p99 ms", "max"), lines)
+    return table(("", "loop lag p99 ms", "max"), lines)
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> str:
@@ -141,12 +143,12 @@ def verdict_table(verdicts: Iterable[Verdict]) -> str:
             one.promise,
             one.where,
             f"≥ {one.at_least:g} {one.unit}" if one.at_least else f"≤ {one.at_most:g} {one.unit}",
-            _spread(one.measured) if one.measured else "not measured",
+            spread(one.measured) if one.measured else "not measured",
             {True: "yes", False: "**no**", None: "-"}[one.holds],
         ]
         for one in verdicts
     ]
-    return _table(("promise", "where", "promised", "measured (blocks)", "holds"), lines)
+    return table(("promise", "where", "promised", "measured (blocks)", "holds"), lines)
 
 
 def missing_line(report: Report) -> str:
@@ -180,7 +182,8 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
-def _spread(figure: Figure | None) -> str:
+def spread(figure: Figure | None) -> str:
+    """The median, and the lowest and the highest block."""
     if figure is None:
         return "-"
     return f"{number(figure.median)} ({number(figure.low)}-{number(figure.high)})"
@@ -191,7 +194,8 @@ def _rows(report: Report, case: Case) -> list[Row]:
     return [row for row in found if row is not None]
 
 
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Markdown; empty without lines."""
     if not lines:
         return ""
     ruler = "|" + "---|" * len(heads)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -20,6 +20,9 @@ from spanferry.troubles import Trouble, TroubleKind
 from spanferry_schemas.limits import RECORD_BYTES_FLOOR
 
 __all__ = ["DispatchCounts", "Dispatcher"]
+
+_BEHIND_S: Final = 0.02
+_WRITE_AHEAD_S: Final = 0.025
 
 
 class DispatchCounts(Struct):
@@ -97,6 +100,16 @@ class Dispatcher:
                 pump.add_done_callback(self._pumps.discard)
         if self._failure is not None:
             raise self._failure
+
+    @property
+    def linger_s(self) -> float:
+        """When to look again: soon while more waits than was taken, or where what waits in memory is
+        to be on disk soon."""
+        if self.stager.is_full:
+            return min(_BEHIND_S, self._settings.linger_s)
+        if self.stager.write_ahead is not None:
+            return min(_WRITE_AHEAD_S, self._settings.linger_s)
+        return self._settings.linger_s
 
     @property
     def spool_counts(self) -> SpoolCounts:

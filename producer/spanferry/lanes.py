@@ -9,6 +9,7 @@ from enum import Enum
 
 from msgspec import Struct
 
+from spanferry.murmur import murmur2
 from spanferry.records import Record
 from spanferry.spool.entries import Origin
 from spanferry.spool.segments import Ticket
@@ -184,8 +185,6 @@ class Lanes:
 
     def of_key(self, key: bytes) -> Lane:
         """Kafka's default partitioner, so that every producer of a trace finds the same one."""
-        from aiokafka.partitioner import murmur2  # noqa: PLC0415  loaded on the sender's thread
-
         number = (murmur2(key) & 0x7FFFFFFF) % len(self._partitions)
         return self._lanes[self._partitions[number]]
 

@@ -199,7 +199,7 @@ class Sender:
         while True:
             hopeless = self._sessions.away_s >= _AWAY_S
             await self.dispatcher.overflow(connected=self.state.connected, hopeless=hopeless)
-            await asyncio.sleep(self._settings.linger_s)
+            await asyncio.sleep(self.dispatcher.linger_s)
 
     def answer_flushes(self) -> None:
         """Tell those who wait for what is settled now."""

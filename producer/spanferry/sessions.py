@@ -115,7 +115,7 @@ class Sessions:
                 connection.check()
                 await self._dispatcher.turn()
                 self._host.answer_flushes()
-                await self._host.pause(self._settings.linger_s)
+                await self._host.pause(self._dispatcher.linger_s)
         finally:
             if self.state.connected:
                 self.state.connected = False

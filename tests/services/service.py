@@ -71,6 +71,11 @@ class Service(Startable):
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = self._process = None
 
+    @property
+    def pid(self) -> int:
+        """Of its process; 0 where it was not started by us."""
+        return self._process.pid if self._process else 0
+
     def log_tail(self) -> str:
         """The end of its log."""
         return self._process.log_tail() if self._process else ""

@@ -1,0 +1,62 @@
+"""What is served side by side: apps, load, and the state in which Kafka is."""
+
+import msgspec
+
+__all__ = ["CASES", "CLOSED", "LIGHT", "OPEN", "Case", "Kafka"]
+
+EVERY = ("untraced", "spanferry", "bridge", "bridge-plain", "otel", "mlflow")
+OWN = ("untraced", "spanferry", "bridge")
+CONNECTIONS = 32
+
+
+class Kafka:
+    """How Kafka is while a block runs."""
+
+    HEALTHY = "healthy"
+    SLOW = "slow"
+    """Stopped (SIGSTOP) for 0.9 s of every second: whatever it is sent waits, connections stay."""
+    DEAD = "dead"
+    """Shut down: connections are refused."""
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """One app under one load with Kafka in one state, and the tiers that meet it."""
+
+    server: str
+    """fastapi or flask."""
+    rate: float = 0.0
+    """Requests a second; 0: as many as `connections` of them at a time make it."""
+    connections: int = CONNECTIONS
+    kafka: str = Kafka.HEALTHY
+    tiers: tuple[str, ...] = EVERY
+    rounds: int = 5
+    """In how many of a run's rounds."""
+    seconds: float = 7.0
+    quick: tuple[str, ...] = ()
+    """The tiers of a quick run; none: it does not have the case."""
+
+    @property
+    def name(self) -> str:
+        """As results and options call it."""
+        return f"{self.server}/{self.load}/{self.kafka}"
+
+    @property
+    def load(self) -> str:
+        """Closed or the rate."""
+        return f"{self.rate:g}/s" if self.rate else f"{self.connections} connections"
+
+
+_OPEN = {"rate": 150.0, "connections": 256}
+
+CLOSED = Case(server="fastapi", seconds=5.0, quick=EVERY)
+OPEN = Case(server="fastapi", **_OPEN, quick=(*OWN, "otel"))
+LIGHT = Case(server="fastapi", rate=40.0, connections=256, rounds=2)
+FLASK_CLOSED = Case(
+    server="flask", seconds=5.0, rounds=3, quick=("untraced", "spanferry", "mlflow")
+)
+FLASK_OPEN = Case(server="flask", rate=100.0, connections=256, rounds=3)
+SLOW = Case(server="fastapi", **_OPEN, kafka=Kafka.SLOW, tiers=OWN, quick=OWN)
+DEAD = Case(server="fastapi", **_OPEN, kafka=Kafka.DEAD, tiers=OWN, quick=OWN)
+
+CASES = (CLOSED, LIGHT, FLASK_CLOSED, FLASK_OPEN, OPEN, SLOW, DEAD)
+"""In the order of a round: the three states of Kafka meet the same load right after one another."""
