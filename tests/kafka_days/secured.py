@@ -59,17 +59,13 @@ class SecuredKafka(KafkaServer):
         self._authority = authority
         self._ports = {name: free_port() for name in LISTENERS}
         self.proxy_port = free_port()
+        for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
+            user = f"{mechanism}=[name={USER},iterations=4096,password={PASSWORD}]"
+            self._format_arguments += ["--add-scram", user]
 
     def at(self, listener: str) -> str:
         """Bootstrap servers."""
         return f"127.0.0.1:{self._ports[listener]}"
-
-    def _format_arguments(self) -> list[str]:
-        users = [
-            f"{mechanism}=[name={USER},iterations=4096,password={PASSWORD}]"
-            for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
-        ]
-        return [word for user in users for word in ("--add-scram", user)]
 
     def _more_properties(self, folder: Path) -> str:
         port = self.bootstrap_servers.rpartition(":")[2]

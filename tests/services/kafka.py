@@ -74,6 +74,8 @@ class KafkaServer(Service):
         self._heap_mb = heap_mb
         self.controller_port = 0
         self.cluster_id = ""
+        self._format_arguments: list[str] = []
+        """What a kind of its own has written into an empty storage."""
         self._external = os.environ.get(EXTERNAL, "")
         self.bootstrap_servers = self._external
 
@@ -150,10 +152,6 @@ class KafkaServer(Service):
         """What a kind of its own adds to the configuration, or puts in another's place."""
         return ""
 
-    def _format_arguments(self) -> list[str]:
-        """What a kind of its own has written into an empty storage."""
-        return []
-
     def _prepare(self, folder: Path) -> GuardedProcess:
         """Choose ports, write the configuration, format the storage."""
         port, self.controller_port = free_port(), free_port()
@@ -182,7 +180,7 @@ class KafkaServer(Service):
             f"--cluster-id={cluster}",
             "-c",
             folder / "server.properties",
-            *self._format_arguments(),
+            *self._format_arguments,
         ]
         formatted = subprocess.run(
             [kafka_jars.java(), "-cp", kafka_jars.classpath(), *storage_tool],
