@@ -8,7 +8,6 @@ thread computes in Python is time that the app's threads wait for the interprete
 import asyncio
 import concurrent.futures
 import contextlib
-import importlib
 import os
 import threading
 import time
@@ -143,7 +142,6 @@ class Sender:
         loop = SenderLoop(self.rest)
         self._loop = loop
         try:
-            self._load()
             loop.run_until_complete(self._main())
         except Exception:  # noqa: BLE001  the thread's last words
             logger.exception("the sender stopped; traces stay in the buffer")
@@ -154,15 +152,6 @@ class Sender:
             for done in self._put_away:
                 done.cancel()
             self.rest.begin()
-
-    def _load(self) -> None:
-        """Import Kafka's client: 200 ms, on this thread."""
-        self.rest.loading = True
-        try:
-            with contextlib.suppress(ImportError):  # said where it is used
-                importlib.import_module("aiokafka")
-        finally:
-            self.rest.loading = False
 
     async def _main(self) -> None:
         """One session after another until stopped: whatever ends a session, another one follows."""
@@ -245,6 +234,7 @@ class Sender:
 
     async def _session(self) -> None:
         """The life of one Kafka producer. Raises what ended it."""
+        self.rest.load("aiokafka")
         producer = _make_producer(self._settings)
         try:
             await producer.start()
@@ -321,7 +311,7 @@ async def _ended(producer: Any) -> None:
 
 def _make_producer(settings: Settings) -> Any:
     """An idempotent producer; batches are built by us, so its own batching hardly matters."""
-    from aiokafka import AIOKafkaProducer  # noqa: PLC0415  see _load
+    from aiokafka import AIOKafkaProducer  # noqa: PLC0415  it is loaded by now
 
     quiet("aiokafka", threading.get_ident())
     return AIOKafkaProducer(
