@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -35,8 +36,7 @@ class Rest:
         self._awake = original("_thread", "allocate_lock")()
         self._asked_for = 0
         self._sender = 0
-        self.loading = False
-        """Kafka's client is being imported."""
+        self._loading = False
 
     def end(self) -> None:
         """The calling thread, which is the sender's, runs from now on."""
@@ -52,6 +52,14 @@ class Rest:
         if self._asked_for:
             time.sleep(_GIVE_WAY_S)
 
+    def load(self, module: str) -> None:
+        """Import it on the sender's thread, which a fork waits for. Raises what the import raises."""
+        self._loading = True
+        try:
+            importlib.import_module(module)
+        finally:
+            self._loading = False
+
     def hold(self) -> bool:
         """Keep the sender at rest until `begin` is called. False where it does not come to rest, and
         where it forks itself."""
@@ -59,7 +67,7 @@ class Rest:
             return False
         self._asked_for += 1
         try:
-            return bool(self._awake.acquire(timeout=_LOADED_S if self.loading else _REST_S))
+            return bool(self._awake.acquire(timeout=_LOADED_S if self._loading else _REST_S))
         finally:
             self._asked_for -= 1
 

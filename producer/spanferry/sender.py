@@ -8,7 +8,6 @@ thread computes in Python is time that the app's threads wait for the interprete
 import asyncio
 import concurrent.futures
 import contextlib
-import importlib
 import os
 import threading
 from typing import Any, Final
@@ -131,7 +130,6 @@ class Sender:
         self._loop = loop
         loop.set_exception_handler(_of_no_use_to_the_app)
         try:
-            self._load()
             loop.run_until_complete(self._main())
         except Exception:  # noqa: BLE001  the thread's last words
             logger.exception("the sender stopped; traces stay in the buffer")
@@ -142,15 +140,6 @@ class Sender:
             for done in self._put_away:
                 done.cancel()
             self.rest.begin()
-
-    def _load(self) -> None:
-        """Import Kafka's client: 200 ms, on this thread."""
-        self.rest.loading = True
-        try:
-            with contextlib.suppress(ImportError):  # said where it is used
-                importlib.import_module("aiokafka")
-        finally:
-            self.rest.loading = False
 
     async def _main(self) -> None:
         """One session after another until stopped: whatever ends a session, another one follows."""
@@ -200,6 +189,10 @@ class Sender:
             hopeless = self._sessions.away_s >= _AWAY_S
             await self.dispatcher.overflow(connected=self.state.connected, hopeless=hopeless)
             await asyncio.sleep(self.dispatcher.linger_s)
+
+    def load_client(self) -> None:
+        """Import Kafka's client, so that a fork meanwhile waits for the end of it."""
+        self.rest.load("aiokafka")
 
     def answer_flushes(self) -> None:
         """Tell those who wait for what is settled now."""

@@ -46,6 +46,10 @@ class Host(Protocol):
     stopping: bool
     """Whether no other session is to follow."""
 
+    def load_client(self) -> None:
+        """Import Kafka's client."""
+        ...
+
     def answer_flushes(self) -> None:
         """Tell those who wait for what is settled now."""
         ...
@@ -102,6 +106,7 @@ class Sessions:
 
     async def _session(self) -> None:
         """The life of one Kafka producer. Raises what ended it."""
+        self._host.load_client()
         connection = Connection(self._settings, patience_s=self._dispatcher.pace.patience_s)
         server = await connection.greet()
         producer = connection.producer(server)
