@@ -1,5 +1,6 @@
 """The one place that says where parcels go now. Written by enable/disable."""
 
+from spanferry.finishing import finisher_of
 from spanferry.parcel import Outlet
 from spanferry.process import PROCESS
 
@@ -17,6 +18,9 @@ def current() -> Outlet | None:
 def install(outlet: Outlet | None) -> Outlet | None:
     """Put another outlet in force and return the one before it."""
     global installed
+    if outlet is not None:
+        PROCESS.finisher = finisher = finisher_of(outlet.settings)
+        PROCESS.finish_above = finisher.looks_above
     before, installed = installed, outlet
     PROCESS.plain = None
     return before
