@@ -2,7 +2,7 @@
 payloads that are too large are cut. In the thread that hands over."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -144,6 +144,10 @@ class Finisher:
             events=list(ended.events),
             links=list(ended.links),
         )
+
+    def texts(self, texts: Mapping[str, str]) -> Mapping[str, str]:
+        """What goes to the metadata of every trace."""
+        return texts if self.redactor is None else self.redactor.texts(texts, "metadata")
 
     def part(self, part: TracePart) -> TracePart:
         """A trace's own part as it may be sent: a copy that nobody else changes."""

@@ -153,7 +153,8 @@ def _compiled(given: object) -> re.Pattern[str]:
         except re.error as error:
             raise ValueError(f"the pattern {given!r} is no regular expression: {error}") from error
     if not isinstance(pattern, re.Pattern) or not isinstance(pattern.pattern, str):
-        raise ValueError(f"a pattern must be a regular expression for text, not {given!r}")
+        message = f"a pattern must be a regular expression for text, not {given!r}"
+        raise ValueError(message)  # noqa: TRY004
     found = cast("re.Pattern[str]", pattern)
     if found.search("") is not None:
         raise ValueError(f"the pattern {found.pattern!r} matches the empty text, so everything")

@@ -1,1 +1,1 @@
-"""How what must not leave the process is found and replaced; nothing of it is loaded before it is asked for."""
+"""How what must not leave the process is found and replaced; loaded by apps that ask for it."""

@@ -4,24 +4,60 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["FOLDED_DIGITS", "SEPARATORS", "Fields", "folded_name"]
+__all__ = ["Fields", "Needles", "fold", "folded_name"]
 
-SEPARATORS: Final = b"_- "
-"""What does not count in a name: api_key, API-Key and apikey are one."""
+_NAME_BYTES: Final = 96
+"""Of a longer key its end counts."""
 
 _LOWER: Final = bytes(range(256)).lower()
+_FOLDED: Final = bytes(
+    {ord("="): ord(":")}.get(code, ord("0") if chr(code).isdigit() else code)
+    if code < 128
+    else code
+    for code in _LOWER
+)
+
 _KNOWN_MAX: Final = 4_096
 """Keys that are remembered; an app has few, data that is its own key may have any number."""
 
-FOLDED_DIGITS: Final = bytes(ord("0") if chr(code).isdigit() else code for code in _LOWER[:128]) + (
-    _LOWER[128:]
-)
-"""For `bytes.translate`: lower case, and every digit a 0."""
+_ROOTS: Final = (b"key", b"token", b"pass", b"secret", b"auth")
+"""Parts that many names have in common: where none is found, none of the names needs to be looked for."""
 
 
 def folded_name(name: str) -> str:
-    """A name without what does not count in it."""
-    return name.encode("utf-8", "replace").translate(_LOWER, SEPARATORS).decode("utf-8", "replace")
+    """A name without what does not count in it: api_key, API-Key and apikey are one."""
+    folded = name.encode("utf-8", "replace").translate(_LOWER, b"_- ")
+    return folded[-_NAME_BYTES:].decode("utf-8", "replace")
+
+
+def fold(data: bytes) -> bytes:
+    """A JSON text as needles are looked for in it: lower case, every digit a 0, = as :, and without
+    what does not count in a name or stands around it."""
+    return data.translate(_FOLDED, b"_- \"'\\")
+
+
+class Needles:
+    """Parts of names, one of which must be before a colon where anything is to be redacted."""
+
+    def __init__(self, needles: Iterable[bytes]) -> None:
+        groups: dict[bytes, list[bytes]] = {}
+        for needle in sorted(set(needles)):
+            root = next((root for root in _ROOTS if root in needle), needle)
+            groups.setdefault(root, []).append(needle)
+        self._groups = [(root, tuple(needles)) for root, needles in groups.items()]
+
+    def found_in(self, folded: bytes) -> set[bytes]:
+        """Those that stand before a colon in what `fold` gave, and maybe others."""
+        names = folded
+        if 2 * _NAME_BYTES * folded.count(b":") < len(folded):  # long texts, few names
+            names = b":".join([part[-_NAME_BYTES:] for part in folded.split(b":")])
+        return {
+            needle
+            for root, needles in self._groups
+            if root in names
+            for needle in needles
+            if needle in names
+        }
 
 
 class Fields:
@@ -32,7 +68,7 @@ class Fields:
         self._exact: dict[str, str] = {}
         self._wild: list[tuple[re.Pattern[str], str]] = []
         self._known: dict[str, str | None] = {}
-        needles: list[bytes] = []
+        needles: set[bytes] = set()
         for field, word in named:
             folded = folded_name(field)
             mark = f"[REDACTED:{word}]"
@@ -41,9 +77,9 @@ class Fields:
                 self._wild.append((re.compile(".*".join(parts), re.DOTALL), mark))
             else:
                 self._exact.setdefault(folded, mark)
-            needles.append(max(folded.split("*"), key=len).encode().translate(FOLDED_DIGITS))
-        self.needles: Final[tuple[bytes, ...]] = _shortest(needles)
-        """Of every name that matches, folded as by `FOLDED_DIGITS`, one of these is a part."""
+            needles.add(fold(max(folded.split("*"), key=len).encode()))
+        self.needles: Final = frozenset(needles)
+        """Of every name that matches, folded, one of these is a part."""
 
     def __bool__(self) -> bool:
         return bool(self._exact or self._wild)
@@ -62,9 +98,3 @@ class Fields:
             self._known.clear()
         self._known[key] = mark
         return mark
-
-
-def _shortest(needles: list[bytes]) -> tuple[bytes, ...]:
-    """Those in which no other is a part: whoever finds the other has found them."""
-    alone = dict.fromkeys(needles)
-    return tuple(one for one in alone if not any(o != one and o in one for o in alone))

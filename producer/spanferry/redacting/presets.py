@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from spanferry.redacting.fields import FOLDED_DIGITS
+from spanferry.redacting.fields import fold
 
 __all__ = ["FIELDS", "RULES", "Rule"]
 
@@ -18,29 +18,40 @@ __all__ = ["FIELDS", "RULES", "Rule"]
 class Rule(Struct, frozen=True):
     """One kind of secret in texts.
 
-    Where a string of a JSON text holds one, either one of `needles` is in the JSON text folded by
-    `FOLDED_DIGITS` without separators, or `may_be_in` says so of the JSON text and the folded one:
-    unless the JSON text has other escapes than a backslash and one of " \\ b f n r t.
+    Where a string of a JSON text holds one, either one of `needles` is before a colon in what `fold`
+    makes of the JSON text, or `may_be_in` says so of the JSON text and the folded one: unless it has
+    other escapes than a backslash and one of " \\ b f n r t.
     `replaced` answers the very same text where there is none.
     """
 
     needles: tuple[bytes, ...]
+    folds: bool
+    """Whether `may_be_in` looks at the folded text, which takes time to make."""
     may_be_in: Callable[[bytes, bytes], bool]
     replaced: Callable[[str], str]
 
+
+_TOKEN_FIELDS: Final = (
+    "authorization",
+    "proxyauthorization",
+    "cookie",
+    "setcookie",
+    "jwt",
+    "*accesstoken",
+    "*refreshtoken",
+    "*idtoken",
+    "*authtoken",
+    "*apitoken",
+    "*sessiontoken",
+    "*bearertoken",
+)
 
 FIELDS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "api-keys": tuple(
         (field, "api-key")
         for field in ("*apikey*", "*secretkey*", "*accesskey*", "*privatekey*", "*clientsecret*")
     ),
-    "tokens": tuple(
-        (field, "token")
-        for field in (
-            "authorization", "proxyauthorization", "cookie", "setcookie", "jwt", "*accesstoken",
-            "*refreshtoken", "*idtoken", "*authtoken", "*apitoken", "*sessiontoken", "*bearertoken",
-        )
-    ),  # fmt: skip
+    "tokens": tuple((field, "token") for field in _TOKEN_FIELDS),
     "passwords": tuple(
         (field, "password") for field in ("*password*", "*passwd*", "*passphrase*", "pwd")
     ),
@@ -49,9 +60,7 @@ FIELDS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 }
 """By preset: fields, and the word of their mark."""
 
-ASSIGNED_VALUE: Final = (
-    r"(?!\[REDACTED:)(?:\"[^\"]*+\"|'[^']*+'|[^\s,;&\"'<>)}\]]++)"
-)
+ASSIGNED_VALUE: Final = r"(?!\[REDACTED:)(?:\"[^\"]*+\"|'[^']*+'|[^\s,;&\"'<>)}\]]++)"
 """In texts that are no JSON, such as a form, a query or Python's repr: what follows `name=`."""
 
 # --- API keys ---------------------------------------------------------------------------------
@@ -88,7 +97,7 @@ _PEM: Final = re.compile(
 
 
 def _may_hold_key(data: bytes, folded: bytes) -> bool:  # noqa: ARG001  as all hints
-    return b"PRIVATE KEY-----" in data or _has_key_run(data)
+    return b"-----BEGIN" in data or _has_key_run(data)
 
 
 def _has_key_run(data: bytes) -> bool:
@@ -108,7 +117,6 @@ def _has_key_run(data: bytes) -> bool:
 
 
 _KEY_NEEDLES: Final = (b"apikey", b"secretkey", b"accesskey", b"privatekey", b"clientsecret")
-_KEY_WORDS: Final = ("key", "secret")
 _KEY_ASSIGNED: Final = re.compile(
     r"((?:(?:api|secret|access|private)[_ -]?key|client[_ -]?secret)[\w-]{0,40}[\"']?\s{0,4}[:=]\s{0,4})"
     + ASSIGNED_VALUE,
@@ -119,9 +127,10 @@ _KEY_ASSIGNED: Final = re.compile(
 def _without_keys(text: str) -> str:
     if len(text) >= _RUN_BYTES:
         text = _without_known_keys(text)
-    lower = text.lower()
-    if any(word in lower for word in _KEY_WORDS):
-        text = _replaced(_KEY_ASSIGNED, r"\1[REDACTED:api-key]", text)
+    if ":" in text or "=" in text:
+        lower = text.lower()
+        if "key" in lower or "secret" in lower:
+            text = _replaced(_KEY_ASSIGNED, r"\1[REDACTED:api-key]", text)
     return text
 
 
@@ -134,6 +143,9 @@ def _without_known_keys(text: str) -> str:
 
 
 # --- tokens -----------------------------------------------------------------------------------
+
+_TOKEN_CHARS_MIN: Final = 15
+"""`bearer` and eight more, `authorization:` and one more."""
 
 _JWT: Final = re.compile(
     r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+)?"
@@ -149,11 +161,13 @@ _AUTHORIZATION: Final = re.compile(
 )
 
 
-def _may_hold_token(data: bytes, folded: bytes) -> bool:  # noqa: ARG001  as all hints
-    return b"eyJ" in data
+def _may_hold_token(data: bytes, folded: bytes) -> bool:
+    return b"eyJ" in data or b"bearer" in folded
 
 
 def _without_tokens(text: str) -> str:
+    if len(text) < _TOKEN_CHARS_MIN:
+        return text
     if "eyJ" in text:
         text = _replaced(_JWT, "[REDACTED:jwt]", text)
     lower = text.lower()
@@ -173,7 +187,6 @@ _ASSIGNED: Final = re.compile(
 )
 _IN_URL: Final = re.compile(r"(://[^\s/:@\"']{0,100}:)(?!\[REDACTED:)[^\s/@\"']{1,200}(?=@)")
 _PASSWORD_NEEDLES: Final = (b"password", b"passwd", b"passphrase", b"pwd")
-_PASSWORD_WORDS: Final = ("password", "passwd", "passphrase", "pwd")
 
 
 def _may_hold_password(data: bytes, folded: bytes) -> bool:  # noqa: ARG001  as all hints
@@ -183,9 +196,10 @@ def _may_hold_password(data: bytes, folded: bytes) -> bool:  # noqa: ARG001  as 
 def _without_passwords(text: str) -> str:
     if "@" in text and "://" in text:
         text = _replaced(_IN_URL, r"\1[REDACTED:password]", text)
-    lower = text.lower()
-    if any(word in lower for word in _PASSWORD_WORDS):
-        text = _replaced(_ASSIGNED, r"\1[REDACTED:password]", text)
+    if ":" in text or "=" in text:
+        lower = text.lower()
+        if "pass" in lower or "pwd" in lower:
+            text = _replaced(_ASSIGNED, r"\1[REDACTED:password]", text)
     return text
 
 
@@ -225,6 +239,8 @@ def _without_addresses(at: re.Pattern[str], text: str) -> str:
 
 _DIGITS: Final = re.compile(r"(?<![0-9])(?<![0-9]\.)[0-9](?:[ -]?[0-9]){12,}+")
 _DIGITS_IN_BYTES: Final = re.compile(_DIGITS.pattern.encode())
+_DIGIT_BYTES: Final = bytes(48 if chr(code) in "0123456789 -" else 120 for code in range(256))
+_ZEROS: Final = b"0" * 13
 _GROUP: Final = re.compile(r"[0-9]+")
 _ISSUER: Final = re.compile(
     r"4|5[1-5]|2(?:22[1-9]|2[3-9]|[3-6]|7[01]|720)|3[47]|3(?:0[0-5]|[689])|35|6(?:011|4[4-9]|5|2)|5018|5020"
@@ -236,17 +252,31 @@ _GROUP_DIGITS_MIN: Final = 3
 
 
 def _may_hold_card(data: bytes, folded: bytes) -> bool:
-    return b"0000000000000" in folded and any(
-        _cards(found.group().decode()) for found in _DIGITS_IN_BYTES.finditer(data)
-    )
+    if _ZEROS not in folded:
+        return False
+    mapped = data.translate(_DIGIT_BYTES)
+    start = mapped.find(_ZEROS)
+    for _ in range(_RUNS_MAX):
+        if start < 0:
+            return False
+        end = start + len(mapped[start:].split(b"x", 1)[0])
+        if _has_card(data, max(start - 2, 0), end):
+            return True
+        start = mapped.find(_ZEROS, end)
+    return start >= 0 and _has_card(data, start, len(data))
+
+
+def _has_card(data: bytes, start: int, end: int) -> bool:
+    found = _DIGITS_IN_BYTES.finditer(data, start, end)
+    return any(_cards(digits.group().decode()) for digits in found)
 
 
 def _without_cards(text: str) -> str:
     if len(text) < _CARD_DIGITS.start:
         return text
     if len(text) > 200:
-        folded = text.encode("utf-8", "replace").translate(FOLDED_DIGITS, b" -")
-        if b"0000000000000" not in folded:
+        data = text.encode("utf-8", "replace")
+        if not _may_hold_card(data, fold(data)):
             return text
     return _DIGITS.sub(_without_card, text)
 
@@ -275,6 +305,8 @@ def _cards(digits: str) -> list[tuple[int, int]]:
 
 def _last_group(groups: list[tuple[int, int, str]], first: int) -> int | None:
     number, last = "", None
+    if groups[first][2][0] not in "23456":
+        return None
     for index in range(first, len(groups)):
         if len(groups[index][2]) < _GROUP_DIGITS_MIN and len(number) < _CARD_DIGITS.start:
             break
@@ -298,10 +330,10 @@ def _replaced(pattern: re.Pattern[str], mark: str, text: str) -> str:
 
 
 RULES: Final[dict[str, Rule]] = {
-    "passwords": Rule(_PASSWORD_NEEDLES, _may_hold_password, _without_passwords),
-    "tokens": Rule((b"bearer", b"authorization"), _may_hold_token, _without_tokens),
-    "api-keys": Rule(_KEY_NEEDLES, _may_hold_key, _without_keys),
-    "cards": Rule((), _may_hold_card, _without_cards),
-    "emails": Rule((), _may_hold_email, _without_emails),
+    "passwords": Rule(_PASSWORD_NEEDLES, False, _may_hold_password, _without_passwords),
+    "tokens": Rule((b"authorization",), True, _may_hold_token, _without_tokens),
+    "api-keys": Rule(_KEY_NEEDLES, False, _may_hold_key, _without_keys),
+    "cards": Rule((), True, _may_hold_card, _without_cards),
+    "emails": Rule((), False, _may_hold_email, _without_emails),
 }
 """By preset, in the order in which they are applied."""

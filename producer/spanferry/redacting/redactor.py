@@ -1,6 +1,7 @@
 """Redaction at work: on JSON texts as they are sent, and on plain texts."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
@@ -9,7 +10,7 @@ import msgspec
 
 from spanferry import values
 from spanferry.log import say_once
-from spanferry.redacting.fields import FOLDED_DIGITS, SEPARATORS, Fields
+from spanferry.redacting.fields import Fields, Needles, fold
 from spanferry.redacting.presets import FIELDS, RULES, Rule
 from spanferry.redaction import Redaction
 from spanferry_schemas import mlflow_keys
@@ -23,6 +24,9 @@ _WITHHELD_JSON: Final = f'"{WITHHELD}"'.encode()
 _NESTED_MARK: Final = "[REDACTED:nested too deeply]"
 _NESTING_MAX: Final = 6
 """JSON texts in strings of JSON texts."""
+
+_CARD_INTS_FROM: Final = 10**12
+"""Smaller integers are no numbers of cards."""
 
 _NAMES_MAX: Final = 1_024
 _NAME_CHARS_MAX: Final = 256
@@ -52,9 +56,11 @@ class Redactor:
         self._all: list[Callable[[str], str]] = [
             rule.replaced for rule in (*self._rules, *self._patterns)
         ]
-        needles = {one for rule in self._rules for one in rule.needles} | set(self._fields.needles)
-        self._needles = sorted(needles)
+        needles = {one for rule in self._rules for one in rule.needles}
+        self._needles = Needles(needles | self._fields.needles)
         self._must_walk = bool(self._patterns)
+        self._ints_from = -math.inf if self._patterns else _CARD_INTS_FROM
+        self._folds = bool(needles or self._fields) or any(rule.folds for rule in self._rules)
         self._function = redaction.function
         self._names: dict[str, str] = {}
         self.identities: Final = redaction.identities
@@ -84,7 +90,8 @@ class Redactor:
                 self._redacted += 1
             return self._json(made, key)
         except Exception as error:  # noqa: BLE001  the app must not see it, and nobody the value
-            return self._withhold(error, _WITHHELD_JSON)
+            self._say_withheld(error)
+            return _WITHHELD_JSON
 
     def object(self, data: bytes, place: str) -> bytes:
         """The same of a JSON object, which stays one."""
@@ -100,7 +107,8 @@ class Redactor:
             mark = self._mark_of(key)
             redacted = self._text(redacted) if mark is None else mark
         except Exception as error:  # noqa: BLE001  the app must not see it, and nobody the value
-            return self._withhold(error, WITHHELD)
+            self._say_withheld(error)
+            return WITHHELD
         if redacted != text:
             self._redacted += 1
         return redacted
@@ -133,14 +141,15 @@ class Redactor:
         if mark is not None and data != b"null":
             self._redacted += 1
             return values.encode(mark)
-        if self._must_walk or (b"\\" in data and (b"\\u" in data or b"\\/" in data)):
+        if self._must_walk or _OTHER_ESCAPE.search(data) is not None:
             rules, fields = self._all, bool(self._fields)
         else:
             rules, fields = self._suspects(data)
             if not rules and not fields:
                 return data
         holder = [_decoded(data)]
-        if _Walk(rules, self._fields.mark_of if fields else None).changed(holder):
+        mark_of = self._fields.mark_of if fields else None
+        if _Walk(rules, mark_of, self._ints_from).changed(holder):
             self._redacted += 1
         # Encoded again though nothing has changed: what stands twice under one name was not looked at.
         seen = values.encode(holder[0])
@@ -148,8 +157,8 @@ class Redactor:
 
     def _suspects(self, data: bytes) -> tuple[list[Callable[[str], str]], bool]:
         """What may be in it: rules, and whether fields."""
-        folded = data.translate(FOLDED_DIGITS, SEPARATORS)
-        found = {needle for needle in self._needles if needle in folded}
+        folded = fold(data) if self._folds else b""
+        found = self._needles.found_in(folded)
         rules = [
             rule.replaced
             for rule in self._rules
@@ -159,36 +168,40 @@ class Redactor:
 
     def _text(self, text: str) -> str:
         holder = [text]
-        walk = _Walk(self._all, self._fields.mark_of if self._fields else None)
+        mark_of = self._fields.mark_of if self._fields else None
+        walk = _Walk(self._all, mark_of, self._ints_from)
         return holder[0] if walk.changed(holder) else text
 
     def _mark_of(self, key: str) -> str | None:
         return None if not self._fields or key.startswith(_OWN_KEY) else self._fields.mark_of(key)
 
-    def _withhold(self, error: Exception, mark: Any) -> Any:
+    def _say_withheld(self, error: Exception) -> None:
         self._withheld += 1
         say_once(
             "redaction",
             "redaction failed: the value is withheld, and not sent: %s",
             type(error).__name__,  # its text may hold what is to be redacted
         )
-        return mark
 
 
 class _Walk:
     """One walk over one value that nobody else has: secrets are replaced in place."""
 
-    __slots__ = ("_mark_of", "_nesting", "_rules")
+    __slots__ = ("_ints_from", "_mark_of", "_nesting", "_rules", "_same_keys")
 
     def __init__(
         self,
         rules: list[Callable[[str], str]],
         mark_of: Callable[[str], str | None] | None,
+        ints_from: float,
         nesting: int = 0,
     ) -> None:
         self._rules = rules
         self._mark_of = mark_of
+        self._ints_from = ints_from
         self._nesting = nesting
+        self._same_keys: set[str] = set()
+        """Keys without a secret in them: most come again and again."""
 
     def changed(self, holder: list[Any]) -> bool:
         """Whether anything was replaced in the list, which stands around the value."""
@@ -206,36 +219,45 @@ class _Walk:
         changed = False
         for index, item in enumerate(node):
             kind = type(item)
-            if kind is dict or kind is list:
+            if kind is str:
+                replaced: Any = self._text(item)
+            elif kind is dict or kind is list:
                 waiting.append(item)
-            elif kind is str or kind is int:
-                replaced = self._scalar(item, kind)
-                if replaced is not item:
-                    node[index] = replaced
-                    changed = True
+                continue
+            elif kind is int and item >= self._ints_from:
+                replaced = self._int(item)
+            else:
+                continue
+            if replaced is not item:
+                node[index] = replaced
+                changed = True
         return changed
 
     def _walk_dict(self, node: dict[str, Any], waiting: list[Any]) -> bool:
         changed = renamed = False
-        mark_of = self._mark_of
+        mark_of, same_keys = self._mark_of, self._same_keys
         for key, item in node.items():
+            if key not in same_keys:
+                if self._text(key) is key:
+                    same_keys.add(key)
+                else:
+                    renamed = True
             kind = type(item)
-            if mark_of is not None and item is not None:
-                mark = mark_of(key)
-                if mark is not None:
-                    if item != mark:
-                        node[key] = mark
-                        changed = True
-                    continue
-            if kind is dict or kind is list:
+            mark = None if mark_of is None or item is None else mark_of(key)
+            if mark is not None:
+                replaced: Any = item if item == mark else mark
+            elif kind is str:
+                replaced = self._text(item)
+            elif kind is dict or kind is list:
                 waiting.append(item)
-            elif kind is str or kind is int:
-                replaced = self._scalar(item, kind)
-                if replaced is not item:
-                    node[key] = replaced
-                    changed = True
-            if self._rules and self._scalar(key, str) is not key:
-                renamed = True
+                continue
+            elif kind is int and item >= self._ints_from:
+                replaced = self._int(item)
+            else:
+                continue
+            if replaced is not item:
+                node[key] = replaced
+                changed = True
         if renamed:
             self._rename(node)
         return changed or renamed
@@ -245,38 +267,41 @@ class _Walk:
         pairs = list(node.items())
         node.clear()
         for key, item in pairs:
-            name = self._scalar(key, str)
+            name = unique = self._text(key)
             number = 1
-            while name in node:
+            while unique in node:
                 number += 1
-                name = f"{self._scalar(key, str)} {number}"
-            node[name] = item
+                unique = f"{name} {number}"
+            node[unique] = item
 
-    def _scalar(self, item: Any, kind: type) -> Any:
-        if kind is int:
-            digits = str(item)
-            replaced = self._replaced(digits)
-            if replaced is digits:
-                return item
-            mark = _A_MARK.search(replaced)
-            return replaced if mark is None else mark.group()
-        if item[:1] in _JSON_STARTS or item[:1].isspace():
-            within = self._within(item)
+    def _int(self, number: int) -> int | str:
+        digits = str(number)
+        replaced = self._replaced(digits)
+        if replaced is digits:
+            return number
+        mark = _A_MARK.search(replaced)
+        return replaced if mark is None else mark.group()
+
+    def _text(self, text: str) -> str:
+        first = text[:1]
+        if (first in _JSON_STARTS or first.isspace()) and text.lstrip()[:1] in _JSON_STARTS:
+            within = self._within(text)
             if within is not None:
                 return within
-        return self._replaced(item)
+        for rule in self._rules:
+            text = rule(text)
+        return text
 
     def _within(self, text: str) -> str | None:
         """The JSON text in a string, redacted; None where there is none."""
-        if text.lstrip()[:1] not in _JSON_STARTS:
-            return None
         try:
             holder = [_decoded(text.encode())]
         except (ValueError, RecursionError):
             return None
         if self._nesting >= _NESTING_MAX:
             return _NESTED_MARK
-        if _Walk(self._rules, self._mark_of, self._nesting + 1).changed(holder) or _repeats(text):
+        walk = _Walk(self._rules, self._mark_of, self._ints_from, self._nesting + 1)
+        if walk.changed(holder) or _repeats(text):
             return values.encode(holder[0]).decode()
         return text
 
@@ -287,6 +312,7 @@ class _Walk:
 
 
 _JSON_STARTS: Final = frozenset('{["')
+_OTHER_ESCAPE: Final = re.compile(rb"\\[u/]")
 _A_MARK: Final = re.compile(r"\[REDACTED:[^\]]*\]")
 
 
@@ -322,4 +348,4 @@ def _rule_of(name: str, pattern: re.Pattern[str]) -> Rule:
     def replaced(text: str) -> str:
         return pattern.sub(lambda _: mark, text) if pattern.search(text) else text
 
-    return Rule((), lambda _data, _folded: True, replaced)
+    return Rule((), False, lambda _data, _folded: True, replaced)
