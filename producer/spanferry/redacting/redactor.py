@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
@@ -53,9 +53,7 @@ class Redactor:
         self._fields = Fields([*named, *(pair for preset in presets for pair in FIELDS[preset])])
         self._rules = [rule for preset, rule in RULES.items() if preset in presets]
         self._patterns = [_rule_of(*pair) for pair in redaction.named_patterns()]
-        self._all: list[Callable[[str], str]] = [
-            rule.replaced for rule in (*self._rules, *self._patterns)
-        ]
+        self._all: _Rules = [(rule.replaced, True) for rule in (*self._rules, *self._patterns)]
         needles = {one for rule in self._rules for one in rule.needles}
         self._needles = Needles(needles | self._fields.needles)
         self._must_walk = bool(self._patterns)
@@ -155,15 +153,19 @@ class Redactor:
         seen = values.encode(holder[0])
         return data if seen == data else seen
 
-    def _suspects(self, data: bytes) -> tuple[list[Callable[[str], str]], bool]:
-        """What may be in it: rules, and whether fields."""
+    def _suspects(self, data: bytes) -> tuple["_Rules", bool]:
+        """What may be in it: rules, none where none may, and whether fields."""
         folded = fold(data) if self._folds else b""
         found = self._needles.found_in(folded)
         rules = [
-            rule.replaced
+            (
+                rule.replaced,
+                not found.isdisjoint(rule.needles) or rule.may_be_in(data, folded),
+            )
             for rule in self._rules
-            if not found.isdisjoint(rule.needles) or rule.may_be_in(data, folded)
         ]
+        if not any(suspected for _, suspected in rules):
+            rules = []
         return rules, not found.isdisjoint(self._fields.needles)
 
     def _text(self, text: str) -> str:
@@ -191,7 +193,7 @@ class _Walk:
 
     def __init__(
         self,
-        rules: list[Callable[[str], str]],
+        rules: "_Rules",
         mark_of: Callable[[str], str | None] | None,
         ints_from: float,
         nesting: int = 0,
@@ -288,9 +290,7 @@ class _Walk:
             within = self._within(text)
             if within is not None:
                 return within
-        for rule in self._rules:
-            text = rule(text)
-        return text
+        return self._replaced(text)
 
     def _within(self, text: str) -> str | None:
         """The JSON text in a string, redacted; None where there is none."""
@@ -306,12 +306,21 @@ class _Walk:
         return text
 
     def _replaced(self, text: str) -> str:
-        for rule in self._rules:
-            text = rule(text)
+        """By the rules that are suspected; once one has found something, by those behind it too,
+        because what stood around it may have hidden another secret."""
+        changed = False
+        for rule, suspected in self._rules:
+            if suspected or changed:
+                replaced = rule(text)
+                if replaced is not text:
+                    text, changed = replaced, True
         return text
 
 
 _JSON_STARTS: Final = frozenset('{["')
+_Rules: TypeAlias = list[tuple[Callable[[str], str], bool]]
+"""In their order; with each, whether it may find something."""
+
 _OTHER_ESCAPE: Final = re.compile(rb"\\[u/]")
 _A_MARK: Final = re.compile(r"\[REDACTED:[^\]]*\]")
 
