@@ -278,7 +278,8 @@ def _without_cards(text: str) -> str:
         data = text.encode("utf-8", "replace")
         if not _may_hold_card(data, fold(data)):
             return text
-    return _DIGITS.sub(_without_card, text)
+    replaced = _DIGITS.sub(_without_card, text)
+    return text if replaced == text else replaced
 
 
 def _without_card(found: re.Match[str]) -> str:
