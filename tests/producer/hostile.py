@@ -146,7 +146,7 @@ class BadList(list):  # type: ignore[type-arg]
 class Liar:
     """Its text is no text, and its dump is itself."""
 
-    def __str__(self) -> str:
+    def __str__(self) -> str:  # noqa: PLE0307
         return 3  # type: ignore[return-value]
 
     def __repr__(self) -> str:
