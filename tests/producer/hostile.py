@@ -146,8 +146,8 @@ class BadList(list):  # type: ignore[type-arg]
 class Liar:
     """Its text is no text, and its dump is itself."""
 
-    def __str__(self) -> str:  # noqa: PLE0307
-        return 3  # type: ignore[return-value]
+    def __str__(self) -> str:
+        return 3  # type: ignore[return-value]  # noqa: PLE0307
 
     def __repr__(self) -> str:
         return None  # type: ignore[return-value]

@@ -195,9 +195,11 @@ def _hand_over(span: ReadableSpan) -> None:
     if attachments and not may_attach():
         wire = _without(attachments, wire, trace.mlflow_id)
         attachments = ()
-    if PROCESS.finisher is not None:
+    above = PROCESS.finish_above
+    encoded = b"" if above < 0 else encode_span(wire)
+    if len(encoded) > above:
         wire = PROCESS.finisher.wire_span(wire)
-    encoded = encode_span(wire)
+        encoded = encode_span(wire)
     for attachment in attachments:
         data = bytes(attachment.content_bytes)
         trace.attach(Attachment(attachment.id, values.text(attachment.content_type), data))
