@@ -115,11 +115,11 @@ class Finisher:
                 span.message = redactor.text(span.message, "", "status")
             span.events = _redacted_events(redactor, span.events)
             span.links = _redacted_links(redactor, span.links)
-        if _bytes_of(span.inputs, span.outputs, span.attributes, span.events) > (
-            self.payload_bytes_max
-        ):
+        after = _bytes_of(span.inputs, span.outputs, span.attributes, span.events)
+        if after > self.payload_bytes_max:
             self._cut(span)
-        return size + _bytes_of(span.inputs, span.outputs, span.attributes, span.events) - before
+            after = _bytes_of(span.inputs, span.outputs, span.attributes, span.events)
+        return size + after - before
 
     def wire_span(self, span: Span) -> Span:
         """The same for a span of MLflow's own making."""

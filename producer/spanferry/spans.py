@@ -183,11 +183,8 @@ class Span(SpanRecorder):
         except Exception as error:  # noqa: BLE001  the app must not see our troubles
             say_once("span-end", "a span could not be handed over: %s", values.text(error))
 
-    def close(self, end_ns: int) -> None:  # noqa: C901, PLR0912  see below
-        """End the span, which is recorded and open, as it is. Never raises.
-
-        In one piece, with what `LiveTrace.add` and `finish` do for most: see `_Process`.
-        """
+    def close(self, end_ns: int) -> None:  # noqa: C901, PLR0912  see `_Process`
+        """End the span, which is recorded and open, as it is, in one piece. Never raises."""
         try:
             status = self._status
             if status is _UNSET:

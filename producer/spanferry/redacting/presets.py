@@ -259,7 +259,8 @@ def _may_hold_card(data: bytes, folded: bytes) -> bool:
     for _ in range(_RUNS_MAX):
         if start < 0:
             return False
-        end = start + len(mapped[start:].split(b"x", 1)[0])
+        end = mapped.find(b"x", start)
+        end = len(data) if end < 0 else end
         if _has_card(data, max(start - 2, 0), end):
             return True
         start = mapped.find(_ZEROS, end)
