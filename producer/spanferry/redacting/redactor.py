@@ -245,9 +245,9 @@ class _Walk:
                 else:
                     renamed = True
             kind = type(item)
-            mark = None if mark_of is None or item is None else mark_of(key)
+            mark = None if mark_of is None else mark_of(key)
             if mark is not None:
-                replaced: Any = item if item == mark else mark
+                replaced: Any = item if item is None or item == mark else mark
             elif kind is str:
                 replaced = self._text(item)
             elif kind is dict or kind is list:
