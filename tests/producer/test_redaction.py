@@ -249,6 +249,14 @@ def test_patterns_match_within_strings_only_and_numbers_whole() -> None:
     ]
 
 
+def test_the_shortest_values_are_looked_into() -> None:
+    redactor = Redactor(Redaction(fields=["a"], patterns=["7"]))
+    assert redactor.json(b'{"a":1}', "k") == b'{"a":"[REDACTED:a]"}'
+    assert redactor.json(b"7", "k") == b'"[REDACTED:pattern]"'
+    assert Redactor(Redaction(fields=["a"])).json(b'{"a":1}', "k") == b'{"a":"[REDACTED:a]"}'
+    assert Redactor(Redaction(presets=["emails"])).json(b'"a@b.cc"', "k") == b'"[REDACTED:email]"'
+
+
 def test_what_is_not_touched_stays_as_precise_as_it_was() -> None:
     value = {"big": 10**400, "small": 1e-300, "ssn": "x", "n": -0.0, "u": 2**64}
     redacted = json.loads(ALL.json(values.encode(value), "k"))

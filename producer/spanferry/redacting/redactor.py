@@ -28,6 +28,9 @@ _NESTING_MAX: Final = 6
 _CARD_INTS_FROM: Final = 10**12
 """Smaller integers are no numbers of cards."""
 
+_JSON_BYTES_MIN: Final = 7
+"""In less there is neither an object with a name and a value in it nor what a preset looks for."""
+
 _NAMES_MAX: Final = 1_024
 _NAME_CHARS_MAX: Final = 256
 _OWN_KEY: Final = "mlflow."
@@ -126,8 +129,14 @@ class Redactor:
 
     def texts(self, texts: Mapping[str, str], place: str) -> dict[str, str]:
         """The same of tags and the like, with their names."""
+        if self._function is not None:
+            return {
+                self.key(key): self.text(value, key, f"{place} {key}")
+                for key, value in texts.items()
+            }
         return {
-            self.key(key): self.text(value, key, f"{place} {key}") for key, value in texts.items()
+            self.key(key): self.name(value) if self._mark_of(key) is None else self.text(value, key)
+            for key, value in texts.items()
         }
 
     def key(self, key: str) -> str:
@@ -139,6 +148,8 @@ class Redactor:
         if mark is not None and data != b"null":
             self._redacted += 1
             return values.encode(mark)
+        if len(data) < _JSON_BYTES_MIN and not self._must_walk:
+            return data
         if self._must_walk or _OTHER_ESCAPE.search(data) is not None:
             rules, fields = self._all, bool(self._fields)
         else:
