@@ -11,6 +11,7 @@ from spanferry import outlet as outlets
 from spanferry.bridge.recent import remember
 from spanferry.feedback import log_assessment
 from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Parcel
+from spanferry.process import PROCESS
 from spanferry_schemas import TracePart, trace_id_bytes
 
 __all__ = ["asked_by_mlflow_itself", "is_ours", "send", "send_tags"]
@@ -57,4 +58,6 @@ def send_tags(trace_id: str, *, tags: dict[str, str], deleted: tuple[str, ...]) 
     if outlet is not None and key is not None:
         size = PARCEL_OVERHEAD_BYTES + sum(len(tag) + len(text) for tag, text in tags.items())
         part = TracePart(tags=tags, deleted_tags=deleted)
+        if PROCESS.finish_above < 0:
+            part = PROCESS.finisher.part(part)
         outlet.put(Parcel(key, size, trace=part, remote=True))
