@@ -94,3 +94,86 @@ class BadWords(str):
 
     def __str__(self) -> str:
         raise RuntimeError("str")
+
+
+class Lengthless:
+    """A mapping whose length, keys and items raise."""
+
+    def __len__(self) -> int:
+        raise RuntimeError("len")
+
+    def keys(self) -> object:
+        raise RuntimeError("keys")
+
+    def items(self) -> object:
+        raise RuntimeError("items")
+
+    def __getitem__(self, key: object) -> object:
+        raise RuntimeError("getitem")
+
+    def __iter__(self) -> object:
+        raise RuntimeError("iter")
+
+
+class BadDict(dict):  # type: ignore[type-arg]
+    """A dict that has something in it and refuses to show it."""
+
+    def items(self) -> object:  # type: ignore[override]
+        raise RuntimeError("items")
+
+    keys = values = items  # type: ignore[assignment]
+
+    def __iter__(self) -> object:  # type: ignore[override]
+        raise RuntimeError("iter")
+
+    def __len__(self) -> int:
+        raise RuntimeError("len")
+
+
+class BadList(list):  # type: ignore[type-arg]
+    """The same of a list."""
+
+    def __iter__(self) -> object:  # type: ignore[override]
+        raise RuntimeError("iter")
+
+    def __len__(self) -> int:
+        raise RuntimeError("len")
+
+    def copy(self) -> object:  # type: ignore[override]
+        raise RuntimeError("copy")
+
+
+class Liar:
+    """Its text is no text, and its dump is itself."""
+
+    def __str__(self) -> str:
+        return 3  # type: ignore[return-value]  # noqa: PLE0307
+
+    def __repr__(self) -> str:
+        return None  # type: ignore[return-value]
+
+    def model_dump(self) -> object:
+        return self
+
+
+@dataclasses.dataclass
+class Itself:
+    """A dataclass that holds itself."""
+
+    me: object = None
+
+    def __post_init__(self) -> None:
+        self.me = [self]
+
+
+@dataclasses.dataclass
+class RaisingField:
+    """A dataclass of which a field raises."""
+
+    there: int = 1
+    missing: int = 2
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "missing":
+            raise RuntimeError("missing")
+        return object.__getattribute__(self, name)

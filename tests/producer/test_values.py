@@ -21,10 +21,7 @@ from mlflow.tracing.utils import dump_span_attribute_value
 
 from spanferry import values
 from tests.producer.hostile import (
-    BadWords,
     BrokenModel,
-    EndlessModel,
-    FromMeta,
     HalfMade,
     Hostile,
 )
@@ -149,53 +146,6 @@ def deep(levels: int) -> list[Any]:
     for _ in range(levels):
         value = [value]
     return value
-
-
-def hostile_array() -> Any:
-    """A numpy array of what numpy cannot print."""
-    array = np.empty(1, dtype=object)
-    array[0] = Hostile()
-    return array
-
-
-def released() -> memoryview:
-    """A view of nothing any more."""
-    view = memoryview(b"x")
-    view.release()
-    return view
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        Hostile,
-        pytest.param(FromMeta, id="FromMeta"),
-        BrokenModel,
-        EndlessModel,
-        HalfMade,
-        lambda: {"a": [Hostile(), FromMeta()], "b": BadWords("b"), BadWords("k"): 1},
-        lambda: {Hostile(): 1},
-        lambda: "\ud800",
-        lambda: {"\ud800": ["a\udfffb", Words("\ud800")]},
-        lambda: deep(10_000),
-        lambda: {"a": deep(10_000), "b": 1},
-        lambda: 10**5000,
-        lambda: {10**5000: -(10**5000)},
-        threading.Lock,
-        lambda: io.StringIO("x"),
-        released,
-        lambda: [released()],
-        lambda: np.arange(100_000),
-        hostile_array,
-        lambda: np.datetime64("2024-01-01"),
-        lambda: np.longdouble(1),
-        type("Odd", (), {"__dataclass_fields__": 3}),
-    ],
-)
-def test_never_raises_and_gives_one_json_text_in_utf8(make: Any) -> None:
-    encoded = values.encode(make())
-    json.loads(encoded.decode("utf-8"))
-    values.text(make()).encode("utf-8")
 
 
 def test_what_is_odd_leaves_its_neighbours_as_they_are() -> None:
