@@ -25,6 +25,7 @@ from spanferry.feedback import (
     override_feedback,
 )
 from spanferry.git import git_version
+from spanferry.redaction import Redaction
 from spanferry.scope import context
 from spanferry.settings import ConfigurationError
 from spanferry.spans import NoOpSpan, Span
@@ -46,6 +47,7 @@ __all__ = [
     "ConfigurationError",
     "Link",
     "NoOpSpan",
+    "Redaction",
     "Span",
     "SpanEvent",
     "SpanLogLevel",

@@ -11,6 +11,7 @@ from spanferry.entities import stack_trace
 from spanferry.log import say_once
 from spanferry.opening import complain_not_enabled
 from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Parcel
+from spanferry.process import PROCESS
 from spanferry.spans import NO_OP_SPAN_TRACE_ID
 from spanferry_schemas import Assessment, assessment_key, trace_id_bytes
 from spanferry_schemas.limits import SPAN_ID_BYTES
@@ -186,6 +187,8 @@ def send(assessment: Assessment) -> Assessment | None:
     if outlet is None:
         complain_not_enabled()
         return None
+    if PROCESS.finish_above < 0:
+        assessment = PROCESS.finisher.assessment(assessment)
     key = assessment.trace_id or assessment_key(assessment.client_request_id or "")
     size = PARCEL_OVERHEAD_BYTES + len(assessment.value) + len(assessment.rationale or "")
     outlet.put(Parcel(key, size, assessment=assessment))

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from msgspec import Struct
 
@@ -12,6 +13,15 @@ from spanferry.parcel import Waiting
 from spanferry.settings import DropPolicy
 
 __all__ = ["Buffer", "BufferCounts", "LockedBuffer", "new_buffer"]
+
+
+_GIANT_BYTES: Final = 1024 * 1024
+"""No parcel up to this size is a giant, however small the buffer is."""
+
+
+def _giant_of(bytes_max: int) -> int:
+    """Parcels above this must not be in the others' way."""
+    return max(bytes_max // 8, _GIANT_BYTES)
 
 
 class BufferCounts(Struct, frozen=True):
@@ -43,6 +53,7 @@ class Buffer:
         "_dropped_full",
         "_dropped_oversize",
         "_dropped_traces",
+        "_easy_bytes_max",
         "_parcels",
         "_policy",
         "_put",
@@ -53,6 +64,8 @@ class Buffer:
 
     def __init__(self, bytes_max: int, policy: DropPolicy) -> None:
         self._bytes_max = bytes_max
+        self._easy_bytes_max = bytes_max * 3 // 4 if _giant_of(bytes_max) < bytes_max else bytes_max
+        """Up to there everything is taken; the rest is not for giants."""
         self._policy = policy
         self._parcels: deque[Waiting] = deque()
         self._used = 0
@@ -90,7 +103,7 @@ class Buffer:
         if waiting.ends_trace:
             self._put_traces += 1
         used = self._used + waiting.size
-        if used > self._bytes_max:
+        if used > self._easy_bytes_max:
             return self._put_into_full(waiting)
         self._used = used
         self._parcels.append(waiting)
@@ -110,9 +123,14 @@ class Buffer:
         self._used -= size
 
     def _put_into_full(self, waiting: Waiting) -> bool:
-        """Drop the oldest that wait until it fits. What is in flight cannot be called back."""
+        """Drop the oldest that wait until it fits. What is in flight cannot be called back.
+
+        A giant drives nobody out, and leaves a quarter of the buffer to the others.
+        """
         size, bytes_max = waiting.size, self._bytes_max
-        if size <= bytes_max and self._policy is DropPolicy.OLDEST:
+        if size > _giant_of(bytes_max):
+            bytes_max = self._easy_bytes_max
+        elif size <= bytes_max and self._policy is DropPolicy.OLDEST:
             while self._used + size > bytes_max:
                 try:
                     oldest = self._parcels.popleft()
@@ -134,7 +152,7 @@ class Buffer:
 
     def _drop(self, waiting: Waiting) -> None:
         dropped = waiting.parcel()  # lets go of its spans
-        if dropped.size > self._bytes_max:
+        if dropped.size > self._easy_bytes_max:
             self._dropped_oversize += 1
         else:
             self._dropped_full += 1

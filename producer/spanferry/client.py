@@ -12,6 +12,7 @@ from msgspec import Struct
 from spanferry import bridge, outlet, termination
 from spanferry.buffer import Buffer, new_buffer
 from spanferry.log import logger
+from spanferry.process import PROCESS
 from spanferry.settings import Options, Settings, load_settings, switched_off
 
 if TYPE_CHECKING:
@@ -54,6 +55,12 @@ class Stats(Struct, frozen=True, kw_only=True):
     parcels_dropped: int = 0
     dropped: dict[str, int] = {}
     """Parcels dropped, by reason: buffer_full, oversize, refused, broken."""
+    values_redacted: int = 0
+    """Inputs, outputs, attributes, events, texts of which something was replaced."""
+    values_withheld: int = 0
+    """Values whose redaction failed: they were not sent."""
+    payloads_truncated: int = 0
+    """Payloads that were cut to a preview."""
     buffered_bytes: int = 0
     buffer_bytes: int = 0
     """The limit of `buffered_bytes`."""
@@ -155,6 +162,8 @@ class Client:
         The parent's sender is kept, so that nothing of it is finalised in the child: its sockets
         and its epoll set are shared with the parent.
         """
+        if PROCESS.finisher is not None:
+            PROCESS.finisher.forget()
         self._inherited.append(self._sender)
         self._sender.forget()
         self._set_up()
@@ -170,6 +179,7 @@ class Client:
             "refused": drops.refused,
             "broken": drops.broken,
         }
+        finished = outlet.finished()
         traces_dropped = put.dropped_traces + drops.traces
         return Stats(
             enabled=True,
@@ -184,6 +194,9 @@ class Client:
             parcels_spooled=sent.parcels_spooled,
             parcels_dropped=sum(dropped.values()),
             dropped=dropped,
+            values_redacted=finished.redacted,
+            values_withheld=finished.withheld,
+            payloads_truncated=finished.truncated,
             buffered_bytes=self._buffer.used_bytes,
             buffer_bytes=self._settings.buffer_bytes,
             records_sent=sent.records_sent,

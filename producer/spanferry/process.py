@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from time import perf_counter_ns, time_ns
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ class _Process:
         "bridged",
         "clock_followed",
         "clock_ns",
+        "finish_above",
+        "finisher",
         "forks",
         "models",
         "plain",
@@ -44,6 +47,12 @@ class _Process:
         """What to add to perf_counter_ns() for nanoseconds since 1970: see `read_clock`."""
         self.clock_followed = False
         """A sender reads it again and again."""
+        self.finish_above = sys.maxsize
+        """Spans with more bytes than that are shown to the finisher before they are handed over; below
+        zero all are, and whole traces too."""
+        self.finisher: Any = None
+        """Redacts and cuts, as the outlet that was installed last has it: spans that end after
+        `disable()` are not let go otherwise."""
         self.plain: Any = None
         """The defaults of new traces where nothing else holds for them. Who changes that says None
         here, at last."""

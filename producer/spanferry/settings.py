@@ -9,10 +9,12 @@ import msgspec
 from msgspec import Struct
 
 from spanferry.process_metadata import process_metadata
+from spanferry.redaction import Redact, Redaction, redaction_of
 from spanferry_schemas import TOPIC
 from spanferry_schemas.limits import RECORD_BYTES_FLOOR, RECORD_BYTES_MAX
 
 __all__ = [
+    "PAYLOAD_BYTES_FLOOR",
     "ConfigurationError",
     "DropPolicy",
     "Options",
@@ -24,6 +26,9 @@ __all__ = [
 ]
 
 _PREFIX: Final = "SPANFERRY_"
+PAYLOAD_BYTES_FLOOR: Final = 256
+"""No payload is cut shorter: a preview should say something."""
+
 _OFF: Final = frozenset({"false", "0", "off", "no"})
 
 
@@ -97,6 +102,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Have MLflow's own API (mlflow.trace, start_span, autolog …) go through Kafka too."""
     accelerate: bool = True
     """Put spanferry's fast spans behind MLflow's API; without it MLflow makes its own, slower ones."""
+    redact: Redaction | None = None
+    """What is replaced by a mark before it leaves the calling thread: see docs/redaction.md. A
+    `spanferry.Redaction`, or words with commas between them or in a list: `presets:api-keys`,
+    `presets:all`, `field:ssn`, `pattern:...`."""
+    payload_bytes_max: int | None = None
+    """Inputs, outputs and attributes that take more are cut to previews of this, and the span says so
+    in `spanferry.cut`. By default half of `buffer_bytes`; 0: never."""
     metadata: dict[str, str] = {}
     """Attached to every trace, under what the trace sets itself: app version, deployment, region. A
     mapping; in the environment a JSON object or `key=value,key=value`."""
@@ -131,6 +143,8 @@ class Options(TypedDict, total=False):
     collect_environment: bool | None
     mlflow: bool | None
     accelerate: bool | None
+    redact: Redact | None
+    payload_bytes_max: int | None
     metadata: Mapping[str, object] | None
 
 
@@ -156,6 +170,11 @@ def _problems(settings: Settings) -> list[str]:
             settings.spool_bytes < settings.record_bytes_max,
             f"spool_bytes={settings.spool_bytes} must hold at least one record of "
             f"record_bytes_max={settings.record_bytes_max}",
+        ),
+        (
+            (settings.payload_bytes_max or PAYLOAD_BYTES_FLOOR) < PAYLOAD_BYTES_FLOOR,
+            f"payload_bytes_max={settings.payload_bytes_max} is below {PAYLOAD_BYTES_FLOOR}: "
+            "0 switches it off",
         ),
         (settings.batch_bytes < 1024, f"batch_bytes={settings.batch_bytes} is below 1024"),
         (settings.linger_s <= 0, f"linger_s={settings.linger_s} must be above 0"),
@@ -216,6 +235,8 @@ def _convert(value: object, kind: Any, origin: str) -> Any:
     try:
         if kind == dict[str, str]:
             return process_metadata(value)
+        if kind == Redaction | None:
+            return redaction_of(value)
         return msgspec.convert(value, kind, strict=False)
     except ValueError as error:  # msgspec's ValidationError is one
         raise ConfigurationError(f"{origin}{value!r} cannot be used: {error}") from error

@@ -20,6 +20,7 @@ from spanferry.entities import (
     StatusLike,
     nanoseconds_of,
 )
+from spanferry.finishing import ATTACHMENT_MARK, may_attach
 from spanferry.log import say_once
 from spanferry.parcel import PARCEL_OVERHEAD_BYTES
 from spanferry.process import PROCESS, random_bits
@@ -131,6 +132,8 @@ class Span(SpanRecorder):
 
     def attach(self, attachment: Any) -> str:
         """Take MLflow's Attachment; the reference that stands for it in inputs and outputs."""
+        if not may_attach():
+            return ATTACHMENT_MARK
         data = bytes(attachment.content_bytes)
         limit = os.environ.get(_ATTACHMENT_BYTES_MAX, "")
         if limit.isdecimal() and 0 < int(limit) < len(data):
@@ -180,11 +183,8 @@ class Span(SpanRecorder):
         except Exception as error:  # noqa: BLE001  the app must not see our troubles
             say_once("span-end", "a span could not be handed over: %s", values.text(error))
 
-    def close(self, end_ns: int) -> None:  # noqa: C901, PLR0912  see below
-        """End the span, which is recorded and open, as it is. Never raises.
-
-        In one piece, with what `LiveTrace.add` and `finish` do for most: see `_Process`.
-        """
+    def close(self, end_ns: int) -> None:  # noqa: C901, PLR0912  see `_Process`
+        """End the span, which is recorded and open, as it is, in one piece. Never raises."""
         try:
             status = self._status
             if status is _UNSET:
@@ -208,6 +208,8 @@ class Span(SpanRecorder):
                 self.span_id_bytes, self._parent_id, self._name, self._span_type, self._start_ns, end_ns,
                 self._status, self._message, inputs, outputs, attributes, self._events, self._links,
             )  # fmt: skip
+            if size > PROCESS.finish_above:
+                size = PROCESS.finisher.span(ended, size)
             trace = self.trace
             if trace.forks != PROCESS.forks:
                 trace.add(ended, size, error=self._status is _FAILED)
@@ -225,7 +227,7 @@ class Span(SpanRecorder):
                 ):
                     trace.look()
                 return
-            if trace.keeps_spans:
+            if trace.keeps_spans or PROCESS.finish_above < 0:
                 trace.finish(ended, size, error=False, duration_ns=end_ns - self._start_ns)
             else:
                 trace.pending.append(ended)

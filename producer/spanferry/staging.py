@@ -12,6 +12,7 @@ from spanferry.environment import collect_environment
 from spanferry.lanes import Fate, Lanes, Ledger, Receipt, Staged
 from spanferry.log import logger, say_once
 from spanferry.parcel import Waiting
+from spanferry.process import PROCESS
 from spanferry.records import Record, records_of
 from spanferry.settings import Settings
 from spanferry.spool.entries import Entry, SpooledRecord
@@ -76,8 +77,10 @@ class Stager:
 
     def collect_environment(self) -> None:
         """Look at user, script and Git once, before the first trace part is encoded."""
-        if self._settings.collect_environment:
-            self._environment = {**collect_environment(), **self._settings.metadata}
+        found = collect_environment() if self._settings.collect_environment else {}
+        self._environment = {**found, **self._settings.metadata}
+        if PROCESS.finish_above < 0:
+            self._environment = PROCESS.finisher.texts(self._environment)
 
     async def stage(self) -> None:
         """Move parcels into lanes until the buffer is empty or enough is staged."""

@@ -83,6 +83,9 @@ class LiveTrace(Struct, eq=False):
     """Whether `opened` and `finish` do more than here."""
     look_at: int = sys.maxsize
     """With more spans than that it is to `look`."""
+    sent_facts: TracePart | None = None
+    """With redaction: `facts` as they are sent, once the trace has ended. Who was changing those
+    meanwhile changes nothing here."""
     ends_trace: bool = True
     """An outlet is given a trace when its local root has ended."""
 
@@ -138,6 +141,8 @@ class LiveTrace(Struct, eq=False):
 
     def finish(self, root: SentSpan, size: int, *, error: bool, duration_ns: int) -> None:
         """Take the local root, which has ended, and hand over all there is, with the end marker."""
+        if PROCESS.finish_above < 0:
+            self.sent_facts = PROCESS.finisher.part(self.facts)
         self.pending.append(root)
         if error:
             self.failed = True
@@ -154,7 +159,7 @@ class LiveTrace(Struct, eq=False):
         Spans that ended after the root, and before this, are in it or in a parcel of their own.
         """
         spans, attachments = _taken(self.pending), _taken(self.attachments)
-        part = self.facts if self.changed or not self.remote else None
+        part = (self.sent_facts or self.facts) if self.changed or not self.remote else None
         duration_ns = 0 if self.remote else max(self.root_duration_ns, 0)
         end = End(self.spans_at_end, self.contexts_out, self.remote)
         return self._parcel_of(spans, attachments, self.size, part, end, duration_ns)
@@ -170,7 +175,7 @@ class LiveTrace(Struct, eq=False):
         size = PARCEL_OVERHEAD_BYTES + self.pending_bytes
         self.pending_bytes = 0
         self.due_ns = self.now_ns() + self.fragment_age_ns
-        part = None if self.ended else self._part()
+        part = None if self.ended else self._sent_part()
         self.outlet.put(self._parcel_of(spans, attachments, size, part, None, 0))
 
     def _part(self) -> TracePart | None:
@@ -179,6 +184,11 @@ class LiveTrace(Struct, eq=False):
             return None
         facts = self.facts
         return replace(facts, tags=facts.tags.copy(), metadata=facts.metadata.copy())
+
+    def _sent_part(self) -> TracePart | None:
+        """The same as it may be sent."""
+        part = self._part()
+        return part if part is None or PROCESS.finish_above >= 0 else PROCESS.finisher.part(part)
 
     def _parcel_of(
         self,
@@ -190,7 +200,7 @@ class LiveTrace(Struct, eq=False):
         duration_ns: int,
     ) -> Parcel:
         failed, self.failed = self.failed, False
-        session = self.facts.metadata.get(_SESSION)
+        session = (self.sent_facts or part or self.facts).metadata.get(_SESSION)
         return Parcel(
             self.trace_id,
             size,

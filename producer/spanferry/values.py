@@ -15,9 +15,9 @@ from typing import Any, Final, TypeAlias, cast
 import msgspec
 import orjson
 
-__all__ = ["STRICT", "chunk_text", "clean", "decode", "dumps", "encode", "text"]
+__all__ = ["STRICT", "UNFOLDING", "chunk_text", "clean", "decode", "dumps", "encode", "text"]
 
-_NODES_MAX: Final = 20_000
+_PARTS_MAX: Final = 20_000
 """Values that are unfolded one by one, at some 4 us each; a note stands for what comes after."""
 
 _DEPTH_MAX: Final = 100
@@ -60,6 +60,24 @@ Attach: TypeAlias = Callable[[Any], str]
 
 _ATTACHMENTS: Final = "mlflow.tracing.attachments"
 """Where MLflow's Attachment comes from."""
+
+
+class _UnfoldingLimit:
+    """How much of one value is unfolded, where it has to be."""
+
+    __slots__ = ("parts_max",)
+
+    def __init__(self) -> None:
+        self.parts_max = _PARTS_MAX
+        """Read once for every value."""
+
+    def limit(self, parts_max: int | None) -> None:
+        """Fewer from now on; None: as many as by default."""
+        self.parts_max = _PARTS_MAX if parts_max is None else max(1, min(parts_max, _PARTS_MAX))
+
+
+UNFOLDING: Final = _UnfoldingLimit()
+"""In force for all threads."""
 
 
 class _NotJsonError(Exception):
@@ -144,7 +162,7 @@ class _Unfolding:
 
     def __init__(self, attach: Attach | None) -> None:
         self._attach = attach
-        self._nodes_left = _NODES_MAX
+        self._nodes_left = UNFOLDING.parts_max
         self._path: set[int] = set()
 
     def plain(self, value: Any, depth: int) -> Any:

@@ -138,9 +138,33 @@ def test_fifty_megabytes_in_a_smaller_buffer_are_dropped_and_counted(pipeline):
         assert account.dropped["oversize"] == 1 and account.traces_sent == 1, account
         """,
         buffer_bytes=16 * 1024 * 1024,
+        payload_bytes_max=0,
     )
     assert "dropped" in done.stderr
     assert set(wait_for_traces(pipeline.tracking_uri, pipeline.experiment, 1)) == {1}
+
+
+def test_fifty_megabytes_in_a_smaller_buffer_are_cut_with_a_mark(pipeline):
+    pipeline.worker()
+    run_program(
+        pipeline,
+        """
+        with spanferry.start_span("root") as span:
+            spanferry.update_current_trace(tags={"number": "0"})
+            span.set_inputs({"big": "x" * 50_000_000})
+            span.set_outputs("kept")
+        assert spanferry.flush(60)
+        account = spanferry.stats()
+        assert account.payloads_truncated == account.traces_sent == 1, account
+        """,
+        buffer_bytes=16 * 1024 * 1024,
+    )
+    wait_for_traces(pipeline.tracking_uri, pipeline.experiment, 1)
+    (span,) = traces_of(pipeline.tracking_uri, pipeline.experiment, 1)[0].data.spans
+    assert span.outputs == "kept"
+    assert span.inputs.startswith('{"big":"xxx')
+    assert len(span.inputs) < 8 * 1024 * 1024
+    assert span.get_attribute("spanferry.cut") == {"mlflow.spanInputs": 50_000_010}
 
 
 def test_spans_ended_twice_or_never(pipeline):

@@ -36,6 +36,7 @@ OPTIONAL: dict[str, set[str]] = {
 
 OF_OUR_OWN = {
     "ConfigurationError",  # what enable() raises
+    "Redaction",  # MLflow leaves that to span processors
     "Stats",  # what stats() returns
     "flush",  # waits for Kafka: mlflow.flush_trace_async_logging waits for a server
     "git_version",  # mlflow.genai.enable_git_model_versioning asks the server for the model

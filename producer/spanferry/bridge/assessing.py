@@ -10,6 +10,7 @@ from mlflow.entities.span import NO_OP_SPAN_TRACE_ID
 from spanferry import outlet as outlets
 from spanferry.feedback import log_assessment
 from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Parcel
+from spanferry.process import PROCESS
 from spanferry_schemas import TracePart, trace_id_bytes
 
 __all__ = ["asked_by_mlflow_itself", "is_ours", "send", "send_tags"]
@@ -55,4 +56,6 @@ def send_tags(trace_id: str, *, tags: dict[str, str], deleted: tuple[str, ...]) 
     if outlet is not None and key is not None:
         size = PARCEL_OVERHEAD_BYTES + sum(len(tag) + len(text) for tag, text in tags.items())
         part = TracePart(tags=tags, deleted_tags=deleted)
+        if PROCESS.finish_above < 0:
+            part = PROCESS.finisher.part(part)
         outlet.put(Parcel(key, size, trace=part, remote=True))

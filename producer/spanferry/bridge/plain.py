@@ -3,7 +3,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, cast
 
 import msgspec
@@ -11,6 +11,7 @@ from mlflow.entities import LiveSpan
 from mlflow.tracing.processor.base_mlflow import BaseMlflowSpanProcessor
 from mlflow.tracing.processor.otel_metrics_mixin import OtelMetricsMixin
 from mlflow.tracing.utils import maybe_get_request_id
+from msgspec.structs import replace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace import Span as OtelSpan
@@ -24,8 +25,10 @@ from spanferry.bridge.otel_view import OtelView
 from spanferry.bridge.traces import OPEN, BridgedTrace
 from spanferry.bridge.waiting import FlushQueue
 from spanferry.context import ForeignParent
+from spanferry.finishing import ATTACHMENT_MARK, may_attach
 from spanferry.log import say_once
 from spanferry.opening import new_trace
+from spanferry.process import PROCESS
 from spanferry_schemas import (
     Attachment,
     SpanEvent,
@@ -188,8 +191,16 @@ def _hand_over(span: ReadableSpan) -> None:
     if foreign is not None and foreign.trace is not None:
         trace = cast("BridgedTrace", foreign.trace)
     wire = _wire(span, span_id, live)
-    encoded = encode_span(wire)
-    for attachment in live._attachments.values():
+    attachments = live._attachments.values()
+    if attachments and not may_attach():
+        wire = _without(attachments, wire, trace.mlflow_id)
+        attachments = ()
+    above = PROCESS.finish_above
+    encoded = b"" if above < 0 else encode_span(wire)
+    if len(encoded) > above:
+        wire = PROCESS.finisher.wire_span(wire)
+        encoded = encode_span(wire)
+    for attachment in attachments:
         data = bytes(attachment.content_bytes)
         trace.attach(Attachment(attachment.id, values.text(attachment.content_type), data))
     error = wire.status is StatusCode.ERROR
@@ -199,6 +210,16 @@ def _hand_over(span: ReadableSpan) -> None:
     tags = trace.facts.tags
     tags.setdefault(mlflow_keys.TAG_TRACE_NAME, wire.name)
     trace.finish(encoded, len(encoded), error=error, duration_ns=wire.end_ns - wire.start_ns)
+
+
+def _without(attachments: Iterable[Any], wire: WireSpan, trace_id: str) -> WireSpan:
+    """The span with a mark where it refers to one of them."""
+    marked = wire.attributes
+    for attachment in attachments:
+        reference = values.encode(attachment.ref(trace_id))[1:-1]
+        mark = ATTACHMENT_MARK.encode()
+        marked = {key: value.replace(reference, mark) for key, value in marked.items()}
+    return replace(wire, attributes=marked)
 
 
 def _wire(span: ReadableSpan, span_id: bytes, live: LiveSpan) -> WireSpan:

@@ -1,6 +1,5 @@
 """A span without its payloads: the skeleton that sampling keeps of a big trace."""
 
-import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -8,17 +7,12 @@ import msgspec
 from msgspec.structs import replace
 
 from spanferry_schemas import Span, SpanEvent
+from spanferry_schemas.cutting import CUT_ATTRIBUTE, cut_json, cut_object
 from spanferry_schemas.mlflow_keys import SPAN_TOKEN_USAGE
 
 __all__ = ["CUT_ATTRIBUTE", "cut_json", "skeleton"]
 
-CUT_ATTRIBUTE: Final = "spanferry.cut"
-"""Span attribute: JSON object from the name of what was cut to its original bytes; `events` counts
-what all events of the span had, and `links` how many bytes the links' attributes had."""
-
 _KEPT_WHOLE: Final = frozenset({SPAN_TOKEN_USAGE, CUT_ATTRIBUTE})
-_ELLIPSIS: Final = "…"
-_BROKEN_TAIL: Final = re.compile(r"[\ud800-\udfff]")
 
 
 def skeleton(span: Span, *, attribute_bytes_max: int, events_bytes_max: int) -> Span:
@@ -47,36 +41,6 @@ def skeleton(span: Span, *, attribute_bytes_max: int, events_bytes_max: int) -> 
     return replace(span, attributes=attributes, events=events, links=links)
 
 
-def cut_json(value: bytes, bytes_max: int) -> bytes:
-    """A preview of a JSON text as a JSON string of at most `bytes_max` bytes.
-
-    Of a string its beginning; of anything else the beginning of the JSON text itself.
-    """
-    # A character is at most six bytes of JSON text (\\uXXXX), an escaped quote two.
-    text = value[: bytes_max * 6].decode("utf-8", "ignore")
-    if text.startswith('"'):
-        text = _string_start(text)
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if len(msgspec.json.encode(text[:middle] + _ELLIPSIS)) <= bytes_max:
-            low = middle
-        else:
-            high = middle - 1
-    return msgspec.json.encode(text[:low] + _ELLIPSIS)
-
-
-def _string_start(text: str) -> str:
-    """The characters of a JSON string that may have been cut anywhere."""
-    for surplus in range(7):
-        try:
-            whole = msgspec.json.decode(text[: len(text) - surplus].rstrip('"') + '"', type=str)
-        except msgspec.DecodeError:
-            continue
-        return _BROKEN_TAIL.sub("", whole)
-    return text
-
-
 def _cut_values(
     values: Mapping[str, bytes], bytes_max: int, cut: dict[str, int]
 ) -> dict[str, bytes]:
@@ -99,29 +63,12 @@ def _cut_events(events: list[SpanEvent], bytes_max: int, total_max: int) -> list
     out: list[SpanEvent] = []
     room = total_max
     for event in events:
-        small = replace(event, attributes=_cut_object(event.attributes, bytes_max))
+        small = replace(event, attributes=cut_object(event.attributes, bytes_max))
         room -= _event_bytes(small)
         if room < 0:
             break
         out.append(small)
     return out
-
-
-def _cut_object(attributes: bytes, bytes_max: int) -> bytes:
-    """A JSON object with its big values cut; an empty one where it is no object."""
-    if len(attributes) <= bytes_max:
-        return attributes
-    try:
-        values = msgspec.json.decode(attributes, type=dict[str, msgspec.Raw])
-    except msgspec.MsgspecError:
-        return b"{}"
-    small = {
-        name: msgspec.Raw(
-            cut_json(bytes(value), bytes_max) if len(bytes(value)) > bytes_max else value
-        )
-        for name, value in values.items()
-    }
-    return msgspec.json.encode(small)
 
 
 def _sizes(text: bytes) -> dict[str, int]:

@@ -1,0 +1,295 @@
+"""What is done to spans and traces that have ended, before they are handed over: secrets are replaced,
+payloads that are too large are cut. In the thread that hands over."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from spanferry import values
+from spanferry.ended_span import EndedSpan
+from spanferry.log import say_once
+from spanferry.process import PROCESS
+from spanferry.settings import PAYLOAD_BYTES_FLOOR, Settings
+from spanferry_schemas import Assessment, Span, SpanEvent, SpanLink, TracePart, mlflow_keys
+from spanferry_schemas.cutting import CUT_ATTRIBUTE, cut_json, cut_object
+
+if TYPE_CHECKING:
+    from spanferry.redacting.redactor import Redactor
+
+__all__ = [
+    "ATTACHMENT_MARK",
+    "Finisher",
+    "FinishingCounts",
+    "finisher_of",
+    "limit_payloads",
+    "may_attach",
+]
+
+ATTACHMENT_MARK: Final = "[REDACTED:attachment]"
+"""In the place of an attachment into which nobody can look."""
+
+_NEVER: Final = sys.maxsize
+_ALWAYS: Final = -1
+
+_IDENTITIES: Final = frozenset({mlflow_keys.METADATA_SESSION, mlflow_keys.METADATA_USER})
+_KEPT_WHOLE: Final = frozenset({mlflow_keys.SPAN_TOKEN_USAGE, CUT_ATTRIBUTE})
+_INPUTS: Final = mlflow_keys.SPAN_INPUTS
+_OUTPUTS: Final = mlflow_keys.SPAN_OUTPUTS
+
+
+class FinishingCounts(Struct, frozen=True):
+    """Since `enable()`, or since the fork. Where threads count at once one may be missed."""
+
+    redacted: int = 0
+    """Values of which something was replaced."""
+    withheld: int = 0
+    """Values whose redaction failed: they were not sent."""
+    truncated: int = 0
+    """Payloads that were cut."""
+
+
+class Finisher:
+    """For one `enable()`. No method raises; all are safe in any thread."""
+
+    def __init__(self, redactor: "Redactor | None", payload_bytes_max: int) -> None:
+        self.redactor: Final = redactor
+        self._configured = payload_bytes_max
+        self.payload_bytes_max = payload_bytes_max
+        """The limit in force."""
+        self._truncated = 0
+        self._withheld = 0
+
+    @property
+    def looks_above(self) -> int:
+        """Spans with more bytes than that are to be shown to `span`: with redaction, all."""
+        return self.payload_bytes_max if self.redactor is None else _ALWAYS
+
+    def limit(self, bytes_max: int | None) -> None:
+        """A limit below the one that was configured; None: that one."""
+        lower = self._configured if bytes_max is None else max(bytes_max, PAYLOAD_BYTES_FLOOR)
+        self.payload_bytes_max = min(lower, self._configured)
+
+    @property
+    def counts(self) -> FinishingCounts:
+        """What was done so far."""
+        redactor = self.redactor
+        redacted, withheld = (0, 0) if redactor is None else redactor.counts
+        return FinishingCounts(redacted, withheld + self._withheld, self._truncated)
+
+    def forget(self) -> None:
+        """In a forked process: what was counted is the parent's."""
+        self._truncated = self._withheld = 0
+        if self.redactor is not None:
+            self.redactor.forget()
+
+    def span(self, span: EndedSpan, size: int) -> int:
+        """Finish a span that nobody else has yet; answers its size afterwards."""
+        try:
+            return self._finish(span, size)
+        except Exception as error:  # noqa: BLE001  the span stays, its content does not
+            say_once("finishing", "a span could not be looked into: %s", type(error).__name__)
+            span.inputs = span.outputs = span.attributes = None
+            span.events, span.links, span.message = (), (), ""
+            span.name, span.span_type = "[REDACTED:withheld]", ""
+            self._withheld += 1
+            return size
+
+    def _finish(self, span: EndedSpan, size: int) -> int:
+        before = _bytes_of(span.inputs, span.outputs, span.attributes, span.events)
+        redactor = self.redactor
+        if redactor is not None:
+            if span.inputs is not None:
+                span.inputs = redactor.json(span.inputs, _INPUTS, "inputs")
+            if span.outputs is not None:
+                span.outputs = redactor.json(span.outputs, _OUTPUTS, "outputs")
+            if span.attributes is not None:
+                span.attributes = _redacted(redactor, span.attributes)
+            span.name = redactor.name(values.text(span.name))
+            if span.span_type is not None:
+                span.span_type = redactor.name(values.text(span.span_type))
+            if span.message:
+                span.message = redactor.text(span.message, "", "status")
+            span.events = _redacted_events(redactor, span.events)
+            span.links = _redacted_links(redactor, span.links)
+        after = _bytes_of(span.inputs, span.outputs, span.attributes, span.events)
+        if after > self.payload_bytes_max:
+            self._cut(span)
+            after = _bytes_of(span.inputs, span.outputs, span.attributes, span.events)
+        return size + after - before
+
+    def wire_span(self, span: Span) -> Span:
+        """The same for a span of MLflow's own making."""
+        attributes = span.attributes.copy()
+        inputs, outputs = attributes.pop(_INPUTS, None), attributes.pop(_OUTPUTS, None)
+        ended = EndedSpan(
+            span.span_id, span.parent_id, span.name, span.span_type, span.start_ns, span.end_ns,
+            span.status, span.status_message, inputs, outputs, attributes, span.events, span.links,
+        )  # fmt: skip
+        self.span(ended, 0)
+        finished = ended.attributes or {}
+        if ended.inputs is not None:
+            finished[_INPUTS] = ended.inputs
+        if ended.outputs is not None:
+            finished[_OUTPUTS] = ended.outputs
+        return replace(
+            span,
+            name=ended.name,
+            span_type=ended.span_type,
+            status_message=ended.message,
+            attributes=finished,
+            events=list(ended.events),
+            links=list(ended.links),
+        )
+
+    def texts(self, texts: Mapping[str, str]) -> Mapping[str, str]:
+        """What goes to the metadata of every trace."""
+        return texts if self.redactor is None else self.redactor.texts(texts, "metadata")
+
+    def part(self, part: TracePart) -> TracePart:
+        """A trace's own part as it may be sent: a copy that nobody else changes."""
+        redactor = self.redactor
+        if redactor is None:
+            return part
+        named = {key: part.metadata[key] for key in _IDENTITIES if key in part.metadata}
+        metadata = redactor.texts(part.metadata, "metadata")
+        request_id = part.client_request_id
+        if not redactor.identities:
+            metadata.update(named)
+        elif request_id is not None:
+            request_id = redactor.text(request_id, "client_request_id")
+        return replace(
+            part,
+            client_request_id=request_id,
+            request_preview=_redacted_text(redactor, part.request_preview, "request_preview"),
+            response_preview=_redacted_text(redactor, part.response_preview, "response_preview"),
+            tags=redactor.texts(part.tags, "tag"),
+            metadata=metadata,
+            model_params=redactor.texts(part.model_params, "model_param"),
+        )
+
+    def assessment(self, given: Assessment) -> Assessment:
+        """Feedback or an expectation as it may be sent."""
+        redactor = self.redactor
+        if redactor is None:
+            return given
+        error = given.error
+        if error is not None:
+            code, *texts = error
+            message, stack = (_redacted_text(redactor, one, "error") for one in texts)
+            error = (redactor.text(code, ""), message, stack)
+        request_id, source_id = given.client_request_id, given.source_id
+        if redactor.identities:
+            request_id = _redacted_text(redactor, request_id, "client_request_id")
+            source_id = redactor.text(source_id, "source_id")
+        return replace(
+            given,
+            name=redactor.name(given.name),
+            value=redactor.json(given.value, given.name, f"assessment {given.name}"),
+            rationale=_redacted_text(redactor, given.rationale, "rationale"),
+            metadata=redactor.texts(given.metadata, "assessment_metadata"),
+            error=error,
+            client_request_id=request_id,
+            source_id=source_id,
+        )
+
+    def _cut(self, span: EndedSpan) -> None:
+        """Cut what is above the limit to previews, and leave a mark with what there was."""
+        limit = self.payload_bytes_max
+        cut: dict[str, int] = {}
+        if span.inputs is not None and len(span.inputs) > limit:
+            cut[_INPUTS] = len(span.inputs)
+            span.inputs = cut_json(span.inputs, limit)
+        if span.outputs is not None and len(span.outputs) > limit:
+            cut[_OUTPUTS] = len(span.outputs)
+            span.outputs = cut_json(span.outputs, limit)
+        attributes = {} if span.attributes is None else span.attributes.copy()
+        for key, value in attributes.items():
+            if len(value) > limit and key not in _KEPT_WHOLE:
+                cut[key] = len(value)
+                attributes[key] = cut_json(value, limit)
+        if any(len(event.attributes) > limit for event in span.events):
+            cut["events"] = sum(len(one.name) + len(one.attributes) for one in span.events)
+            span.events = [_cut_event(event, limit) for event in span.events]
+        if cut:
+            self._truncated += len(cut)
+            attributes[CUT_ATTRIBUTE] = msgspec.json.encode(cut)
+            span.attributes = attributes
+
+
+def may_attach() -> bool:
+    """Whether an attachment may be sent."""
+    redactor = None if PROCESS.finisher is None else PROCESS.finisher.redactor
+    return redactor is None or redactor.keeps_attachments
+
+
+def finisher_of(settings: Settings) -> Finisher:
+    """What the options ask for."""
+    limit = settings.payload_bytes_max
+    if limit is None:
+        limit = settings.buffer_bytes // 2
+    if settings.redact is None:
+        return Finisher(None, limit or _NEVER)
+    from spanferry.redacting.redactor import Redactor  # noqa: PLC0415  for those who redact
+
+    return Finisher(Redactor(settings.redact), limit or _NEVER)
+
+
+def limit_payloads(bytes_max: int | None, *, parts_max: int | None = None) -> None:
+    """Cut payloads above `bytes_max` from now on, below what was configured; None: as configured.
+
+    For whoever watches what recording costs. `parts_max` bounds how many parts of one value are
+    unfolded one by one, which is what is slow where anything is.
+    """
+    finisher = PROCESS.finisher
+    if finisher is not None:
+        finisher.limit(bytes_max)
+        PROCESS.finish_above = finisher.looks_above
+    values.UNFOLDING.limit(parts_max)
+
+
+def _bytes_of(
+    inputs: bytes | None,
+    outputs: bytes | None,
+    attributes: dict[str, bytes] | None,
+    events: Sequence[SpanEvent],
+) -> int:
+    size = len(inputs or b"") + len(outputs or b"")
+    if attributes:
+        size += sum(map(len, attributes.copy().values()))
+    return size + sum(len(event.attributes) + len(event.name) for event in events)
+
+
+def _redacted(redactor: "Redactor", attributes: dict[str, bytes]) -> dict[str, bytes]:
+    return {
+        redactor.key(key): redactor.json(value, key) for key, value in attributes.copy().items()
+    }
+
+
+def _redacted_text(redactor: "Redactor", text: str | None, key: str) -> str | None:
+    return None if text is None else redactor.text(text, key)
+
+
+def _redacted_events(redactor: "Redactor", events: Sequence[SpanEvent]) -> Sequence[SpanEvent]:
+    return [
+        SpanEvent(
+            redactor.name(event.name),
+            event.time_ns,
+            redactor.object(event.attributes, f"event {event.name}"),
+        )
+        for event in events
+    ]
+
+
+def _redacted_links(redactor: "Redactor", links: Sequence[SpanLink]) -> Sequence[SpanLink]:
+    return [
+        SpanLink(link.trace_id, link.span_id, redactor.object(link.attributes, "link"))
+        for link in links
+    ]
+
+
+def _cut_event(event: SpanEvent, limit: int) -> SpanEvent:
+    return SpanEvent(event.name, event.time_ns, cut_object(event.attributes, limit))
