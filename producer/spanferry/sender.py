@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import os
+import signal
 import threading
 import time
 from typing import Any, Final
@@ -33,6 +34,17 @@ _STOP_S: Final = 1.0
 _CLOCK_S: Final = 0.5
 _AWAY_S: Final = 1.0
 """For so long Kafka may be away before all that waits goes to the spool."""
+
+
+_OF_THE_MAIN_THREAD: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGALRM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 
 
 class SenderState(Struct):
@@ -138,6 +150,9 @@ class Sender:
             self._interrupt.set()
 
     def _run(self) -> None:
+        # The kernel may hand a signal to any thread, while Python's handlers run in the main one: that
+        # would sleep on in its system call.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_MAIN_THREAD)
         self.rest.end()
         loop = SenderLoop(self.rest)
         self._loop = loop
