@@ -190,7 +190,7 @@ class Dispatcher:
                 record = one.record
                 size += len(record.value)
                 full = staged and size > self.pace.batch_bytes
-                if full or not self._append(batch, one, now_ms):
+                if full or not _append(batch, one, self._producer_id, now_ms):
                     lane.put_back_unsent([one])
                     break
                 staged.append(one)
@@ -200,17 +200,6 @@ class Dispatcher:
             raise
         batch.close()
         return batch, staged
-
-    def _append(self, batch: Any, one: Staged, now_ms: int) -> bool:
-        origin = one.origin
-        if origin is None:
-            header = header_of(one.record, self._producer_id, one.sequence)
-        else:
-            header = header_of(one.record, origin.producer_id, origin.sequence)
-        done = batch.append(
-            timestamp=now_ms, key=one.record.key, value=one.record.value, headers=[header]
-        )
-        return done is not None
 
     def _shrink(self, lane: Lane, staged: list[Staged], size: int) -> None:
         """The topic takes less than we thought: smaller batches first, then smaller records.
@@ -263,6 +252,19 @@ class Dispatcher:
         elif receipt.fate is Fate.SPOOLED:
             self.counts.parcels_spooled += 1
             self.counts.traces_spooled += receipt.ends_trace
+
+
+def _append(batch: Any, one: Staged, producer_id: bytes, now_ms: int) -> bool:
+    """False where the batch is full."""
+    origin = one.origin
+    if origin is None:
+        header = header_of(one.record, producer_id, one.sequence)
+    else:
+        header = header_of(one.record, origin.producer_id, origin.sequence)
+    done = batch.append(
+        timestamp=now_ms, key=one.record.key, value=one.record.value, headers=[header]
+    )
+    return done is not None
 
 
 def _is_too_large(error: Exception) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import os
+import signal
 import threading
 from typing import Any, Final
 
@@ -28,6 +29,17 @@ __all__ = ["Sender", "SenderState"]
 _CLOCK_S: Final = 0.5
 _AWAY_S: Final = 1.0
 """For so long Kafka may be away before all that waits goes to the spool."""
+
+
+_OF_THE_MAIN_THREAD: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGALRM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 
 
 class _Flush(Struct):
@@ -54,7 +66,7 @@ class Sender:
         self._put_away: list[concurrent.futures.Future[None]] = []
         self.rest = Rest()
         self.dispatcher = Dispatcher(settings, buffer, producer_id=os.urandom(8))
-        self._sessions = Sessions(settings, buffer, self.dispatcher, self)
+        self._sessions = Sessions(settings, buffer, self.dispatcher, self, self.rest)
         self.state = self._sessions.state
 
     def start(self) -> None:
@@ -125,6 +137,9 @@ class Sender:
             self._interrupt.set()
 
     def _run(self) -> None:
+        # The kernel may hand a signal to any thread, while Python's handlers run in the main one: that
+        # would sleep on in its system call.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_MAIN_THREAD)
         self.rest.end()
         loop = SenderLoop(self.rest)
         self._loop = loop
@@ -189,10 +204,6 @@ class Sender:
             hopeless = self._sessions.away_s >= _AWAY_S
             await self.dispatcher.overflow(connected=self.state.connected, hopeless=hopeless)
             await asyncio.sleep(self.dispatcher.linger_s)
-
-    def load_client(self) -> None:
-        """Import Kafka's client, so that a fork meanwhile waits for the end of it."""
-        self.rest.load("aiokafka")
 
     def answer_flushes(self) -> None:
         """Tell those who wait for what is settled now."""

@@ -10,6 +10,7 @@ from spanferry.buffer import Buffer
 from spanferry.connecting import Connection
 from spanferry.dispatch import Dispatcher
 from spanferry.log import logger, say_once
+from spanferry.loop import Rest
 from spanferry.settings import Settings
 from spanferry.troubles import Trouble, TroubleKind, trouble_of
 
@@ -46,10 +47,6 @@ class Host(Protocol):
     stopping: bool
     """Whether no other session is to follow."""
 
-    def load_client(self) -> None:
-        """Import Kafka's client."""
-        ...
-
     def answer_flushes(self) -> None:
         """Tell those who wait for what is settled now."""
         ...
@@ -63,12 +60,13 @@ class Sessions:
     """Whatever ends a session, another one follows."""
 
     def __init__(
-        self, settings: Settings, buffer: Buffer, dispatcher: Dispatcher, host: Host
+        self, settings: Settings, buffer: Buffer, dispatcher: Dispatcher, host: Host, rest: Rest
     ) -> None:
         self._settings = settings
         self._buffer = buffer
         self._dispatcher = dispatcher
         self._host = host
+        self._rest = rest
         self._retired: set[asyncio.Future[None]] = set()
         self._away_since_s = time.monotonic()
         self._connected_at_s = 0.0
@@ -106,7 +104,7 @@ class Sessions:
 
     async def _session(self) -> None:
         """The life of one Kafka producer. Raises what ended it."""
-        self._host.load_client()
+        self._rest.load("aiokafka")
         connection = Connection(self._settings, patience_s=self._dispatcher.pace.patience_s)
         server = await connection.greet()
         producer = connection.producer(server)

@@ -8,17 +8,16 @@ ends by the signal all the same. An app that it imports then finds uvicorn's han
 default action behind it: there the flush is the last step of the graceful shutdown.
 """
 
-import _thread
 import contextlib
 import inspect
 import os
 import signal
-import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
 from spanferry.log import say_once
+from spanferry.native import original
 
 __all__ = ["flush_first", "look_for_a_server", "restore"]
 
@@ -90,11 +89,12 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  
         return
     signal.signal(number, signal.SIG_DFL)  # a second one does not wait
     try:
-        # Not threading.Thread: its start takes locks that the main thread may hold right now.
-        _thread.start_new_thread(_end, (number,))
+        # Not threading.Thread: its start takes locks that the main thread may hold right now. And no
+        # greenlet: this may be gevent's hub, which cannot wait for one.
+        original("_thread", "start_new_thread")(_end, (number,))
     except RuntimeError:  # no more threads
         _end(number)
-    time.sleep(_STANDSTILL_S)
+    original("time", "sleep")(_STANDSTILL_S)
 
 
 def _end(number: int) -> None:
