@@ -23,6 +23,7 @@ from spanferry_schemas.security import Security
 __all__ = ["OwnerStatus", "Status", "add_arguments", "run", "status_of"]
 
 _FATAL_EXIT_CODE: Final = 3
+_LOOKS: Final = 2
 _LOOK_S: Final = 0.2
 _MIB: Final = 1024 * 1024
 
@@ -200,8 +201,14 @@ def _replay(settings: Settings, directory: Directory, timeout_s: float) -> int:
     client = Client(settings)
     client.start()
     deadline_s = time.monotonic() + timeout_s
+    left: Sequence[SegmentFile] = ()
+    clear = 0
     try:
-        while (left := _left(directory)) and time.monotonic() < deadline_s:
+        # Twice: who has just inherited a lock has not put its name there yet, and the one before,
+        # which is gone, seems to hold it.
+        while clear < _LOOKS and time.monotonic() < deadline_s:
+            left = _left(directory)
+            clear = 0 if left else clear + 1
             time.sleep(_LOOK_S)
     finally:
         client.close(settings.exit_timeout_s)
