@@ -167,6 +167,9 @@ reveal_type(spanferry.NoOpSpan().recording)  # bool
 statistics: spanferry.Stats = spanferry.stats()
 reveal_type(spanferry.ConfigurationError("why"))  # ConfigurationError
 spanferry.enable(bootstrap_servers="kafka:9092", drop="oldest", metadata={"replicas": 3})
+spanferry.enable(redact=spanferry.Redaction(presets=["emails"], fields=["ssn"]))
+reveal_type(spanferry.Redaction(function=lambda value, place: value).identities)  # bool
+spanferry.Redaction(preset="emails")  # error
 spanferry.enable(bootstrap_server="kafka:9092")  # error
 spanferry.enable(drop="random")  # error
 spanferry.start_span(3)  # error
