@@ -65,6 +65,17 @@ class Stats(Struct, frozen=True, kw_only=True):
     """Values whose redaction failed: they were not sent."""
     payloads_truncated: int = 0
     """Payloads that were cut to a preview."""
+    traces_shortened: int = 0
+    """Traces of which the budget guard has had less recorded."""
+    budget_level: int = 0
+    """0: all is recorded as configured; up to 4: ever less of the values that are slow to record."""
+    overhead_watched: int = 0
+    """Traces of which the cost was measured: ten a second at most. The newest 1,000 are in ..."""
+    overhead_p50_ms: float | None = None
+    overhead_p99_ms: float | None = None
+    """... what recording a trace has cost the app's threads, ..."""
+    overhead_p99_ms_per_10kb: float | None = None
+    """... and the same for 10,000 bytes of its values, or what it has less."""
     buffered_bytes: int = 0
     buffer_bytes: int = 0
     """The limit of `buffered_bytes`."""
@@ -213,7 +224,7 @@ class Client:
             "refused": drops.refused,
             "broken": drops.broken,
         }
-        finished = outlet.finished()
+        finished, overhead = outlet.finished(), self._sender.guard.overhead
         traces_dropped = put.dropped_traces + drops.traces
         return Stats(
             enabled=True,
@@ -231,6 +242,12 @@ class Client:
             values_redacted=finished.redacted,
             values_withheld=finished.withheld,
             payloads_truncated=finished.truncated,
+            traces_shortened=finished.shortened,
+            budget_level=overhead.level,
+            overhead_watched=overhead.watched,
+            overhead_p50_ms=overhead.p50_ms,
+            overhead_p99_ms=overhead.p99_ms,
+            overhead_p99_ms_per_10kb=overhead.p99_ms_per_10kb,
             buffered_bytes=self._buffer.used_bytes,
             buffer_bytes=self._settings.buffer_bytes,
             records_sent=sent.records_sent,

@@ -3,7 +3,7 @@ payloads that are too large are cut. In the thread that hands over."""
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -13,7 +13,7 @@ from spanferry import values
 from spanferry.ended_span import EndedSpan
 from spanferry.log import say_once
 from spanferry.process import PROCESS
-from spanferry.settings import PAYLOAD_BYTES_FLOOR, Settings
+from spanferry.settings import Settings
 from spanferry_schemas import Assessment, Span, SpanEvent, SpanLink, TracePart, mlflow_keys
 from spanferry_schemas.cutting import CUT_ATTRIBUTE, cut_json, cut_object
 
@@ -22,15 +22,43 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATTACHMENT_MARK",
+    "SHORTENED",
+    "SHORTENINGS",
     "Finisher",
     "FinishingCounts",
     "finisher_of",
-    "limit_payloads",
     "may_attach",
+    "shorten",
 ]
 
 ATTACHMENT_MARK: Final = "[REDACTED:attachment]"
 """In the place of an attachment into which nobody can look."""
+
+SHORTENED: Final = "spanferry.shortened"
+"""Metadata of a trace of which the budget guard has had less recorded."""
+
+_FOR_THE_BUDGET: Final = "budget"
+
+_SHORTENED_VALUE: Final = msgspec.json.encode(values.SHORTENED)
+_SHORTENED_NOTE: Final = values.SHORTENED.encode()
+
+
+class Shortening(NamedTuple):
+    """What the budget guard has recorded less of."""
+
+    parts_max: int
+    """Parts of one value that are unfolded one by one."""
+    redacted_bytes_max: int
+    """Larger values are withheld instead of being looked into for secrets."""
+
+
+SHORTENINGS: Final = (
+    Shortening(1_000, 64_000),
+    Shortening(100, 16_000),
+    Shortening(10, 4_000),
+    Shortening(0, 1_000),
+)
+"""One after the other, until recording is within its budget."""
 
 _NEVER: Final = sys.maxsize
 _ALWAYS: Final = -1
@@ -50,6 +78,18 @@ class FinishingCounts(Struct, frozen=True):
     """Values whose redaction failed: they were not sent."""
     truncated: int = 0
     """Payloads that were cut."""
+    shortened: int = 0
+    """Traces of which the budget guard has had less recorded."""
+
+
+class Marked(Protocol):
+    """A trace to which something can be added that holds for all of it."""
+
+    ended: bool
+    changed: bool
+
+    @property
+    def facts(self) -> TracePart: ...
 
 
 class Finisher:
@@ -57,39 +97,43 @@ class Finisher:
 
     def __init__(self, redactor: "Redactor | None", payload_bytes_max: int) -> None:
         self.redactor: Final = redactor
-        self._configured = payload_bytes_max
-        self.payload_bytes_max = payload_bytes_max
-        """The limit in force."""
+        self._payload_bytes_max = payload_bytes_max
+        self._shortening: Shortening | None = None
         self._truncated = 0
         self._withheld = 0
+        self._shortened = 0
 
     @property
     def looks_above(self) -> int:
-        """Spans with more bytes than that are to be shown to `span`: with redaction, all."""
-        return self.payload_bytes_max if self.redactor is None else _ALWAYS
+        """Spans with more bytes than that are to be shown to `span`: with redaction, all; while less
+        is recorded all that have any."""
+        if self.redactor is not None:
+            return _ALWAYS
+        return self._payload_bytes_max if self._shortening is None else 0
 
-    def limit(self, bytes_max: int | None) -> None:
-        """A limit below the one that was configured; None: that one."""
-        lower = self._configured if bytes_max is None else max(bytes_max, PAYLOAD_BYTES_FLOOR)
-        self.payload_bytes_max = min(lower, self._configured)
+    def shorten(self, shortening: Shortening | None) -> None:
+        """Record less of what is slow to record; None: as configured."""
+        self._shortening = shortening
 
     @property
     def counts(self) -> FinishingCounts:
         """What was done so far."""
         redactor = self.redactor
         redacted, withheld = (0, 0) if redactor is None else redactor.counts
-        return FinishingCounts(redacted, withheld + self._withheld, self._truncated)
+        return FinishingCounts(
+            redacted, withheld + self._withheld, self._truncated, self._shortened
+        )
 
     def forget(self) -> None:
         """In a forked process: what was counted is the parent's."""
-        self._truncated = self._withheld = 0
+        self._truncated = self._withheld = self._shortened = 0
         if self.redactor is not None:
             self.redactor.forget()
 
-    def span(self, span: EndedSpan, size: int) -> int:
+    def span(self, span: EndedSpan, size: int, trace: "Marked | None" = None) -> int:
         """Finish a span that nobody else has yet; answers its size afterwards."""
         try:
-            return self._finish(span, size)
+            return self._finish(span, size, trace)
         except Exception as error:  # noqa: BLE001  the span stays, its content does not
             say_once("finishing", "a span could not be looked into: %s", type(error).__name__)
             span.inputs = span.outputs = span.attributes = None
@@ -98,9 +142,11 @@ class Finisher:
             self._withheld += 1
             return size
 
-    def _finish(self, span: EndedSpan, size: int) -> int:
+    def _finish(self, span: EndedSpan, size: int, trace: "Marked | None") -> int:
         before = _bytes_of(span.inputs, span.outputs, span.attributes, span.events)
         redactor = self.redactor
+        if self._shortening is not None:
+            self._note_shortened(span, self._shortening, trace)
         if redactor is not None:
             if span.inputs is not None:
                 span.inputs = redactor.json(span.inputs, _INPUTS, "inputs")
@@ -116,7 +162,7 @@ class Finisher:
             span.events = _redacted_events(redactor, span.events)
             span.links = _redacted_links(redactor, span.links)
         after = _bytes_of(span.inputs, span.outputs, span.attributes, span.events)
-        if after > self.payload_bytes_max:
+        if after > self._payload_bytes_max:
             self._cut(span)
             after = _bytes_of(span.inputs, span.outputs, span.attributes, span.events)
         return size + after - before
@@ -196,9 +242,22 @@ class Finisher:
             source_id=source_id,
         )
 
+    def _note_shortened(
+        self, span: EndedSpan, shortening: Shortening, trace: Marked | None
+    ) -> None:
+        """Say on the trace that less of it is recorded, where that is so."""
+        shortened = self.redactor is not None and _withhold(span, shortening.redacted_bytes_max)
+        recorded = (span.inputs, span.outputs, *(span.attributes or {}).values())
+        if not shortened and not any(value and _SHORTENED_NOTE in value for value in recorded):
+            return
+        if trace is not None and not trace.ended and SHORTENED not in trace.facts.metadata:
+            self._shortened += 1
+            trace.facts.metadata[SHORTENED] = _FOR_THE_BUDGET
+            trace.changed = True
+
     def _cut(self, span: EndedSpan) -> None:
         """Cut what is above the limit to previews, and leave a mark with what there was."""
-        limit = self.payload_bytes_max
+        limit = self._payload_bytes_max
         cut: dict[str, int] = {}
         if span.inputs is not None and len(span.inputs) > limit:
             cut[_INPUTS] = len(span.inputs)
@@ -238,17 +297,39 @@ def finisher_of(settings: Settings) -> Finisher:
     return Finisher(Redactor(settings.redact), limit or _NEVER)
 
 
-def limit_payloads(bytes_max: int | None, *, parts_max: int | None = None) -> None:
-    """Cut payloads above `bytes_max` from now on, below what was configured; None: as configured.
-
-    For whoever watches what recording costs. `parts_max` bounds how many parts of one value are
-    unfolded one by one, which is what is slow where anything is.
-    """
+def shorten(level: int) -> None:
+    """Have less recorded of values that are slow to record: one of SHORTENINGS, from 1; 0: all."""
+    shortening = SHORTENINGS[level - 1] if level else None
+    values.UNFOLDING.limit(None if shortening is None else shortening.parts_max)
     finisher = PROCESS.finisher
     if finisher is not None:
-        finisher.limit(bytes_max)
+        finisher.shorten(shortening)
         PROCESS.finish_above = finisher.looks_above
-    values.UNFOLDING.limit(parts_max)
+
+
+def _withhold(span: EndedSpan, bytes_max: int) -> bool:
+    """Have nothing above `bytes_max` looked into; whether there was such a value."""
+    cut: dict[str, int] = {}
+    if span.inputs is not None and len(span.inputs) > bytes_max:
+        cut[_INPUTS], span.inputs = len(span.inputs), _SHORTENED_VALUE
+    if span.outputs is not None and len(span.outputs) > bytes_max:
+        cut[_OUTPUTS], span.outputs = len(span.outputs), _SHORTENED_VALUE
+    attributes = {} if span.attributes is None else span.attributes.copy()
+    for key, value in attributes.items():
+        if len(value) > bytes_max and key not in _KEPT_WHOLE:
+            cut[key], attributes[key] = len(value), _SHORTENED_VALUE
+    if any(len(event.attributes) > bytes_max for event in span.events):
+        cut["events"] = sum(len(one.name) + len(one.attributes) for one in span.events)
+        span.events = [
+            event
+            if len(event.attributes) <= bytes_max
+            else SpanEvent(event.name, event.time_ns, b"{}")
+            for event in span.events
+        ]
+    if cut:
+        attributes[CUT_ATTRIBUTE] = msgspec.json.encode(cut)
+        span.attributes = attributes
+    return bool(cut)
 
 
 def _bytes_of(

@@ -18,6 +18,7 @@ from spanferry.settings import switched_off
 from spanferry.spans import NO_OP_SPAN, NoOpSpan, Span
 from spanferry.trace_state import LiveTrace
 from spanferry.values import text
+from spanferry.watching import watch
 from spanferry_schemas import TracePart, mlflow_keys
 from spanferry_schemas.limits import TRACE_ID_BYTES
 
@@ -119,9 +120,13 @@ def open_span(  # noqa: PLR0913, PLR0917  a span has that many sides
         if experiment_id is not None:
             say_once("destination", "a destination is for root spans only and is ignored")
         trace, parent_id = around.trace, around.span_id_bytes
+        since_ns = 0 if trace.account is None else perf_counter_ns()
         if into is None:
-            return _span_kind(trace, parent_id, name, span_type, start_ns, False)
-        into.begin(trace, parent_id, start_ns, False)
+            into = _span_kind(trace, parent_id, name, span_type, start_ns, False)
+        else:
+            into.begin(trace, parent_id, start_ns, False)
+        if since_ns:
+            watch(into, since_ns)
     except Exception as error:  # noqa: BLE001  the app must not see our troubles
         return not_started(error)
     return into
@@ -145,6 +150,8 @@ def open_root(  # noqa: PLR0913, PLR0917  as open_span
         into = _span_kind(trace, parent_id, name, span_type, start_ns, True)
     else:
         into.begin(trace, parent_id, start_ns, True)
+    if trace.account is not None:
+        watch(into, trace.account.since_ns)
     if experiment_id is not None and remote is None:
         into.set_attribute(_EXPERIMENT_ID, experiment_id)
     return into
@@ -209,8 +216,9 @@ def new_trace(trace_id: bytes, outlet: Outlet, facts: TracePart, *, remote: bool
     defaults = _defaults_of(outlet)
     if not PROCESS.clock_followed:
         read_clock()
-    now_ns = PROCESS.clock_ns + perf_counter_ns()
-    return _trace_kind(
+    since_ns = perf_counter_ns()
+    now_ns = PROCESS.clock_ns + since_ns
+    trace = _trace_kind(
         trace_id,
         outlet,
         facts,
@@ -221,6 +229,11 @@ def new_trace(trace_id: bytes, outlet: Outlet, facts: TracePart, *, remote: bool
         remote,
         PROCESS.forks,
     )
+    account, PROCESS.watch = PROCESS.watch, None
+    if account is not None:
+        account.since_ns = since_ns
+        trace.account = account
+    return trace
 
 
 def is_silent() -> bool:

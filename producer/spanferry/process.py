@@ -32,6 +32,7 @@ class _Process:
         "models",
         "plain",
         "scopes",
+        "watch",
     )
 
     def __init__(self) -> None:
@@ -53,6 +54,8 @@ class _Process:
         self.finisher: Any = None
         """Redacts and cuts, as the outlet that was installed last has it: spans that end after
         `disable()` are not let go otherwise."""
+        self.watch: Any = None
+        """An account for the next trace: see `watching`. Who sets it says None to `plain` afterwards."""
         self.plain: Any = None
         """The defaults of new traces where nothing else holds for them. Who changes that says None
         here, at last."""
@@ -85,7 +88,7 @@ def new_assessment_id() -> str:
 
 def _after_fork() -> None:
     PROCESS.forks += 1
-    PROCESS.plain = None
+    PROCESS.plain = PROCESS.watch = None
     PROCESS.clock_followed = False
     _random.seed()
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from spanferry import budget
 from spanferry.buffer import Buffer
 from spanferry.dispatch import Dispatcher
 from spanferry.log import logger
@@ -68,6 +69,7 @@ class Sender:
         self.dispatcher = Dispatcher(settings, buffer, producer_id=os.urandom(8))
         self._sessions = Sessions(settings, buffer, self.dispatcher, self, self.rest)
         self.state = self._sessions.state
+        self.guard = budget.Guard(settings.budget_ms)
 
     def start(self) -> None:
         """Start the thread unless it runs. Does not wait for Kafka."""
@@ -161,7 +163,10 @@ class Sender:
         self._wake = asyncio.Event()
         self._interrupt = asyncio.Event()
         self._interrupt_if_asked()
-        beside = [asyncio.ensure_future(_follow_the_clock())]
+        beside = [
+            asyncio.ensure_future(_follow_the_clock()),
+            asyncio.ensure_future(budget.follow(self.guard)),
+        ]
         spooler = self.dispatcher.spooler
         if spooler is not None:
             spooler.spool.open()

@@ -111,6 +111,10 @@ class Settings(Security, frozen=True, kw_only=True):
     payload_bytes_max: int | None = None
     """Inputs, outputs and attributes that take more are cut to previews of this, and the span says so
     in `spanferry.cut`. By default half of `buffer_bytes`; 0: never."""
+    budget_ms: float = 1.0
+    """What recording may cost the app's threads for 10 KB of a trace, or a trace that has less, at the
+    99th percentile. Near it less is recorded of values that are slow to record: see docs/operations.md.
+    0: never."""
     metadata: dict[str, str] = {}
     """Attached to every trace, under what the trace sets itself: app version, deployment, region. A
     mapping; in the environment a JSON object or `key=value,key=value`."""
@@ -148,6 +152,7 @@ class Options(TypedDict, total=False):
     accelerate: bool | None
     redact: Redact | None
     payload_bytes_max: int | None
+    budget_ms: float | None
     metadata: Mapping[str, object] | None
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] | None
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None
@@ -196,6 +201,7 @@ def _problems(settings: Settings) -> list[str]:
         (settings.linger_s <= 0, f"linger_s={settings.linger_s} must be above 0"),
         (settings.fragment_bytes < 1024, "fragment_bytes must be at least 1024"),
         (settings.fragment_age_s <= 0, "fragment_age_s must be above 0"),
+        (settings.budget_ms < 0, "budget_ms must not be negative: 0 switches the guard off"),
         (settings.exit_timeout_s < 0, "exit_timeout_s must not be negative"),
         (
             settings.compression not in compressions,

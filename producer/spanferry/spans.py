@@ -209,7 +209,7 @@ class Span(SpanRecorder):
                 self._status, self._message, inputs, outputs, attributes, self._events, self._links,
             )  # fmt: skip
             if size > PROCESS.finish_above:
-                size = PROCESS.finisher.span(ended, size)
+                size = PROCESS.finisher.span(ended, size, self.trace)
             trace = self.trace
             if trace.forks != PROCESS.forks:
                 trace.add(ended, size, error=self._status is _FAILED)

@@ -11,6 +11,7 @@ from spanferry import outlet as outlets
 from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Outlet, Parcel, SentSpan
 from spanferry.process import PROCESS
 from spanferry.values import text
+from spanferry.watching import Account
 from spanferry_schemas import Attachment, End, TracePart, mlflow_keys
 
 __all__ = ["LiveTrace", "OpenedSpan"]
@@ -86,6 +87,8 @@ class LiveTrace(Struct, eq=False):
     sent_facts: TracePart | None = None
     """With redaction: `facts` as they are sent, once the trace has ended. Who was changing those
     meanwhile changes nothing here."""
+    account: Account | None = None
+    """What it costs, where that is watched."""
     ends_trace: bool = True
     """An outlet is given a trace when its local root has ended."""
 

@@ -17,7 +17,17 @@ import orjson
 
 from spanferry.log import say_once
 
-__all__ = ["STRICT", "UNFOLDING", "chunk_text", "clean", "decode", "dumps", "encode", "text"]
+__all__ = [
+    "SHORTENED",
+    "STRICT",
+    "UNFOLDING",
+    "chunk_text",
+    "clean",
+    "decode",
+    "dumps",
+    "encode",
+    "text",
+]
 
 _PARTS_MAX: Final = 20_000
 """Values that are unfolded one by one, at some 4 us each; a note stands for what comes after."""
@@ -36,6 +46,9 @@ _INT_BITS_MAX: Final = 10_000
 
 _CANNOT_RECORD: Final = "<spanferry: cannot record"
 _TOO_LARGE: Final = "<spanferry: too many parts to record>"
+SHORTENED: Final = "<spanferry: not recorded, that takes too long>"
+"""Stands for what the budget guard has left out."""
+
 _TOO_DEEP: Final = "<spanferry: nested too deeply to record>"
 
 _CONSUMED_BY_STR: Final = frozenset(
@@ -75,8 +88,13 @@ class _UnfoldingLimit:
         """Read once for every value."""
 
     def limit(self, parts_max: int | None) -> None:
-        """Fewer from now on; None: as many as by default."""
-        self.parts_max = _PARTS_MAX if parts_max is None else max(1, min(parts_max, _PARTS_MAX))
+        """Fewer from now on, and `SHORTENED` for the rest; None: as many as by default."""
+        self.parts_max = _PARTS_MAX if parts_max is None else min(parts_max, _PARTS_MAX)
+
+    @property
+    def note(self) -> str:
+        """What stands for the parts above it."""
+        return _TOO_LARGE if self.parts_max == _PARTS_MAX else SHORTENED
 
 
 UNFOLDING: Final = _UnfoldingLimit()
@@ -196,15 +214,16 @@ class _Unfolding:
             return clean(value) if kind is str else _plain_int(value)
         self._nodes_left -= 1
         if self._nodes_left < 0 or depth > _DEPTH_MAX:
-            too_large = self._nodes_left < 0
-            say_once(
-                "value-size",
-                "a value with more than %d parts, or nested deeper than %d, is recorded in part: "
-                "record less of it, or text",
-                UNFOLDING.parts_max,
-                _DEPTH_MAX,
-            )
-            return _TOO_LARGE if too_large else _TOO_DEEP
+            note = UNFOLDING.note if self._nodes_left < 0 else _TOO_DEEP
+            if note is not SHORTENED:
+                say_once(
+                    "value-size",
+                    "a value with more than %d parts, or nested deeper than %d, is recorded in part: "
+                    "record less of it, or text",
+                    _PARTS_MAX,
+                    _DEPTH_MAX,
+                )
+            return note
         if 0 < depth <= _ATTEMPT_DEPTH_MAX or kind not in _CONTAINERS:
             try:
                 return msgspec.Raw(_encode(value))

@@ -13,14 +13,12 @@ import spanferry
 from spanferry import outlet as outlets
 from spanferry import values
 from spanferry.buffer import Buffer
-from spanferry.finishing import limit_payloads
 from spanferry.parcel import Parcel
 from spanferry.redaction import Redaction
 from spanferry.settings import DropPolicy, Settings
 from spanferry.testing import capture
 from spanferry_schemas import End
 from spanferry_schemas.cutting import CUT_ATTRIBUTE, cut_json, cut_object
-from tests.producer.hostile import Hostile
 
 NOWHERE = "none:1"
 MEBI = 1024 * 1024
@@ -74,35 +72,6 @@ def test_zero_switches_it_off_and_the_default_follows_the_buffer() -> None:
         with capture(settings) as captured, spanferry.start_span("root") as root:
             root.set_inputs("x" * 1_500_000)
         assert (len(captured.traces[0].root.inputs) == 1_500_000) is whole
-
-
-def test_the_limit_can_be_lowered_while_traces_flow_and_comes_back() -> None:
-    def sent() -> int:
-        with spanferry.start_span("root") as root:
-            root.set_inputs("x" * 10_000)
-            root.set_outputs([Hostile() for _ in range(1_000)])
-        return len(captured.traces[-1].root.inputs)
-
-    with limited(5_000) as captured:
-        assert sent() == 4_996
-        limit_payloads(1_000, parts_max=10)
-        assert sent() == 996
-        limit_payloads(1)
-        assert sent() == 252
-        limit_payloads(100_000)
-        assert sent() == 4_996
-        limit_payloads(None)
-        assert sent() == 4_996
-
-
-def test_fewer_parts_of_one_value_are_unfolded_where_that_is_asked() -> None:
-    try:
-        limit_payloads(None, parts_max=10)
-        stored = json.loads(values.encode([object] * 100))
-    finally:
-        limit_payloads(None)
-    assert len(stored) == 100
-    assert sum("too many parts" in one for one in stored) > 80
 
 
 def test_token_usage_is_never_cut() -> None:

@@ -22,6 +22,7 @@ from spanferry.opening import not_started, open_span, open_trace
 from spanferry.process import PROCESS
 from spanferry.spans import NO_OP_SPAN, NoOpSpan, Span
 from spanferry.starting import NOT_BEGUN
+from spanferry.watching import watch
 
 __all__ = ["MLFLOWS", "REPLACEMENTS"]
 
@@ -78,6 +79,8 @@ class start_span(LightStartSpan, contextlib.ContextDecorator):  # noqa: N801  ML
             self._token = current.set(trace)
             return trace
         self.begin(trace, None, None, True)
+        if trace.account is not None:
+            watch(self, trace.account.since_ns)
         self._token = current.set(self)
         return self
 
