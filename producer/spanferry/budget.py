@@ -8,7 +8,7 @@ Once in a while it tries whether more can be afforded again.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Final
 
@@ -56,6 +56,11 @@ _EASING_S: Final = 2.0
 _TOO_EARLY_S: Final = 60.0
 
 _WATCH_EACH_S: Final = 0.1
+"""About ten traces a second are watched, ..."""
+
+_WATCH_ONE_OF: Final = 8
+"""... and no more than one of so many unless the budget is in danger: watching costs some 6 us a span,
+so that all spans together pay less than 1 us each."""
 
 
 class Verdict(Enum):
@@ -121,6 +126,11 @@ class Guard:
         self._hold_s = _HOLD_S
         self._eased_s = float("-inf")
         self._resting_until_s = float("-inf")
+
+    @property
+    def attentive(self) -> bool:
+        """Whether every trace is worth watching."""
+        return self._with_cpu or self.level > 0
 
     def account(self) -> Account:
         """For the next trace."""
@@ -226,8 +236,12 @@ class Guard:
         self._recent.clear()
 
 
-async def follow(guard: Guard) -> None:
-    """Have a trace watched every now and then, and what the guard decides done, until cancelled."""
+async def follow(guard: Guard, traces: Callable[[], int]) -> None:
+    """Have a trace watched every now and then, and what the guard decides done, until cancelled.
+
+    `traces` tells how many have ended.
+    """
+    last = traces() - _WATCH_ONE_OF
     try:
         while True:
             await asyncio.sleep(_WATCH_EACH_S * (0.5 + random_bits(16) / 0x1_0000))
@@ -236,8 +250,11 @@ async def follow(guard: Guard) -> None:
             if verdict is not Verdict.KEEP:
                 shorten(guard.level)
                 _say(verdict, guard.level, dearest, slowest)
-            PROCESS.watch = guard.account()
-            PROCESS.plain = None
+            if guard.attentive or traces() >= last + _WATCH_ONE_OF:
+                last = traces()
+                PROCESS.watch = guard.account()
+            if PROCESS.watch is not None:
+                PROCESS.plain = None
     finally:
         PROCESS.watch = None
         shorten(0)

@@ -165,7 +165,7 @@ class Sender:
         self._interrupt_if_asked()
         beside = [
             asyncio.ensure_future(_follow_the_clock()),
-            asyncio.ensure_future(budget.follow(self.guard)),
+            asyncio.ensure_future(budget.follow(self.guard, lambda: self._buffer.counts.traces)),
         ]
         spooler = self.dispatcher.spooler
         if spooler is not None:
