@@ -44,7 +44,7 @@ class SpoolCounts(Struct):
     corrupt_bytes: int = 0
     """Could not be read back."""
     folder_bytes: int = 0
-    """What the folder held when it was looked at last, other processes' entries included."""
+    """What the folder held when it was looked at last: see `Directory.used_bytes`."""
 
 
 class Spool:
