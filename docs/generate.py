@@ -14,6 +14,8 @@ import msgspec
 from msgspec import Struct
 from prometheus_client import Counter
 
+from spanferry.client import Stats
+from spanferry.metrics.rows import ROWS, Kind, Row
 from spanferry.settings import Settings as AppSettings
 from spanferry_schemas.security import Security
 from spanferry_worker.services.metrics import Metrics
@@ -58,12 +60,26 @@ is `--set section.name=value`, or its flag where it has one; in the environment
 METRICS_HEAD = """\
 # Metrics
 
-Made from the code by `python docs/generate.py`. Every worker process serves them in Prometheus's
-format at `/metrics` of its health port.
+Made from the code by `python docs/generate.py`.
 
-| metric | type | labels | what |
-|---|---|---|---|
+## The worker
+
+Every worker process serves them in Prometheus's format at `/metrics` of its health port.
+
 """
+
+APP_METRICS_HEAD = """
+## The app side
+
+What `spanferry.stats()` counts, once the app asks for it, for [Prometheus or
+OpenTelemetry](operations.md#metrics-of-the-app). In OpenTelemetry `spanferry_app_` is `spanferry.app.`,
+and the unit is no part of the name. Where several processes answer for one page, gauges are sums over
+those that live, unless the highest counts.
+
+"""
+
+METRICS_TABLE = "| metric | type | labels | what |\n|---|---|---|---|\n"
+KINDS = {Kind.COUNTER: "counter", Kind.SUM: "gauge", Kind.HIGHEST: "gauge, the highest"}
 
 
 def settings_document() -> str:
@@ -93,7 +109,18 @@ def metrics_document() -> str:
         name = metric._name + ("_total" if isinstance(metric, Counter) else "")
         labels = ", ".join(metric._labelnames)
         rows.append(f"| `{name}` | {metric._type} | {labels} | {metric._documentation} |\n")
-    return METRICS_HEAD + "".join(rows)
+    app = [
+        f"| `{row.prometheus_name}` | {KINDS[row.kind]} | {_label(row)} | {row.text} |\n"
+        for row in ROWS
+        if set(row.fields.values()) <= set(Stats.__struct_fields__)
+    ]
+    tables = [METRICS_HEAD, METRICS_TABLE, *rows, APP_METRICS_HEAD, METRICS_TABLE, *app]
+    return "".join(tables)
+
+
+def _label(row: Row) -> str:
+    known = [*row.known, *(value for value in row.fields if value not in {"", "*"})]
+    return f"{row.label}: {', '.join(known)}" if row.label else ""
 
 
 def _table(kind: type[Struct], flags: dict[str, str]) -> list[str]:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from spanferry import bridge, leaving, outlet, termination
 from spanferry.buffer import Buffer, new_buffer
 from spanferry.log import logger
+from spanferry.metrics import totals
 from spanferry.native import greenlets
 from spanferry.process import PROCESS
 from spanferry.settings import Options, Settings, load_settings, switched_off
@@ -90,6 +91,11 @@ class Stats(Struct, frozen=True, kw_only=True):
     """Connections that could not be made or did not last, by reason: unreachable, silent, protocol,
     certificate, authentication, authorization, advertised, topic, unacknowledged, lost, replaced,
     settings, too large, refused."""
+    spool_bytes_used: int = 0
+    """What its folder holds, all processes' together, segments that are written to as full ones;
+    looked at every 5 seconds."""
+    spool_bytes: int = 0
+    """The limit of `spool_bytes_used`; 0 without a spool."""
     spool_bytes_put: int = 0
     """Moved from memory to the spool."""
     spool_parcels_replayed: int = 0
@@ -168,6 +174,7 @@ class Client:
         if not flushed and folder:
             self._sender.put_away(max(deadline_s - time.monotonic(), 0.0))
         self._report(flushed, spooled_before, timeout_s)
+        totals.tell(last=True)
         if interrupt is not None:
             raise interrupt
         return flushed
@@ -257,6 +264,8 @@ class Client:
             batches_failed=sent.batches_failed,
             connects=state.connects,
             troubles=state.troubles,
+            spool_bytes_used=spool.folder_bytes,
+            spool_bytes=self._settings.spool_bytes if self._settings.spool_dir else 0,
             spool_bytes_put=spool.bytes_put,
             spool_parcels_replayed=spool.entries_replayed,
             spool_bytes_replayed=spool.bytes_replayed,
@@ -319,6 +328,7 @@ def disable() -> None:
         _install(None)
         if client is not None:
             client.close(client.settings.exit_timeout_s)
+            totals.follow(None)
             termination.restore()
 
 
@@ -342,6 +352,8 @@ def stats() -> Stats:
 
 def _install(client: Client | None) -> None:
     global _client  # noqa: PLW0603  the process has one
+    if client is not None:
+        totals.follow(client.stats)  # first: what is installed counts redaction anew
     _client = client
     outlet.install(client)
 

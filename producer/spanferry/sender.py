@@ -20,6 +20,7 @@ from spanferry.buffer import Buffer
 from spanferry.dispatch import Dispatcher
 from spanferry.log import logger
 from spanferry.loop import Rest, SenderLoop
+from spanferry.metrics import totals
 from spanferry.native import NativeThread, new_thread
 from spanferry.process import PROCESS, read_clock
 from spanferry.sessions import SenderState, Sessions
@@ -233,11 +234,12 @@ class Sender:
 
 
 async def _follow_the_clock() -> None:
-    """Look at the wall clock for the app's threads, until cancelled."""
+    """Look at the wall clock for the app's threads, and let metrics be copied, until cancelled."""
     PROCESS.clock_followed = True
     try:
         while True:
             read_clock()
+            totals.tell()
             await asyncio.sleep(_CLOCK_S)
     finally:
         PROCESS.clock_followed = False

@@ -48,7 +48,7 @@ class SpoolMode(StrEnum):
     """What goes to the spool on disk."""
 
     OVERFLOW = "overflow"
-    """What memory has no room for, what waits while Kafka is away, and what is left at the exit."""
+    """What fills more than half of the buffer, what comes while Kafka is away, what is left at the exit."""
     ALWAYS = "always"
     """Everything, before it is sent: what the sender has taken survives whatever ends the process."""
 
@@ -60,6 +60,7 @@ class SpoolFsync(StrEnum):
     INTERVAL = "interval"
     """Once a second: a power cut loses at most what came since."""
     ALWAYS = "always"
+    """At each of the sender's looks, what it has written at the one before."""
 
 
 class Settings(Security, frozen=True, kw_only=True):
@@ -75,13 +76,19 @@ class Settings(Security, frozen=True, kw_only=True):
     buffer_bytes: int = 64 * 1024 * 1024
     """What may wait for Kafka, in-flight batches included."""
     drop: DropPolicy = DropPolicy.NEWEST
-    """What gives way when the buffer is full, and the spool, where there is one, takes nothing."""
+    """What gives way when the buffer is full: `newest`, the trace that comes, or `oldest`, those that
+    wait longest. Also beside a spool, where that takes nothing or more comes than its disk can write."""
     spool_dir: str | None = None
-    """A folder on a local disk for what Kafka does not take now. The processes of a host share it."""
+    """A folder on a local disk for what Kafka does not take now. The processes of a host share it.
+    What each end of a process loses with it and without: docs/operations.md."""
     spool_bytes: int = 1024 * 1024 * 1024
     """What the folder may take, all processes together."""
     spool_mode: SpoolMode = SpoolMode.OVERFLOW
+    """`overflow`: what fills more than half of `buffer_bytes`, what comes while Kafka is away for more
+    than a second, and what is left at the end. `always`: everything too, on disk before it is sent."""
     spool_fsync: SpoolFsync = SpoolFsync.INTERVAL
+    """Against a power cut: wait for the disk once a second (`interval`), at each of the sender's looks
+    (`always`), or `never`. The death of the process alone loses nothing that was written."""
     record_bytes_max: int = RECORD_BYTES_MAX
     """Largest record value; the topic's `max.message.bytes` must be larger."""
     batch_bytes: int = 512 * 1024

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -31,6 +32,27 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), target
+
+
+def test_every_metric_that_is_named_exists():
+    known = set(
+        re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    )
+    text = (ROOT / "docs" / "operations.md").read_text()
+    named = set(re.findall(r"spanferry_[a-z]+_\w+", text)) - {"spanferry_app_"}
+    assert len(named) >= 15
+    assert named <= known
+
+
+def test_the_alert_rules_are_rules():
+    [rules] = re.findall(
+        r"```yaml\n(groups:.*?)```", (ROOT / "docs" / "operations.md").read_text(), re.DOTALL
+    )
+    [group] = yaml.safe_load(rules)["groups"]
+    for rule in group["rules"]:
+        assert set(rule) <= {"alert", "expr", "for"}
+        assert "spanferry_app_" in rule["expr"]
+    assert len(group["rules"]) == 6
 
 
 def test_every_promise_names_tests_that_exist():

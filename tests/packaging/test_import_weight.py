@@ -36,10 +36,18 @@ def test_nothing_heavy_comes_with_spanferry() -> None:
     assert not HEAVY & (modules_after("import spanferry") - modules_after("import msgspec"))
 
 
-@pytest.mark.parametrize("module", ["spanferry.asgi", "spanferry.testing"])
+@pytest.mark.parametrize("module", ["spanferry.asgi", "spanferry.metrics", "spanferry.testing"])
 def test_the_parts_that_apps_import_by_hand_stay_light(module: str) -> None:
     loaded = modules_after(f"import {module}")
-    assert not {"aiokafka", "mlflow", "spanferry_worker", "uvloop"} & loaded
+    unwanted = {
+        "aiokafka",
+        "mlflow",
+        "opentelemetry",
+        "prometheus_client",
+        "spanferry_worker",
+        "uvloop",
+    }
+    assert not unwanted & loaded
 
 
 def test_the_command_loads_mlflow_only_when_it_is_needed() -> None:

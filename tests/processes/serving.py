@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tests.processes.program import Program, program
 
-__all__ = ["Answers", "ask", "listening", "served"]
+__all__ = ["Answers", "ask", "get", "listening", "served"]
 
 CLIENTS = 4
 REQUESTS = 60
@@ -49,15 +49,16 @@ def ask(port: int, label: str, *, processes: int = 1) -> Answers:
     with ThreadPoolExecutor(CLIENTS) as clients:
         for first in range(0, REQUESTS_MAX, REQUESTS):
             names = [f"{label}-{first + number}" for number in range(REQUESTS)]
-            answers.processes.update(clients.map(lambda name: _get(port, name), names))
+            answers.processes.update(clients.map(lambda name: int(get(port, name)), names))
             answers.traces.update(names)
             if len(answers.processes) >= processes:
                 return answers
     raise AssertionError(f"only {answers.processes} have answered")
 
 
-def _get(port: int, name: str) -> int:
+def get(port: int, name: str) -> str:
+    """What the server answers to GET /<name>."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
     with contextlib.closing(connection):
         connection.request("GET", f"/{name}")
-        return int(connection.getresponse().read())
+        return connection.getresponse().read().decode()

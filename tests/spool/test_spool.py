@@ -133,6 +133,17 @@ def test_the_folder_stays_within_its_bytes_whoever_writes(tmp_path: Path) -> Non
     assert sum(len(drain(spool)) for spool in spools) == taken
 
 
+def test_what_the_folder_holds_is_counted_whoever_wrote_it(tmp_path: Path) -> None:
+    spools = [spool_in(tmp_path, spool_bytes=2_000_000) for _ in range(2)]
+    for number in range(40):
+        assert spools[0].put(entry(number, size=10_000))
+    _adopt(spools[1])
+    assert spools[1].counted().folder_bytes == spools[0].directory.used_bytes() > 400_000
+    drain(spools[0])
+    _adopt(spools[1])
+    assert spools[1].counted().folder_bytes == 0
+
+
 def test_room_comes_back_when_entries_are_settled(tmp_path: Path) -> None:
     spool = spool_in(tmp_path, spool_bytes=1_000_000)
     while spool.put(entry(1, size=10_000)):

@@ -87,18 +87,20 @@ class Directory:
     def own(self, name: str) -> Owner | None:
         """The lock of that owner; None where somebody else holds it. New owners come by a new name."""
         path = self.path / f"{name}{_LOCK}"
+        new = not path.exists()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        owner = Owner(name, path, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_nlink:
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, str(os.getpid()).encode())
-                return Owner(name, path, descriptor)
+                return owner
         except OSError as error:
             if not isinstance(error, BlockingIOError):
-                os.close(descriptor)
+                owner.release(empty=new)  # a full disk takes names where it takes no bytes
                 raise
-        os.close(descriptor)
+        owner.forget()
         return None
 
     def holder_of(self, name: str) -> int | None:

@@ -124,12 +124,18 @@ class Writer:
     __slots__ = ("_descriptor", "_unsynced", "path", "size")
 
     def __init__(self, path: Path) -> None:
-        """Create the file, which must not be there."""
+        """Create the file, which must not be there. Where that raises there is none."""
         self.path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, _MODE)
         self.size = 0
         self._unsynced = True
-        self._write([HEADER])
+        try:
+            self._write([HEADER])
+        except OSError:  # a full disk takes names where it takes no bytes
+            os.close(self._descriptor)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
 
     def append(self, payload: bytes) -> int:
         """Write one entry whole, or leave the file as it was and raise. Its offset."""

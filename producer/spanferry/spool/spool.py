@@ -43,6 +43,8 @@ class SpoolCounts(Struct):
     """Times that nothing could be written: no room, or the disk said no."""
     corrupt_bytes: int = 0
     """Could not be read back."""
+    folder_bytes: int = 0
+    """What the folder held when it was looked at last: see `Directory.used_bytes`."""
 
 
 class Spool:
@@ -137,6 +139,7 @@ class Spool:
             self._adopted_at_s = now_s
             try:
                 self.backlog.adopt(self._owner)
+                self.counts.folder_bytes = self.directory.used_bytes()
             except OSError as error:
                 self.health.trouble(error)
 
