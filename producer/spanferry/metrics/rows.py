@@ -184,10 +184,16 @@ ROWS: Final = (
         "{payload}",
     ),
     _counter(
-        "payloads_shortened",
-        "Payloads that the budget guard cut.",
-        "payloads_shortened",
-        "{payload}",
+        "traces_shortened",
+        "Traces of which the budget guard has had less recorded.",
+        "traces_shortened",
+        "{trace}",
+    ),
+    _counter(
+        "overhead_watched",
+        "Traces of which the cost was measured; the newest 1,000 are in the quantiles.",
+        "overhead_watched",
+        "{trace}",
     ),
     Row(
         name="overhead",
@@ -204,7 +210,7 @@ ROWS: Final = (
         unit="s",
         text="Seconds that a trace has cost the app's threads for each 10 KB.",
         label="quantile",
-        fields={"0.99": "overhead_ms_per_10kb_p99"},
+        fields={"0.99": "overhead_p99_ms_per_10kb"},
         scale=0.001,
     ),
     _highest(
