@@ -120,7 +120,7 @@ class Client:
                 folder,
                 f"; {lost} more are lost" if lost > 0 else "",
             )
-        elif lost > 0 or not (flushed or folder):
+        elif lost > 0 or not (flushed or folder or left.buffered_bytes == 0):
             logger.warning(
                 "%d traces (%d bytes) were not acknowledged by Kafka within %.1f s and are lost: %s",
                 lost,

@@ -137,16 +137,17 @@ class Connection:
 
     def producer(self, server: str) -> Any:
         """An idempotent producer, to be started. Batches are built by us, so its own batching hardly
-        matters."""
+        matters; those that zstd packs come packed."""
         from aiokafka import AIOKafkaProducer  # noqa: PLC0415  on the sender's thread
 
         settings = self._settings
+        own = settings.compression in {"none", "zstd"}
         self._producer = AIOKafkaProducer(
             bootstrap_servers=server,
             client_id=settings.client_id,
             acks="all",
             enable_idempotence=True,
-            compression_type=None if settings.compression == "none" else settings.compression,
+            compression_type=None if own else settings.compression,
             max_batch_size=settings.batch_bytes,
             max_request_size=max(settings.batch_bytes, settings.record_bytes_max) + 65_536,
             request_timeout_ms=int(self._request_s * 1000),

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from msgspec import Struct
@@ -46,6 +48,7 @@ class Dispatcher:
         self._buffer = buffer
         self._producer_id = producer_id
         self._producer: Any = None
+        self._new_batch: Callable[[], Any] | None = None
         self._pumps: set[asyncio.Task[None]] = set()
         self._failure: Exception | None = None
         self.pace = Pace(settings.batch_bytes)
@@ -64,7 +67,12 @@ class Dispatcher:
 
     def open(self, producer: Any, partitions: list[int]) -> None:
         """A producer is connected to the topic with these partitions."""
+        from spanferry.batches import ZstdBatch  # noqa: PLC0415  needs aiokafka, which is loaded now
+
         self._producer = producer
+        self._new_batch = producer.create_batch
+        if self._settings.compression == "zstd":
+            self._new_batch = partial(ZstdBatch, self._settings.batch_bytes)
         self._failure = None
         self.pace.session()
         self._lanes.open(partitions)
@@ -181,7 +189,8 @@ class Dispatcher:
             self.ledger.finish(one.receipt)
 
     async def _build(self, lane: Lane) -> tuple[Any, list[Staged]]:
-        batch = self._producer.create_batch()
+        assert self._new_batch is not None  # set before any lane is busy
+        batch = self._new_batch()
         staged: list[Staged] = []
         size = 0
         now_ms = time.time_ns() // 1_000_000
