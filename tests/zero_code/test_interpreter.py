@@ -90,6 +90,22 @@ def test_it_is_on_also_where_python_is_told_to_be_isolated(python: str, words: l
     assert runs(python, *words, "-c", STATE, **NOWHERE).stdout == "False\n"
 
 
+@pytest.mark.parametrize(
+    ("variables", "enabled"),
+    [
+        ({"SPANFERRY_ENABLED": "false"}, False),
+        ({"ENABLE_MLFLOW_TRACING": "False"}, False),
+        ({"ENABLE_MLFLOW_TRACING": "false", "SPANFERRY_ENABLED": "true"}, True),
+        ({"ENABLE_MLFLOW_TRACING": "true"}, True),
+    ],
+)
+def test_an_app_that_calls_enable_is_switched_off_too(
+    python: str, variables: dict[str, str], enabled: bool
+) -> None:
+    program = "import spanferry; spanferry.enable(); print(spanferry.stats().enabled)"
+    assert runs(python, "-c", program, **NOWHERE | variables).stdout == f"{enabled}\n"
+
+
 def test_the_apps_own_options_go_first_and_cost_nothing_twice(python: str) -> None:
     variables = {"SPANFERRY_TOPIC": "the.environments", "SPANFERRY_CLIENT_ID": "me"}
     assert runs(python, "-c", TWICE, **ON | variables).stdout == "the.apps me\n"
