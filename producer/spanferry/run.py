@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "SPANFERRY_ENABLED=false, or ENABLE_MLFLOW_TRACING=false alone, leaves the command as it is. "
         "Exit code 2 where an option is missing or wrong; else the command's."
     )
-    group = parser.add_argument_group("options", "instead of their variables: docs/settings.md")
+    group = parser.add_argument_group("settings", "all of them in docs/settings.md")
     for name in _OPTIONS:
         flag = f"--{name.replace('_', '-')}"
         group.add_argument(flag, metavar="X", help=f"instead of {variable(name)}")
