@@ -33,7 +33,8 @@ Made from the code by `python docs/generate.py`. Sizes are in bytes, times in se
 
 Arguments of `spanferry.enable()`; each is also an environment variable, `SPANFERRY_` and the name in
 capitals. Arguments go first. The experiment falls back to `MLFLOW_EXPERIMENT_ID` and
-`MLFLOW_EXPERIMENT_NAME`. `SPANFERRY_ENABLED=false` silences the reminder that tracing is not enabled.
+`MLFLOW_EXPERIMENT_NAME`. All of them, but passwords, are options of `spanferry run` too. `SPANFERRY_ENABLED`
+and `ENABLE_MLFLOW_TRACING` switch [on and off](zero-code.md#on-and-off).
 What TLS and SASL need stands [below](#signing-in).
 
 """
@@ -136,7 +137,7 @@ def _table(kind: type[Struct], flags: dict[str, str]) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    if value is None or value == "":
+    if value is None or value in ("", ()):
         return ""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000:
         return f"{value:,}"

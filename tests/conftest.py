@@ -25,9 +25,9 @@ from tests.services.worker import SpanferryWorker
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 SERVICES = (KafkaServer, MlflowServer, PostgresServer, SpanferryWorker)
-OURS = ("SPANFERRY_", "MLFLOW_")
+OURS = ("SPANFERRY_", "MLFLOW_", "ENABLE_MLFLOW_TRACING")
 OF_THE_RUN = {"SPANFERRY_TEST_KAFKA", "MLFLOW_DISABLE_TELEMETRY"}
-OUR_PACKAGES = ["spanferry", "spanferry_schemas", "spanferry_worker"]
+OUR_PACKAGES = ["spanferry", "spanferry_schemas", "spanferry_start", "spanferry_worker"]
 
 # The same examples in every run, so that a red run is red again; HYPOTHESIS_PROFILE=explore looks
 # for new ones.

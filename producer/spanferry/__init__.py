@@ -6,6 +6,7 @@ spanferry.enable(bootstrap_servers="kafka:9092", experiment="my-app")
 def answer(question: str) -> str: ...
 """
 
+from spanferry import automatic
 from spanferry.active_model import clear_active_model, set_active_model
 from spanferry.assessments import AssessmentError, AssessmentSource, AssessmentSourceType
 from spanferry.client import Stats, disable, enable, flush, stats
@@ -77,3 +78,5 @@ __all__ = [
     "trace",
     "update_current_trace",
 ]
+
+automatic.enable_if_told()

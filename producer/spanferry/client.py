@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spanferry.parcel import Waiting
     from spanferry.sender import Sender
 
-__all__ = ["Client", "Stats", "disable", "enable", "flush", "stats"]
+__all__ = ["Client", "Stats", "disable", "enable", "enable_late", "flush", "stats"]
 
 _FLUSH_TIMEOUT_S: Final = 10.0
 
@@ -222,26 +222,46 @@ def enable(**options: Unpack[Options]) -> None:
 
     A SIGTERM that nobody handles ends the process after such a flush too.
 
-    With SPANFERRY_ENABLED=false in the environment nothing happens.
+    With SPANFERRY_ENABLED=false in the environment nothing happens, nor with
+    ENABLE_MLFLOW_TRACING=false unless SPANFERRY_ENABLED=true.
 
     Raises ConfigurationError, here and never later, where an option is missing or wrong.
     """
-    if switched_off(os.environ):
-        logger.info("tracing stays off: SPANFERRY_ENABLED=%s", os.environ["SPANFERRY_ENABLED"])
+    off = switched_off(os.environ)
+    if off:
+        logger.info("tracing stays off: %s", off)
         return
     settings = load_settings(options, os.environ)
     disable()
     with _switch:
-        client = Client(settings)
-        _install(client)
-        if settings.mlflow:
-            bridge.switch_on(accelerate=settings.accelerate)
-        if greenlets():
-            importlib.import_module("aiokafka")
-        else:
+        client = _switch_on(settings)
+        if not greenlets():
             client.start()
-        termination.flush_first(client.flush_before_termination)
-        leaving.arrange(_at_exit)
+
+
+def enable_late() -> None:
+    """As `enable()` for an app that has not asked for it: the sender waits for the first trace.
+
+    So a process that traces nothing pays little, and an `enable()` that follows replaces it at once.
+    Does nothing where spanferry is enabled. Raises ConfigurationError.
+    """
+    settings = load_settings({}, os.environ)
+    with _switch:
+        if _client is None:
+            _switch_on(settings)
+
+
+def _switch_on(settings: Settings) -> Client:
+    client = Client(settings)
+    _install(client)
+    if settings.mlflow:
+        bridge.switch_on(accelerate=settings.accelerate)
+        bridge.autolog(settings.autolog)
+    termination.flush_first(client.flush_before_termination)
+    leaving.arrange(_at_exit)
+    if greenlets():
+        importlib.import_module("aiokafka")
+    return client
 
 
 def disable() -> None:

@@ -253,7 +253,8 @@ def complain_not_enabled() -> None:
     if not switched_off(os.environ):
         logger.warning(
             "spanferry is not enabled, so nothing is traced: call spanferry.enable("
-            "bootstrap_servers='host:9092') when the app starts, or set SPANFERRY_ENABLED=false",
+            "bootstrap_servers='host:9092') when the app starts, or set SPANFERRY_ENABLED=true and "
+            "SPANFERRY_BOOTSTRAP_SERVERS; SPANFERRY_ENABLED=false silences this",
         )
 
 

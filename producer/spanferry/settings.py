@@ -1,6 +1,6 @@
 """Options of the app side: arguments of `enable()` over environment variables over defaults."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Final, Literal, TypedDict
@@ -12,6 +12,8 @@ from spanferry.redaction import Redact, Redaction, redaction_of
 from spanferry_schemas import TOPIC
 from spanferry_schemas.limits import RECORD_BYTES_FLOOR, RECORD_BYTES_MAX
 from spanferry_schemas.security import SECRETS, Security, TokenSource
+from spanferry_start import OFF, switch
+from spanferry_start.libraries import AUTOLOG
 
 __all__ = [
     "PAYLOAD_BYTES_FLOOR",
@@ -30,7 +32,7 @@ _PREFIX: Final = "SPANFERRY_"
 PAYLOAD_BYTES_FLOOR: Final = 256
 """No payload is cut shorter: a preview should say something."""
 
-_OFF: Final = frozenset({"false", "0", "off", "no"})
+_MLFLOWS_SWITCH: Final = "ENABLE_MLFLOW_TRACING"
 
 
 class ConfigurationError(ValueError):
@@ -111,6 +113,9 @@ class Settings(Security, frozen=True, kw_only=True):
     """Have MLflow's own API (mlflow.trace, start_span, autolog …) go through Kafka too."""
     accelerate: bool = True
     """Put spanferry's fast spans behind MLflow's API; without it MLflow makes its own, slower ones."""
+    autolog: tuple[str, ...] = ()
+    """Libraries of which MLflow logs all calls, from the app's import of one on, as if it had called
+    `mlflow.<name>.autolog()`: `openai,langchain`, or a list."""
     redact: Redaction | None = None
     """What is replaced by a mark before it leaves the calling thread: see docs/redaction.md. A
     `spanferry.Redaction`, or words with commas between them or in a list: `presets:api-keys`,
@@ -157,6 +162,7 @@ class Options(TypedDict, total=False):
     collect_environment: bool | None
     mlflow: bool | None
     accelerate: bool | None
+    autolog: Sequence[str] | str | None
     redact: Redact | None
     payload_bytes_max: int | None
     budget_ms: float | None
@@ -214,13 +220,26 @@ def _problems(settings: Settings) -> list[str]:
             settings.compression not in compressions,
             f"compression={settings.compression!r} is not one of {', '.join(compressions)}",
         ),
+        (
+            bool(settings.autolog) and not settings.mlflow,
+            "autolog goes through MLflow's API: leave mlflow=False out",
+        ),
     ]
     return [message for wrong, message in checks if wrong] + list(settings.problems())
 
 
-def switched_off(environment: Mapping[str, str]) -> bool:
-    """Whether SPANFERRY_ENABLED says that there is to be no tracing at all."""
-    return environment.get("SPANFERRY_ENABLED", "").strip().lower() in _OFF
+def switched_off(environment: Mapping[str, str]) -> str:
+    """The variable that says that there is to be no tracing at all, as NAME=value; else nothing.
+
+    SPANFERRY_ENABLED goes before ENABLE_MLFLOW_TRACING, which cannot switch on.
+    """
+    said = switch(environment)
+    if said is False:
+        return f"SPANFERRY_ENABLED={environment['SPANFERRY_ENABLED']}"
+    mlflows = environment.get(_MLFLOWS_SWITCH, "")
+    if said is None and mlflows.strip().lower() in OFF:
+        return f"{_MLFLOWS_SWITCH}={mlflows}"
+    return ""
 
 
 def variable(option: str) -> str:
@@ -272,6 +291,8 @@ def _convert(value: object, field: msgspec.structs.FieldInfo, origin: str) -> An
     try:
         if field.type == dict[str, str]:
             return process_metadata(value)
+        if field.name == "autolog":
+            return _flavors(value)
         if field.name == "sasl_oauth_token_provider":
             return value if callable(value) else msgspec.convert(value, str)
         if field.type == Redaction | None:
@@ -280,3 +301,14 @@ def _convert(value: object, field: msgspec.structs.FieldInfo, origin: str) -> An
     except ValueError as error:  # msgspec's ValidationError is one
         shown = "..." if field.name in SECRETS else repr(value)
         raise ConfigurationError(f"{origin}={shown} cannot be used: {error}") from error
+
+
+def _flavors(value: object) -> tuple[str, ...]:
+    words = value.split(",") if isinstance(value, str) else msgspec.convert(value, list[str])
+    flavors = tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
+    for flavor in flavors:
+        if flavor not in AUTOLOG:
+            near = get_close_matches(flavor, AUTOLOG, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(AUTOLOG)}"
+            raise ValueError(f"there is no {flavor!r}: {hint}")
+    return flavors

@@ -8,7 +8,7 @@ import pytest
 
 # What is slow to import, or what an app that never sends should not hold.
 HEAVY = {"asyncio", "concurrent.futures", "http", "multiprocessing", "ssl", "unittest"}
-OURS = {"spanferry", "spanferry_schemas"}
+OURS = {"spanferry", "spanferry_schemas", "spanferry_start"}
 # msgspec loads typing_extensions where it happens to be installed
 LIGHT = {"msgspec", "orjson", "typing_extensions"}
 

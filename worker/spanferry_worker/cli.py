@@ -24,6 +24,7 @@ class _Command(NamedTuple):
 
 
 _COMMANDS: Final = {
+    "run": _Command("an app, with tracing switched on in it", "spanferry.run"),
     "worker": _Command("carry traces from Kafka into MLflow", "spanferry_worker.cli_worker"),
     "topics": _Command("create and check the topics", "spanferry_worker.cli_topics"),
     "spool": _Command("what apps could not send yet", "spanferry.spool.cli"),

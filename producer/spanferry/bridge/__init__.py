@@ -5,5 +5,6 @@ has imported MLflow.
 """
 
 from spanferry.bridge.arrival import hand_over_what_has_ended, switch_off, switch_on
+from spanferry.bridge.autologging import autolog
 
-__all__ = ["hand_over_what_has_ended", "switch_off", "switch_on"]
+__all__ = ["autolog", "hand_over_what_has_ended", "switch_off", "switch_on"]
