@@ -13,6 +13,10 @@ __all__ = ["EndedSpan", "level_of", "named", "with_level"]
 _INFO_TYPES: Final = frozenset({"LLM", "CHAT_MODEL", "TOOL", "RETRIEVER", "AGENT", "EMBEDDING"})
 """Span types that MLflow's UI shows at its default verbosity."""
 
+_INPUTS: Final = mlflow_keys.SPAN_INPUTS
+_OUTPUTS: Final = mlflow_keys.SPAN_OUTPUTS
+_LOG_LEVEL: Final = mlflow_keys.SPAN_LOG_LEVEL
+
 _DEBUG: Final = b"10"
 _INFO: Final = b"20"
 
@@ -43,12 +47,16 @@ class EndedSpan(Struct, gc=False):
 
     def encoded(self) -> bytes:
         """As `spanferry_schemas.encode_span` gives it. Never raises."""
-        attributes = with_level(named(self.inputs, self.outputs, self.attributes), self.span_type)
-        if type(self.name) is str and type(self.span_type) is str:
+        attributes = named(self.inputs, self.outputs, self.attributes)
+        span_type = self.span_type
+        if type(self.name) is str and type(span_type) is str:
+            if _LOG_LEVEL not in attributes:
+                attributes[_LOG_LEVEL] = _INFO if span_type in _INFO_TYPES else _DEBUG
             try:
-                return self._encoded(self.name, self.span_type, attributes)
+                return self._encoded(self.name, span_type, attributes)
             except UnicodeEncodeError:
                 pass
+        with_level(attributes, span_type)
         return self._encoded(
             text(self.name),
             "" if self.span_type is None else text(self.span_type),
@@ -67,8 +75,8 @@ class EndedSpan(Struct, gc=False):
                 self.status,
                 self.message,
                 attributes,
-                list(self.events),
-                list(self.links),
+                list(self.events) if self.events else [],
+                list(self.links) if self.links else [],
             )
         )
 
@@ -79,9 +87,9 @@ def named(
     """All attributes of a span in one dict."""
     attributes: dict[str, bytes] = {}
     if inputs is not None:
-        attributes[mlflow_keys.SPAN_INPUTS] = inputs
+        attributes[_INPUTS] = inputs
     if outputs is not None:
-        attributes[mlflow_keys.SPAN_OUTPUTS] = outputs
+        attributes[_OUTPUTS] = outputs
     if others is not None:
         attributes.update(others)
     return attributes
@@ -89,8 +97,8 @@ def named(
 
 def with_level(attributes: dict[str, bytes], span_type: object) -> dict[str, bytes]:
     """The same dict, with the log level that follows from the type where nobody has set one."""
-    if mlflow_keys.SPAN_LOG_LEVEL not in attributes:
-        attributes[mlflow_keys.SPAN_LOG_LEVEL] = level_of(span_type)
+    if _LOG_LEVEL not in attributes:
+        attributes[_LOG_LEVEL] = level_of(span_type)
     return attributes
 
 

@@ -40,6 +40,10 @@ def process_metadata(given: object) -> dict[str, str]:
 def say_what_is_too_long(part: TracePart) -> None:
     """Say once that the worker will cut a text of a trace's own part. For the sender's thread."""
     for what, texts in (("tag", part.tags), ("metadata", part.metadata)):
+        if not texts or (
+            max(map(len, texts)) <= _KEY_CHARS and max(map(len, texts.values())) <= _VALUE_CHARS
+        ):
+            continue
         for key, text in texts.items():
             for name, given, chars in (("name", key, _KEY_CHARS), ("value", text, _VALUE_CHARS)):
                 if len(given) > chars:

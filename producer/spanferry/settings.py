@@ -99,7 +99,7 @@ class Settings(Security, frozen=True, kw_only=True):
     """How often the sender looks into the buffer. Traces that come in between share batches: at 300
     traces/s a batch of its own for each, which is what 0.025 comes to, costs the app twice the CPU."""
     compression: str = "zstd"
-    """zstd, lz4, gzip, snappy or none."""
+    """zstd (at its fastest level), lz4, gzip, snappy or none."""
     fragment_bytes: int = 256 * 1024
     """A trace still open sends what it has once its ended spans are this large."""
     fragment_age_s: float = 5.0
