@@ -52,7 +52,17 @@ __all__ = ["Options", "main", "run"]
 
 RESULTS = Path(__file__).parent / "results"
 PARTITIONS = 6
-_PACKAGES = ("fastapi", "uvicorn", "uvloop", "httptools", "h11", "flask", "gunicorn", "pydantic")
+_PACKAGES = (
+    "httpx",
+    "fastapi",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "h11",
+    "flask",
+    "gunicorn",
+    "pydantic",
+)
 _QUICK_SECONDS, _QUICK_BUFFER = 2.0, 16 * 2**20
 _BUFFER = 64 * 2**20
 

@@ -12,6 +12,7 @@ server answers each of these requests in milliseconds, and the client's threads 
                                         counted by walking the frame
     GET  /info, POST /runs/multipart    LangSmith, told that zstd is taken, as its own service does;
                                         runs counted by walking the parts
+    POST /v1/chat/completions           a model's answer, after MODEL_S
     GET  /taken/<client>/<spans>        what arrived from mlflow, otel, langfuse or langsmith since
                                         the last such request, a trace of that many spans being whole
 """
@@ -29,7 +30,11 @@ from typing import Any, cast
 import orjson
 import uvloop
 
+from benchmarks.serve.work import MODEL_S, completion_body
+
 __all__ = ["Counts", "run_trace_ids", "span_trace_ids"]
+
+_MODEL = "/v1/chat/completions"
 
 _EXPERIMENT = {
     "experiment": {
@@ -164,6 +169,7 @@ class Backend:
             "/api/public/otel/v1/traces": (self._counts["langfuse"], span_trace_ids),
             "/runs/multipart": (self._counts["langsmith"], run_trace_ids),
         }
+        self.completion = completion_body()
         self._version = importlib.metadata.version("mlflow").encode()
 
     def answer(self, path: str, body: bytes) -> tuple[str, str, bytes]:
@@ -206,6 +212,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._loop = asyncio.get_running_loop()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -227,7 +234,14 @@ class _Connection(asyncio.Protocol):
             self._respond(head[0].split(" ")[1].partition("?")[0], body)
 
     def _respond(self, path: str, body: bytes) -> None:
-        status, kind, content = self._backend.answer(path, body)
+        if path == _MODEL:
+            self._loop.call_later(
+                MODEL_S, self._send, "200 OK", "application/json", self._backend.completion
+            )
+        else:
+            self._send(*self._backend.answer(path, body))
+
+    def _send(self, status: str, kind: str, content: bytes) -> None:
         head = (
             f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n\r\n"
         )

@@ -25,6 +25,8 @@ class Setup(msgspec.Struct):
 
     tier: str
     addresses: Addresses
+    calls_model: bool = False
+    """Over HTTP, which is what most of an LLM app's own time goes into."""
     imports: str = ""
     """A module that the app imports besides, though nothing uses it."""
 
@@ -53,6 +55,8 @@ class Endpoint:
         self._sdk = SDKS[setup.tier]()
         start_span = self._sdk.start(setup.addresses)["span"]
         self._steps: Callable[[ChatRequest], Steps] = answering(start_span)
+        self.model_url = setup.addresses.stub if setup.calls_model else ""
+        """Where the model is called; empty where it is only waited for."""
         self._answered = 0
         self._counting = threading.Lock()
 

@@ -1,8 +1,10 @@
 """What is served side by side: apps, load, and the state in which Kafka is."""
 
+from typing import Any
+
 import msgspec
 
-__all__ = ["CASES", "CLOSED", "LIGHT", "OPEN", "Case", "Kafka"]
+__all__ = ["CALLING", "CASES", "CLOSED", "LIGHT", "OPEN", "Case", "Kafka"]
 
 EVERY = ("untraced", "spanferry", "bridge", "bridge-plain", "otel", "mlflow")
 OWN = ("untraced", "spanferry", "bridge")
@@ -23,7 +25,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One app under one load with Kafka in one state, and the tiers that meet it."""
 
     server: str
-    """fastapi or flask."""
+    """fastapi, fastapi-httpx (the app calls the model over HTTP) or flask."""
     rate: float = 0.0
     """Requests a second; 0: as many as `connections` of them at a time make it."""
     connections: int = CONNECTIONS
@@ -48,7 +50,10 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 _OPEN = {"rate": 150.0, "connections": 256}
 
-CLOSED = Case(server="fastapi", seconds=5.0, quick=EVERY)
+_CLOSED: dict[str, Any] = {"rounds": 10, "seconds": 3.0}
+
+CLOSED = Case(server="fastapi", **_CLOSED, quick=EVERY)
+CALLING = Case(server="fastapi-httpx", **_CLOSED, tiers=(*OWN, "otel", "mlflow"), quick=OWN)
 OPEN = Case(server="fastapi", **_OPEN, quick=(*OWN, "otel"))
 LIGHT = Case(server="fastapi", rate=40.0, connections=256, rounds=2)
 FLASK_CLOSED = Case(
@@ -58,5 +63,5 @@ FLASK_OPEN = Case(server="flask", rate=100.0, connections=256, rounds=3)
 SLOW = Case(server="fastapi", **_OPEN, kafka=Kafka.SLOW, tiers=OWN, quick=OWN)
 DEAD = Case(server="fastapi", **_OPEN, kafka=Kafka.DEAD, tiers=OWN, quick=OWN)
 
-CASES = (CLOSED, LIGHT, FLASK_CLOSED, FLASK_OPEN, OPEN, SLOW, DEAD)
+CASES = (CLOSED, CALLING, LIGHT, FLASK_CLOSED, FLASK_OPEN, OPEN, SLOW, DEAD)
 """In the order of a round: the three states of Kafka meet the same load right after one another."""

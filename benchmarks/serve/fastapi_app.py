@@ -1,7 +1,9 @@
 """The endpoint in a FastAPI app, for uvicorn."""
 
 import asyncio
+from typing import Any
 
+import httpx
 from fastapi import FastAPI, Response
 
 from benchmarks.serve.account import Endpoint
@@ -11,19 +13,30 @@ __all__ = ["app"]
 
 endpoint = Endpoint()
 app = FastAPI()
+model = httpx.AsyncClient(base_url=endpoint.model_url) if endpoint.model_url else None
 
 
 @app.post("/chat")
 async def chat(request: ChatRequest) -> ChatReply:
     """Answer a question."""
     steps = endpoint.steps(request)
+    answer: bytes | None = None
     while True:
         try:
-            next(steps)
+            asked = steps.send(answer)
         except StopIteration as done:
             reply: ChatReply = done.value
             return reply
+        answer = await _ask(asked)
+
+
+async def _ask(asked: dict[str, Any]) -> bytes | None:
+    """Wait for the model, or call it."""
+    if model is None:
         await asyncio.sleep(MODEL_S)
+        return None
+    answered = await model.post("/v1/chat/completions", json=asked)
+    return answered.content
 
 
 @app.get("/account")

@@ -132,7 +132,11 @@ def _rows(report: Report, case: Case, without: str = "") -> list[Row]:
 
 
 def _title(case: Case) -> str:
-    return {"fastapi": "FastAPI, uvicorn", "flask": "Flask, gunicorn threads"}[case.server]
+    return {
+        "fastapi": "FastAPI, uvicorn",
+        "fastapi-httpx": "FastAPI that calls its model",
+        "flask": "Flask, gunicorn threads",
+    }[case.server]
 
 
 def _caption(report: Report) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Self
 
 import msgspec
+from msgspec.structs import replace
 
 from benchmarks.serve.account import SETUP, Account, Setup
 from benchmarks.serve.load import Answers, Order
@@ -28,6 +29,8 @@ _START_S, _STOP_S, _REST_S = 120.0, 20.0, 90.0
 FLASK_THREADS = 32
 _NICE = 10
 _FOREIGN = ("OTEL_", "MLFLOW_", "SPANFERRY_", "LANGFUSE_", "LANGSMITH_", "LANGCHAIN_")
+_CALLING = "-httpx"
+"""At the end of a server's name: its app calls the model over HTTP."""
 _SERVERS = {
     "fastapi": [
         "uvicorn", "benchmarks.serve.fastapi_app:app", "--host=127.0.0.1", "--port={port}",
@@ -78,11 +81,12 @@ class App:
         """`options` are environment variables besides."""
         self.server = server
         self.tier = setup.tier
+        setup = replace(setup, calls_model=server.endswith(_CALLING))
         self.port = free_port()
         environment = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
         environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", **(options or {})}
         environment[SETUP] = msgspec.json.encode(setup).decode()
-        command = [part.format(port=self.port) for part in _SERVERS[server]]
+        command = [part.format(port=self.port) for part in _SERVERS[server.removesuffix(_CALLING)]]
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed where it leaves
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.serve.pinned", cores.app, sys.executable, "-m", *command],

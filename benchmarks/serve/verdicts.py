@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from benchmarks.report import Figure, Verdict
 from benchmarks.sdks import TIERS
-from benchmarks.serve.cases import CLOSED, DEAD, FLASK_CLOSED, OPEN
+from benchmarks.serve.cases import CALLING, CLOSED, DEAD, FLASK_CLOSED, OPEN
 from benchmarks.serve.report import Memory, Report, ratio
 
 __all__ = ["verdicts"]
@@ -20,7 +20,7 @@ def verdicts(report: Report) -> list[Verdict]:
 
 
 def _throughput(report: Report) -> Iterator[Verdict]:
-    for case in (CLOSED, FLASK_CLOSED):
+    for case in (CLOSED, CALLING, FLASK_CLOSED):
         for tier, share in _THROUGHPUT.items():
             traced, untraced = report.row(case.name, tier), report.row(case.name, "untraced")
             measured = ratio(traced, untraced, lambda b: b.rate) if traced and untraced else None

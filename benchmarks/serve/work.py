@@ -2,9 +2,10 @@
 
 A question to a retrieval agent: the request is validated, candidates come from a store (here: bytes
 that are parsed and validated as an answer of one would be), are ranked by the words they share with the
-question, rows come from a table, a prompt is made, the model is waited for (MODEL_S), its answer is
-parsed and validated, and the reply is made. What a span carries is what the app itself has in its hands
-at that point, new for every request: no value is made for tracing's sake.
+question, rows come from a table, a prompt is made, the model is waited for (MODEL_S; some apps call it
+over HTTP meanwhile), its answer is parsed and validated, and the reply is made. What a span carries is
+what the app itself has in its hands at that point, new for every request: no value is made for
+tracing's sake.
 """
 
 import json
@@ -17,7 +18,16 @@ from pydantic import BaseModel, TypeAdapter
 from benchmarks.payloads import TracePayload, make_payload
 from benchmarks.recorders import StartSpan
 
-__all__ = ["MODEL_S", "WORLDS", "ChatReply", "ChatRequest", "Steps", "answering", "request_body"]
+__all__ = [
+    "MODEL_S",
+    "WORLDS",
+    "ChatReply",
+    "ChatRequest",
+    "Steps",
+    "answering",
+    "completion_body",
+    "request_body",
+]
 
 MODEL_S = 0.02
 """How long the model takes."""
@@ -85,8 +95,8 @@ class ChatReply(BaseModel):
     usage: dict[str, int]
 
 
-Steps = Generator[None, None, ChatReply]
-"""The endpoint's work; it yields where the model is to be waited for."""
+Steps = Generator[dict[str, Any], bytes | None, ChatReply]
+"""The endpoint's work; it yields what the model is asked, and takes its answer if there is one."""
 _documents = TypeAdapter(list[Document])
 
 
@@ -122,6 +132,11 @@ def request_body(world: int) -> bytes:
     return json.dumps({"messages": messages, "session": f"s-{world}", "world": world}).encode()
 
 
+def completion_body() -> bytes:
+    """What a model answers over HTTP."""
+    return json.dumps(_payload(0).chat_model[1]).encode()
+
+
 def answering(start_span: StartSpan) -> Any:
     """The endpoint's work, traced with `start_span`: takes a ChatRequest, gives Steps."""
     worlds = [_World(seed) for seed in range(WORLDS)]
@@ -145,11 +160,14 @@ def answering(start_span: StartSpan) -> Any:
                 chain.set_inputs({"question": question, "sources": len(documents)})
                 prompt = _prompt(world.system, messages, documents)
                 with start_span("model", span_type="CHAT_MODEL") as model:
-                    model.set_inputs(
-                        {"model": "small-1", "temperature": request.temperature, "messages": prompt}
-                    )
-                    yield
-                    completion = Completion.model_validate_json(world.completion)
+                    asked = {
+                        "model": "small-1",
+                        "temperature": request.temperature,
+                        "messages": prompt,
+                    }
+                    model.set_inputs(asked)
+                    answer = yield asked
+                    completion = Completion.model_validate_json(answer or world.completion)
                     model.set_outputs(completion.model_dump())
                 text = completion.choices[0].message["content"] or ""
                 chain.set_outputs({"answer": text, "confidence": 0.87})

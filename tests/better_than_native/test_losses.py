@@ -47,7 +47,7 @@ def test_many_traces_open_at_once(native, line, note):
 
 
 def test_even_more_traces_open_at_once(line):
-    assert_all_kept(line, 3_000)
+    assert_all_kept(line, 2_000)
 
 
 def assert_all_kept(line, count):
