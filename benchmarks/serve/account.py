@@ -25,10 +25,10 @@ class Setup(msgspec.Struct):
 
     tier: str
     addresses: Addresses
-    calls_model: bool = False
-    """Over HTTP, which is what most of an LLM app's own time goes into."""
     imports: str = ""
     """A module that the app imports besides, though nothing uses it."""
+    calls_model: bool = False
+    """Over HTTP, which is what most of an LLM app's own time goes into."""
 
 
 class Account(msgspec.Struct):

@@ -31,7 +31,7 @@ def full_buffer(
         for tier in tiers:
             imports = "" if tier == "spanferry" else "mlflow"
             traced = start(Setup(tier, addresses))
-            pairs.append((traced, start(Setup("untraced", addresses, imports))))
+            pairs.append((traced, start(Setup("untraced", addresses, imports=imports))))
         found: list[Memory] = []
         for traced, untraced in pairs:
             traced.wait_until_ready()

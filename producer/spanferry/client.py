@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 from spanferry import bridge, leaving, outlet, termination
 from spanferry.buffer import Buffer, new_buffer
 from spanferry.client_stats import Stats
+from spanferry.finishing import shorten
 from spanferry.log import logger
 from spanferry.metrics import totals
 from spanferry.native import greenlets
@@ -142,6 +143,7 @@ class Client:
         """
         if PROCESS.finisher is not None:
             PROCESS.finisher.forget()
+        shorten(0)  # what the parent's guard has found holds for the parent's threads
         self._inherited.append(self._sender)
         self._sender.forget()
         self._set_up()

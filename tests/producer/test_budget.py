@@ -1,10 +1,13 @@
 """What recording costs is measured, and held within its budget."""
 
 import collections
+import contextlib
 import itertools
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -266,6 +269,26 @@ def test_what_is_slow_to_redact_is_withheld_whole(shortened: Any) -> None:
     assert cut["events"] > 4_000
     assert "inputs" in seen  # of the note that stands there
     assert finishing.SHORTENINGS[3].redacted_bytes_max == 1_000
+
+
+def test_a_forked_process_begins_with_all_of_it(shortened: Any) -> None:
+    with spanferry_enabled():
+        shortened(4)
+        child = os.fork()
+        if child == 0:
+            whole = values.UNFOLDING.note is not values.SHORTENED and PROCESS.finish_above > 0
+            os._exit(0 if whole and PROCESS.watch is None else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    assert values.UNFOLDING.note is not values.SHORTENED  # disable() has done with it
+
+
+@contextlib.contextmanager
+def spanferry_enabled() -> Iterator[None]:
+    spanferry.enable(bootstrap_servers="127.0.0.1:1", exit_timeout_s=0, mlflow=False)
+    try:
+        yield
+    finally:
+        spanferry.disable()
 
 
 SLOW = """
