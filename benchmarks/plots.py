@@ -12,7 +12,7 @@ import msgspec
 from benchmarks.cases import MAIN, SERIES, Case, Series
 from benchmarks.report import Report, Row
 from benchmarks.sdks import TIERS
-from benchmarks.svg import LogScale, Picture, spread_out
+from benchmarks.svg import LogScale, Picture, spread_out, write_beside
 from benchmarks.tables import measured_series, number
 
 __all__ = ["pictures", "write"]
@@ -194,13 +194,7 @@ def _caption(report: Report) -> str:
 
 def write(path: Path) -> list[Path]:
     """Draw what the report at `path` holds; the files written."""
-    report = msgspec.json.decode(path.read_bytes(), type=Report)
-    written: list[Path] = []
-    for name, text in pictures(report).items():
-        target = path.with_name(f"{path.stem}-{name}.svg")
-        target.write_text(text)
-        written.append(target)
-    return written
+    return write_beside(path, pictures(msgspec.json.decode(path.read_bytes(), type=Report)))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 import itertools
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-__all__ = ["PALETTE", "LogScale", "Picture", "spread_out"]
+__all__ = ["PALETTE", "LogScale", "Picture", "spread_out", "write_beside"]
 
 PALETTE: dict[str, tuple[str, str]] = {
     "back": ("#ffffff", "#0d1117"),
@@ -139,6 +140,16 @@ class Picture:
         back = f'<rect class="f-back" width="{self._width}" height="{total}" rx="8"/>'
         title = f"<title>{escape(self._title)}</title><desc>{escape(caption)}</desc>"
         return "\n".join([head, title, _style(), back, *self._parts, "</svg>"]) + "\n"
+
+
+def write_beside(report: Path, pictures: Mapping[str, str]) -> list[Path]:
+    """Write pictures as `<report>-<name>.svg`; the files written."""
+    written: list[Path] = []
+    for name, text in pictures.items():
+        target = report.with_name(f"{report.stem}-{name}.svg")
+        target.write_text(text)
+        written.append(target)
+    return written
 
 
 def _style() -> str:

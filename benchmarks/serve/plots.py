@@ -13,7 +13,7 @@ from benchmarks.report import Figure
 from benchmarks.sdks import TIERS
 from benchmarks.serve.cases import CASES, CLOSED, DEAD, OPEN, SLOW, Case
 from benchmarks.serve.report import Report, Row, ratio
-from benchmarks.svg import LogScale, Picture
+from benchmarks.svg import LogScale, Picture, write_beside
 from benchmarks.tables import number
 
 __all__ = ["pictures", "write"]
@@ -156,13 +156,7 @@ def _caption(report: Report) -> str:
 
 def write(path: Path) -> list[Path]:
     """Draw what the report at `path` holds; the files written."""
-    report = msgspec.json.decode(path.read_bytes(), type=Report)
-    written: list[Path] = []
-    for name, text in pictures(report).items():
-        target = path.with_name(f"{path.stem}-{name}.svg")
-        target.write_text(text)
-        written.append(target)
-    return written
+    return write_beside(path, pictures(msgspec.json.decode(path.read_bytes(), type=Report)))
 
 
 if __name__ == "__main__":

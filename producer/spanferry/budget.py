@@ -120,6 +120,9 @@ class Guard:
         self._samples: deque[_Sample] = deque(maxlen=SAMPLES_MAX)
         self._recent: deque[_Sample] = deque(maxlen=_RECENT_MAX)
         self._watched = 0
+        self._overhead = Overhead()
+        self.dearest = _NOTHING
+        """Of the traces on which the latest change was based."""
         self._with_cpu = False
         self.level = 0
         self._since_s = 0.0
@@ -159,28 +162,22 @@ class Guard:
     @property
     def overhead(self) -> Overhead:
         """What is known now."""
+        known = self._overhead
+        if known.watched == self._watched and known.level == self.level:
+            return known
         samples = list(self._samples)
         if not samples:
             return Overhead(self._watched, level=self.level)
         costs = sorted(sample.cost_ms for sample in samples)
         by_size = sorted(sample.per_10kb_ms for sample in samples)
-        return Overhead(
+        self._overhead = known = Overhead(
             self._watched,
             round(_percentile(costs, 0.5), 4),
             round(_percentile(costs, 0.99), 4),
             round(_percentile(by_size, 0.99), 4),
             self.level,
         )
-
-    @property
-    def slowest(self) -> str:
-        """The span that was slowest in the most expensive of the recent traces."""
-        return max(self._recent, key=lambda sample: sample.share, default=_NOTHING).slowest
-
-    @property
-    def recent_ms_per_10kb(self) -> float:
-        """The most expensive of the recent traces."""
-        return max((sample.per_10kb_ms for sample in self._recent), default=0.0)
+        return known
 
     def _read(self) -> None:
         while self._inbox:
@@ -233,6 +230,7 @@ class Guard:
 
     def _change(self, level: int, now_s: float) -> None:
         self.level, self._since_s = level, now_s
+        self.dearest = max(self._recent, key=lambda sample: sample.share, default=_NOTHING)
         self._recent.clear()
 
 
@@ -245,11 +243,10 @@ async def follow(guard: Guard, traces: Callable[[], int]) -> None:
     try:
         while True:
             await asyncio.sleep(_WATCH_EACH_S * (0.5 + random_bits(16) / 0x1_0000))
-            dearest, slowest = guard.recent_ms_per_10kb, guard.slowest
             verdict = guard.look(time.monotonic())
             if verdict is not Verdict.KEEP:
                 shorten(guard.level)
-                _say(verdict, guard.level, dearest, slowest)
+                _say(verdict, guard.level, guard.dearest)
             if guard.attentive or traces() >= last + _WATCH_ONE_OF:
                 last = traces()
                 PROCESS.watch = guard.account()
@@ -260,15 +257,15 @@ async def follow(guard: Guard, traces: Callable[[], int]) -> None:
         shorten(0)
 
 
-def _say(verdict: Verdict, level: int, dearest: float, slowest: str) -> None:
+def _say(verdict: Verdict, level: int, dearest: _Sample) -> None:
     if verdict is Verdict.LESS and level == 1:
         logger.warning(
             "recording takes up to %.1f ms for 10 KB, which nears the budget of budget_ms: less is "
             "recorded of values that are slow to record, and their traces say so in "
             "`spanferry.shortened`. Slowest was span %s: record plain data there (dict, list, text), "
             "or less of it",
-            dearest,
-            slowest,
+            dearest.per_10kb_ms,
+            dearest.slowest,
         )
     elif verdict is Verdict.MORE and level == 0:
         logger.warning("recording is within its budget again: values are recorded as configured")
@@ -276,8 +273,8 @@ def _say(verdict: Verdict, level: int, dearest: float, slowest: str) -> None:
         logger.warning(
             "recording takes up to %.1f ms for 10 KB, and recording less of its values makes it no "
             "faster: they are recorded as configured. Slowest was span %s",
-            dearest,
-            slowest,
+            dearest.per_10kb_ms,
+            dearest.slowest,
         )
 
 

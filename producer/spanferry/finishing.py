@@ -2,7 +2,7 @@
 payloads that are too large are cut. In the thread that hands over."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
@@ -246,7 +246,9 @@ class Finisher:
         self, span: EndedSpan, shortening: Shortening, trace: Marked | None
     ) -> None:
         """Say on the trace that less of it is recorded, where that is so."""
-        shortened = self.redactor is not None and _withhold(span, shortening.redacted_bytes_max)
+        shortened = self.redactor is not None and _replace_large(
+            span, shortening.redacted_bytes_max, lambda _: _SHORTENED_VALUE, lambda _: b"{}"
+        )
         recorded = (span.inputs, span.outputs, *(span.attributes or {}).values())
         if not shortened and not any(value and _SHORTENED_NOTE in value for value in recorded):
             return
@@ -258,25 +260,12 @@ class Finisher:
     def _cut(self, span: EndedSpan) -> None:
         """Cut what is above the limit to previews, and leave a mark with what there was."""
         limit = self._payload_bytes_max
-        cut: dict[str, int] = {}
-        if span.inputs is not None and len(span.inputs) > limit:
-            cut[_INPUTS] = len(span.inputs)
-            span.inputs = cut_json(span.inputs, limit)
-        if span.outputs is not None and len(span.outputs) > limit:
-            cut[_OUTPUTS] = len(span.outputs)
-            span.outputs = cut_json(span.outputs, limit)
-        attributes = {} if span.attributes is None else span.attributes.copy()
-        for key, value in attributes.items():
-            if len(value) > limit and key not in _KEPT_WHOLE:
-                cut[key] = len(value)
-                attributes[key] = cut_json(value, limit)
-        if any(len(event.attributes) > limit for event in span.events):
-            cut["events"] = sum(len(one.name) + len(one.attributes) for one in span.events)
-            span.events = [_cut_event(event, limit) for event in span.events]
-        if cut:
-            self._truncated += len(cut)
-            attributes[CUT_ATTRIBUTE] = msgspec.json.encode(cut)
-            span.attributes = attributes
+        self._truncated += _replace_large(
+            span,
+            limit,
+            lambda value: cut_json(value, limit),
+            lambda attributes: cut_object(attributes, limit),
+        )
 
 
 def may_attach() -> bool:
@@ -307,29 +296,35 @@ def shorten(level: int) -> None:
         PROCESS.finish_above = finisher.looks_above
 
 
-def _withhold(span: EndedSpan, bytes_max: int) -> bool:
-    """Have nothing above `bytes_max` looked into; whether there was such a value."""
+def _replace_large(
+    span: EndedSpan,
+    bytes_max: int,
+    short: Callable[[bytes], bytes],
+    short_attributes: Callable[[bytes], bytes],
+) -> int:
+    """Replace what is above the limit, events' attributes too, and leave a mark with what there was;
+    how many there were."""
     cut: dict[str, int] = {}
     if span.inputs is not None and len(span.inputs) > bytes_max:
-        cut[_INPUTS], span.inputs = len(span.inputs), _SHORTENED_VALUE
+        cut[_INPUTS], span.inputs = len(span.inputs), short(span.inputs)
     if span.outputs is not None and len(span.outputs) > bytes_max:
-        cut[_OUTPUTS], span.outputs = len(span.outputs), _SHORTENED_VALUE
+        cut[_OUTPUTS], span.outputs = len(span.outputs), short(span.outputs)
     attributes = {} if span.attributes is None else span.attributes.copy()
     for key, value in attributes.items():
         if len(value) > bytes_max and key not in _KEPT_WHOLE:
-            cut[key], attributes[key] = len(value), _SHORTENED_VALUE
+            cut[key], attributes[key] = len(value), short(value)
     if any(len(event.attributes) > bytes_max for event in span.events):
         cut["events"] = sum(len(one.name) + len(one.attributes) for one in span.events)
         span.events = [
             event
             if len(event.attributes) <= bytes_max
-            else SpanEvent(event.name, event.time_ns, b"{}")
+            else SpanEvent(event.name, event.time_ns, short_attributes(event.attributes))
             for event in span.events
         ]
     if cut:
         attributes[CUT_ATTRIBUTE] = msgspec.json.encode(cut)
         span.attributes = attributes
-    return bool(cut)
+    return len(cut)
 
 
 def _bytes_of(
@@ -370,7 +365,3 @@ def _redacted_links(redactor: "Redactor", links: Sequence[SpanLink]) -> Sequence
         SpanLink(link.trace_id, link.span_id, redactor.object(link.attributes, "link"))
         for link in links
     ]
-
-
-def _cut_event(event: SpanEvent, limit: int) -> SpanEvent:
-    return SpanEvent(event.name, event.time_ns, cut_object(event.attributes, limit))

@@ -4,10 +4,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from celery import Celery
 
 from tests.processes.account import arrived, numbered
 from tests.processes.program import PROGRAMS, program
+from tests.processes.tasks import queue_tasks
 from tests.services.kafka import KafkaServer
 
 pytestmark = pytest.mark.kafka
@@ -19,16 +19,7 @@ WORKER = ["worker", "--concurrency", "2", "--without-gossip", "--without-mingle"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The broker's, with the tasks in it."""
-    (tmp_path / "queue").mkdir()
-    options = {
-        "data_folder_in": str(tmp_path / "queue"),
-        "data_folder_out": str(tmp_path / "queue"),
-        "control_folder": str(tmp_path / "control"),
-    }
-    client = Celery(broker="filesystem://", broker_transport_options=options, set_as_current=False)
-    with client.connection_for_write() as connection:
-        for number in range(TASKS):
-            client.send_task("work", args=[number], connection=connection)
+    queue_tasks(tmp_path, TASKS)
     return tmp_path
 
 

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from celery import Celery
 
 from tests.processes.account import arrived, numbered
 from tests.processes.program import program
 from tests.processes.serving import ask, served
+from tests.processes.tasks import queue_tasks
 from tests.services.kafka import KafkaServer
 from tests.zero_code.conftest import ROOT, RUN
 
@@ -59,16 +59,7 @@ def test_a_script_by_its_shebang_and_the_child_that_it_spawns(
 def test_celerys_children(
     kafka: KafkaServer, topic: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "queue").mkdir()
-    options = {
-        "data_folder_in": str(tmp_path / "queue"),
-        "data_folder_out": str(tmp_path / "queue"),
-        "control_folder": str(tmp_path / "control"),
-    }
-    client = Celery(broker="filesystem://", broker_transport_options=options, set_as_current=False)
-    with client.connection_for_write() as connection:
-        for number in range(TASKS):
-            client.send_task("work", args=[number], connection=connection)
+    queue_tasks(tmp_path, TASKS)
     celery = ["celery", "--app", "tests.zero_code.apps.tasks", "worker", "--concurrency", "2"]
     celery += ["--without-gossip", "--without-mingle"]
     told = environment | {"TASKS_FOLDER": str(tmp_path)}
