@@ -26,7 +26,7 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 SERVICES = (KafkaServer, MlflowServer, PostgresServer, SpanferryWorker)
 OURS = ("SPANFERRY_", "MLFLOW_", "ENABLE_MLFLOW_TRACING")
-OF_THE_RUN = {"SPANFERRY_TEST_KAFKA", "MLFLOW_DISABLE_TELEMETRY"}
+OF_THE_RUN = {"SPANFERRY_TEST_KAFKA", "SPANFERRY_BUDGET_MS", "MLFLOW_DISABLE_TELEMETRY"}
 OUR_PACKAGES = ["spanferry", "spanferry_schemas", "spanferry_start", "spanferry_worker"]
 
 # The same examples in every run, so that a red run is red again; HYPOTHESIS_PROFILE=explore looks
@@ -37,10 +37,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests see no settings of the developer's shell, and MLflow reports its use to nobody."""
+    """Tests see no settings of the developer's shell, and MLflow reports its use to nobody.
+
+    The budget guard does nothing where no test asks for it: on a busy machine it would shorten, and
+    rightly, what tests compare.
+    """
     for name in settings_in_the_environment():
         del os.environ[name]
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["SPANFERRY_BUDGET_MS"] = "0"
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -43,6 +43,10 @@ _SHARE: Final = 0.01
 _WAITING_SHARE: Final = 0.2
 """Where threads do not compute but wait it may be for one another. Then so many must be near."""
 
+_SURE_S: Final = 1.0
+"""So long CPU time is measured before the first step: what is slow is often slow only the first time, in a
+process that has just begun, on a route that nobody had asked for."""
+
 _CALM: Final = 100
 """After so many traces of which none is near, CPU time need not be measured any more."""
 
@@ -58,9 +62,15 @@ _TOO_EARLY_S: Final = 60.0
 _WATCH_EACH_S: Final = 0.1
 """About ten traces a second are watched, ..."""
 
-_WATCH_ONE_OF: Final = 8
-"""... and no more than one of so many unless the budget is in danger: watching costs some 6 us a span,
-so that all spans together pay less than 1 us each."""
+_WATCH_ONE_OF: Final = 128
+"""... and no more than one of so many: watching costs some 6 us a span, which the 99th percentile is not
+to be made of."""
+
+_WATCH_ONE_OF_SLOW: Final = 8
+"""... or of so many where values are recorded on a slow way: all spans together pay less than 1 us each."""
+
+_SLOW_S: Final = 10.0
+"""So long after such a value."""
 
 
 class Verdict(Enum):
@@ -124,16 +134,24 @@ class Guard:
         self.dearest = _NOTHING
         """Of the traces on which the latest change was based."""
         self._with_cpu = False
+        self._sure_from_s = float("-inf")
         self.level = 0
         self._since_s = 0.0
         self._hold_s = _HOLD_S
         self._eased_s = float("-inf")
         self._resting_until_s = float("-inf")
+        self._watched_at = -_WATCH_ONE_OF
+        self._slow_until_s = float("-inf")
 
-    @property
-    def attentive(self) -> bool:
-        """Whether every trace is worth watching."""
-        return self._with_cpu or self.level > 0
+    def is_due(self, traces: int, now_s: float) -> bool:
+        """Whether the next trace is worth watching; so many have ended. Who asks then watches it."""
+        if PROCESS.slow_values:
+            PROCESS.slow_values, self._slow_until_s = False, now_s + _SLOW_S
+        one_of = _WATCH_ONE_OF_SLOW if now_s < self._slow_until_s else _WATCH_ONE_OF
+        if not self._with_cpu and self.level == 0 and traces < self._watched_at + one_of:
+            return False
+        self._watched_at = traces
+        return True
 
     def account(self) -> Account:
         """For the next trace."""
@@ -147,9 +165,12 @@ class Guard:
         if self._is_over():
             if not self._with_cpu:
                 self._with_cpu = True  # make sure that it is the values, and not the machine
+                self._sure_from_s = now_s + _SURE_S
                 self._recent.clear()
                 return Verdict.KEEP
-            return self._less(now_s)
+            if now_s >= self._sure_from_s:
+                return self._less(now_s)
+            return Verdict.KEEP
         near = sum(sample.near for sample in self._recent)
         if self._with_cpu and self.level == 0 and near == 0 and len(self._recent) >= _CALM:
             self._with_cpu = False
@@ -239,16 +260,15 @@ async def follow(guard: Guard, traces: Callable[[], int]) -> None:
 
     `traces` tells how many have ended.
     """
-    last = traces() - _WATCH_ONE_OF
     try:
         while True:
             await asyncio.sleep(_WATCH_EACH_S * (0.5 + random_bits(16) / 0x1_0000))
-            verdict = guard.look(time.monotonic())
+            now_s = time.monotonic()
+            verdict = guard.look(now_s)
             if verdict is not Verdict.KEEP:
                 shorten(guard.level)
                 _say(verdict, guard.level, guard.dearest)
-            if guard.attentive or traces() >= last + _WATCH_ONE_OF:
-                last = traces()
+            if guard.is_due(traces(), now_s):
                 PROCESS.watch = guard.account()
             if PROCESS.watch is not None:
                 PROCESS.plain = None

@@ -57,7 +57,7 @@ class Buffer:
         "_parcels",
         "_policy",
         "_put",
-        "_put_traces",
+        "_put_parts",
         "_used",
         "on_put",
     )
@@ -70,7 +70,8 @@ class Buffer:
         self._parcels: deque[Waiting] = deque()
         self._used = 0
         self._put = 0
-        self._put_traces = 0
+        self._put_parts = 0
+        """Of those, parcels that end no trace."""
         self._dropped_full = 0
         self._dropped_oversize = 0
         self._dropped_traces = 0
@@ -87,7 +88,7 @@ class Buffer:
         """What has come and gone."""
         return BufferCounts(
             self._put,
-            self._put_traces,
+            self._put - self._put_parts,
             self._dropped_full,
             self._dropped_oversize,
             self._dropped_traces,
@@ -100,8 +101,8 @@ class Buffer:
     def put(self, waiting: Waiting) -> bool:
         """Append, or drop by policy and count: False where this one was dropped. Never raises."""
         self._put += 1
-        if waiting.ends_trace:
-            self._put_traces += 1
+        if not waiting.ends_trace:
+            self._put_parts += 1
         used = self._used + waiting.size
         if used > self._easy_bytes_max:
             return self._put_into_full(waiting)

@@ -41,8 +41,8 @@ class Stats(Struct, frozen=True, kw_only=True):
     budget_level: int = 0
     """0: all is recorded as configured; up to 4: ever less of the values that are slow to record."""
     overhead_watched: int = 0
-    """Traces of which the cost was measured: one of eight, ten a second at most. The newest
-    1,000 are in ..."""
+    """Traces of which the cost was measured: one of 128, where values are recorded on a slow way one of
+    eight, ten a second at most. The newest 1,000 are in ..."""
     overhead_p50_ms: float | None = None
     overhead_p99_ms: float | None = None
     """... what recording a trace has cost the app's threads, ..."""

@@ -13,6 +13,7 @@ from spanferry.buffer import Buffer
 from spanferry.lanes import Fate, Lane, Lanes, Ledger, Receipt, Staged
 from spanferry.log import say_once
 from spanferry.pace import Pace
+from spanferry.process import supply_ids
 from spanferry.records import Record, header_of, recut
 from spanferry.settings import Settings
 from spanferry.spool.spool import SpoolCounts, new_spool
@@ -90,6 +91,7 @@ class Dispatcher:
         Raises what broke a batch, and Trouble where Kafka has one and does not acknowledge it: an
         idempotent producer would wait for ever.
         """
+        supply_ids()
         overdue_s = self.pace.overdue_s(time.monotonic())
         if overdue_s is not None:
             raise Trouble(

@@ -8,7 +8,7 @@ from msgspec import Struct
 from spanferry.values import clean, text
 from spanferry_schemas import Span, SpanEvent, SpanLink, StatusCode, encode_span, mlflow_keys
 
-__all__ = ["EndedSpan", "level_of", "named", "with_level"]
+__all__ = ["SPAN_OVERHEAD_BYTES", "EndedSpan", "level_of", "named", "with_level"]
 
 _INFO_TYPES: Final = frozenset({"LLM", "CHAT_MODEL", "TOOL", "RETRIEVER", "AGENT", "EMBEDDING"})
 """Span types that MLflow's UI shows at its default verbosity."""
@@ -16,6 +16,9 @@ _INFO_TYPES: Final = frozenset({"LLM", "CHAT_MODEL", "TOOL", "RETRIEVER", "AGENT
 _INPUTS: Final = mlflow_keys.SPAN_INPUTS
 _OUTPUTS: Final = mlflow_keys.SPAN_OUTPUTS
 _LOG_LEVEL: Final = mlflow_keys.SPAN_LOG_LEVEL
+
+SPAN_OVERHEAD_BYTES: Final = 160
+"""What a span takes beside its attributes' values and its events, for the buffer's account."""
 
 _DEBUG: Final = b"10"
 _INFO: Final = b"20"
@@ -44,6 +47,13 @@ class EndedSpan(Struct, gc=False):
     """The others."""
     events: Sequence[SpanEvent]
     links: Sequence[SpanLink]
+
+    @property
+    def size(self) -> int:
+        """About what it takes, in bytes."""
+        size = SPAN_OVERHEAD_BYTES + len(self.inputs or b"") + len(self.outputs or b"")
+        size += sum(map(len, (self.attributes or {}).values()))
+        return size + sum(len(event.attributes) + len(event.name) for event in self.events)
 
     def encoded(self) -> bytes:
         """As `spanferry_schemas.encode_span` gives it. Never raises."""

@@ -148,6 +148,7 @@ class Finisher:
         if self._shortening is not None:
             self._note_shortened(span, self._shortening, trace)
         if redactor is not None:
+            PROCESS.slow_values = True
             if span.inputs is not None:
                 span.inputs = redactor.json(span.inputs, _INPUTS, "inputs")
             if span.outputs is not None:

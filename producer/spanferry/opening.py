@@ -12,15 +12,14 @@ from spanferry.active_model import get_active_model
 from spanferry.context import Current, RemoteParent, current
 from spanferry.log import logger, say_once
 from spanferry.parcel import Outlet
-from spanferry.process import PROCESS, new_span_id, random_bits, read_clock
+from spanferry.process import PROCESS, new_span_id, new_trace_id, read_clock
 from spanferry.scope import scope
 from spanferry.settings import switched_off
 from spanferry.spans import NO_OP_SPAN, NoOpSpan, Span
-from spanferry.trace_state import LiveTrace
+from spanferry.trace_state import LiveTrace, TraceDefaults
 from spanferry.values import text
 from spanferry.watching import watch
 from spanferry_schemas import TracePart, mlflow_keys
-from spanferry_schemas.limits import TRACE_ID_BYTES
 
 __all__ = [
     "Kinds",
@@ -45,19 +44,6 @@ _SAMPLING_BYTES: Final = 8
 _SAMPLING_RANGE: Final = 2.0**64
 
 
-class _Defaults(Struct, frozen=True):
-    """What new traces take from the settings and from MLflow's environment variables; read once for
-    every `enable()`."""
-
-    outlet: Outlet
-    ratio: float
-    model_id: str | None
-    experiment_id: str | None
-    experiment: str | None
-    fragment_bytes: int
-    fragment_age_ns: int
-
-
 class Dress(Protocol):
     """`experiment_given`: it was chosen for this very trace."""
 
@@ -76,7 +62,7 @@ class Kinds(Struct, frozen=True):
     """Whether nothing is to be recorded here."""
 
 
-_defaults: _Defaults | None = None
+_defaults: TraceDefaults | None = None
 _complained = False
 _kinds = Kinds()
 _span_kind: type[Span] = Span
@@ -90,6 +76,7 @@ def install_kinds(kinds: Kinds) -> None:
     _kinds, _silenced = kinds, kinds.silenced
     _span_kind, _trace_kind = kinds.span, kinds.trace
     PROCESS.bridged = kinds.dress is not None
+    PROCESS.detours = PROCESS.bridged or PROCESS.scopes
     PROCESS.plain = None
 
 
@@ -109,7 +96,7 @@ def open_span(  # noqa: PLR0913, PLR0917  a span has that many sides
     its name and type: that one is started instead of a new one.
     """
     try:
-        if (PROCESS.scopes or PROCESS.bridged) and is_silent():
+        if PROCESS.detours and is_silent():
             return NO_OP_SPAN
         around = current.get() if parent is None else parent
         if isinstance(around, NoOpSpan):
@@ -175,7 +162,7 @@ def open_trace(  # noqa: C901  in one piece: see `_Process`
     if defaults is None or defaults.outlet is not outlet:
         defaults = _defaults_of(outlet)
     if remote is None:
-        trace_id = (random_bits(128) or 1).to_bytes(TRACE_ID_BYTES, "big")
+        trace_id = new_trace_id()
         if ratio is None:
             ratio = defaults.ratio
         if ratio < 1.0 and not _sampled(trace_id, ratio):
@@ -220,12 +207,11 @@ def new_trace(trace_id: bytes, outlet: Outlet, facts: TracePart, *, remote: bool
     now_ns = PROCESS.clock_ns + since_ns
     trace = _trace_kind(
         trace_id,
-        outlet,
+        defaults,
         facts,
         PROCESS.clock_ns,
         defaults.fragment_bytes,
         now_ns + defaults.fragment_age_ns,
-        defaults.fragment_age_ns,
         remote,
         PROCESS.forks,
     )
@@ -258,15 +244,14 @@ def complain_not_enabled() -> None:
         )
 
 
-def _learn(defaults: _Defaults) -> None:
+def _learn(defaults: TraceDefaults) -> None:
     """Let `start_span` open traces by itself where nothing else holds for them."""
     if defaults.ratio < 1.0 or defaults.model_id is not None or _trace_kind is not LiveTrace:
         return
     PROCESS.plain = defaults
     if (  # another thread has changed it meanwhile
         PROCESS.models
-        or PROCESS.scopes
-        or PROCESS.bridged
+        or PROCESS.detours
         or outlets.installed is not defaults.outlet
         or _trace_kind is not LiveTrace
     ):
@@ -288,7 +273,7 @@ def _link_model(facts: TracePart, model_id: str | None) -> None:
         facts.metadata[mlflow_keys.METADATA_MODEL_ID] = model_id
 
 
-def _defaults_of(outlet: Outlet) -> _Defaults:
+def _defaults_of(outlet: Outlet) -> TraceDefaults:
     global _defaults  # noqa: PLW0603  the process has one
     if _defaults is not None and _defaults.outlet is outlet:
         return _defaults
@@ -302,7 +287,7 @@ def _defaults_of(outlet: Outlet) -> _Defaults:
         ratio = 1.0
     models = (os.environ.get(variable) for variable in _MODEL_VARIABLES)
     settings = outlet.settings
-    _defaults = _Defaults(
+    _defaults = TraceDefaults(
         outlet,
         ratio,
         next(filter(None, models), None),

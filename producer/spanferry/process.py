@@ -6,12 +6,24 @@ import sys
 from time import perf_counter_ns, time_ns
 from typing import Any, Final
 
-from spanferry_schemas.limits import SPAN_ID_BYTES
+from spanferry_schemas.limits import SPAN_ID_BYTES, TRACE_ID_BYTES
 
-__all__ = ["PROCESS", "new_assessment_id", "new_span_id", "random_bits", "read_clock"]
+__all__ = [
+    "PROCESS",
+    "new_assessment_id",
+    "new_span_id",
+    "new_trace_id",
+    "random_bits",
+    "read_clock",
+    "supply_ids",
+]
 
 _CLOCK_SLACK_NS: Final = 100_000
 """A thread that was away for longer between its two looks at the clocks looks again next time."""
+
+_TRACE_IDS: Final = 128
+_SPAN_IDS: Final = 640
+"""Ids that lie ready, at most: what some thousand traces a second use until the sender looks again."""
 
 _random: Final = random.Random()  # noqa: S311  ids, not secrets
 random_bits: Final = _random.getrandbits
@@ -26,12 +38,16 @@ class _Process:
         "bridged",
         "clock_followed",
         "clock_ns",
+        "detours",
         "finish_above",
         "finisher",
         "forks",
         "models",
         "plain",
         "scopes",
+        "slow_values",
+        "span_ids",
+        "trace_ids",
         "watch",
     )
 
@@ -44,6 +60,8 @@ class _Process:
         """`spanferry.context` has been entered; never taken back."""
         self.bridged = False
         """MLflow's API goes through spanferry."""
+        self.detours = False
+        """One of the two: spans do not start on the shortest way."""
         self.clock_ns = 0
         """What to add to perf_counter_ns() for nanoseconds since 1970: see `read_clock`."""
         self.clock_followed = False
@@ -54,6 +72,11 @@ class _Process:
         self.finisher: Any = None
         """Redacts and cuts, as the outlet that was installed last has it: spans that end after
         `disable()` are not let go otherwise."""
+        self.trace_ids: list[bytes] = []
+        self.span_ids: list[bytes] = []
+        """Ids that lie ready: see `supply_ids`. Empty where no sender runs."""
+        self.slow_values = False
+        """A value was recorded on a slow way since the budget guard looked last."""
         self.watch: Any = None
         """An account for the next trace: see `watching`. Who sets it says None to `plain` afterwards."""
         self.plain: Any = None
@@ -76,6 +99,25 @@ def read_clock() -> None:
         PROCESS.clock_ns = now_ns - (before_ns + after_ns) // 2
 
 
+def supply_ids() -> None:
+    """Have ids ready for what starts from now on: after a rest making one takes an app's thread as
+    long as the rest of its span. Where they are used up everyone makes his own."""
+    for ids, ready_max, size in (
+        (PROCESS.trace_ids, _TRACE_IDS, TRACE_ID_BYTES),
+        (PROCESS.span_ids, _SPAN_IDS, SPAN_ID_BYTES),
+    ):
+        missing = ready_max - len(ids)
+        if missing > 0:
+            data, none = os.urandom(missing * size), bytes(size)
+            made = [data[at : at + size] for at in range(0, len(data), size)]
+            ids.extend(made if none not in made else [one for one in made if one != none])
+
+
+def new_trace_id() -> bytes:
+    """16 random bytes, not all zero."""
+    return (random_bits(128) or 1).to_bytes(TRACE_ID_BYTES, "big")
+
+
 def new_span_id() -> bytes:
     """8 random bytes, not all zero."""
     return (random_bits(64) or 1).to_bytes(SPAN_ID_BYTES, "big")
@@ -89,6 +131,8 @@ def new_assessment_id() -> str:
 def _after_fork() -> None:
     PROCESS.forks += 1
     PROCESS.plain = PROCESS.watch = None
+    PROCESS.trace_ids.clear()  # the parent uses these
+    PROCESS.span_ids.clear()
     PROCESS.clock_followed = False
     _random.seed()
 

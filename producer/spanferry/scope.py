@@ -59,7 +59,7 @@ def context(
         {**around.tags, **usable_texts(tags, "the context's tags are")},
         around.enabled if enabled is None else enabled,
     )
-    PROCESS.scopes = True
+    PROCESS.scopes = PROCESS.detours = True
     PROCESS.plain = None
     token = scope.set(inside)
     try:

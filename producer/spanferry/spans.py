@@ -7,7 +7,7 @@ from time import perf_counter_ns
 from typing import Any, ClassVar, Final
 
 from spanferry import values
-from spanferry.ended_span import EndedSpan, level_of, with_level
+from spanferry.ended_span import SPAN_OVERHEAD_BYTES, EndedSpan, level_of, with_level
 from spanferry.entities import (
     EventLike,
     Link,
@@ -23,7 +23,7 @@ from spanferry.entities import (
 from spanferry.finishing import ATTACHMENT_MARK, may_attach
 from spanferry.log import say_once
 from spanferry.parcel import PARCEL_OVERHEAD_BYTES
-from spanferry.process import PROCESS, random_bits
+from spanferry.process import PROCESS, new_span_id
 from spanferry.span_recorder import SpanRecorder
 from spanferry.trace_state import LiveTrace
 from spanferry_schemas import Attachment, StatusCode, mlflow_keys, trace_id_text
@@ -31,7 +31,6 @@ from spanferry_schemas import Attachment, StatusCode, mlflow_keys, trace_id_text
 __all__ = [
     "NO_OP_SPAN",
     "NO_OP_SPAN_TRACE_ID",
-    "SPAN_OVERHEAD_BYTES",
     "Link",
     "NoOpSpan",
     "Span",
@@ -54,9 +53,6 @@ _ATTACHMENT_BYTES_MAX: Final = "MLFLOW_TRACE_MAX_ATTACHMENT_SIZE"
 _UNSET: Final = StatusCode.UNSET
 _OK: Final = StatusCode.OK
 _FAILED: Final = StatusCode.ERROR
-
-SPAN_OVERHEAD_BYTES: Final = 160
-"""What a span takes beside its attributes' values and its events, for the buffer's account."""
 
 _before_end: Callable[["Span"], None] | None = None
 
@@ -106,7 +102,11 @@ class Span(SpanRecorder):
         """Start it; name and type are set. What SpanIdentity.__init__ sets, without the call."""
         self.trace = trace
         self.trace_id_bytes = trace.trace_id
-        self.span_id_bytes = (random_bits(64) or 1).to_bytes(8, "big")
+        ids = PROCESS.span_ids
+        try:
+            self.span_id_bytes = ids.pop() if ids else new_span_id()
+        except IndexError:  # another thread took the last one
+            self.span_id_bytes = new_span_id()
         self._parent_id = parent_id
         self._end_ns = None
         self._status = _UNSET
@@ -188,15 +188,18 @@ class Span(SpanRecorder):
         try:
             status = self._status
             if status is _UNSET:
-                self._status = _OK
+                self._status = status = _OK
             elif status is _OK:
                 self._message = ""
             if _before_end is not None:
                 _before_end(self)
+                status = self._status
             if self._end_ns is not None:
                 return  # another thread was faster
             self._end_ns = end_ns
-            if self._forks != PROCESS.forks:
+            trace, process = self.trace, PROCESS
+            forked = trace.forks != process.forks
+            if forked and self._forks != process.forks:
                 return  # the process that started the span has it too, and ends it
             inputs, outputs, attributes = self._inputs, self._outputs, self._attributes
             size = SPAN_OVERHEAD_BYTES + len(inputs or b"") + len(outputs or b"")
@@ -206,37 +209,33 @@ class Span(SpanRecorder):
                 size += sum(len(event.attributes) + len(event.name) for event in self._events)
             ended = EndedSpan(
                 self.span_id_bytes, self._parent_id, self._name, self._span_type, self._start_ns, end_ns,
-                self._status, self._message, inputs, outputs, attributes, self._events, self._links,
+                status, self._message, inputs, outputs, attributes, self._events, self._links,
             )  # fmt: skip
-            if size > PROCESS.finish_above:
-                size = PROCESS.finisher.span(ended, size, self.trace)
-            trace = self.trace
-            if trace.forks != PROCESS.forks:
-                trace.add(ended, size, error=self._status is _FAILED)
+            if size > process.finish_above:
+                size = process.finisher.span(ended, size, trace)
+            if forked:
+                trace.add(ended, size, error=status is _FAILED)
                 return
-            if self._status is _FAILED:
+            if status is _FAILED:
                 trace.failed = True
             if not self._is_root:
                 trace.pending.append(ended)
                 trace.pending_bytes += size
                 if (
-                    trace.ended
+                    trace.root is not None
                     or trace.pending_bytes > trace.fragment_bytes
                     or end_ns > trace.due_ns
                     or trace.spans > trace.look_at
                 ):
                     trace.look()
                 return
-            if trace.keeps_spans or PROCESS.finish_above < 0:
+            if trace.keeps_spans or process.finish_above < 0:
                 trace.finish(ended, size, error=False, duration_ns=end_ns - self._start_ns)
             else:
-                trace.pending.append(ended)
-                trace.ended = True
-                trace.root_duration_ns = end_ns - self._start_ns
+                trace.root = ended
                 trace.spans_at_end = trace.spans
                 trace.size = PARCEL_OVERHEAD_BYTES + trace.pending_bytes + size
-                trace.pending_bytes = 0
-                trace.outlet.put(trace)
+                trace.defaults.outlet.put(trace)
             _LAST_TRACE.anywhere = trace.trace_id
             _LAST_TRACE.here.set(trace.trace_id)
         except Exception as error:  # noqa: BLE001  the app must not see our troubles

@@ -9,7 +9,7 @@ from spanferry.context import CurrentToken, current
 from spanferry.dressing import TraceDestination, destination_of, dress, set_run
 from spanferry.entities import LinkLike, SpanLogLevel, SpanType
 from spanferry.opening import makes_plain_spans, not_started, open_span
-from spanferry.process import PROCESS, random_bits
+from spanferry.process import PROCESS, new_span_id, random_bits
 from spanferry.spans import NO_OP_SPAN, Span
 from spanferry.trace_state import LiveTrace
 from spanferry_schemas import StatusCode
@@ -72,29 +72,28 @@ class start_span(Span):  # noqa: N801  MLflow's name
         # What `open_span`, `open_trace` and `begin` do in the two cases that most are, in one piece.
         process = PROCESS
         around = current.get()
-        if self._more is not None or process.scopes or process.bridged or self._end_ns != NOT_BEGUN:
+        if self._more is not None or process.detours or self._end_ns != NOT_BEGUN:
             return self._enter(None)
         if around is None:
-            plain, name = process.plain, self._name
-            if plain is None or type(name) is not str:
+            plain = process.plain
+            if plain is None:
                 return self._enter(None)
             try:
-                clock_ns = process.clock_ns
+                ids, clock_ns = process.trace_ids, process.clock_ns
                 self._start_ns = now_ns = clock_ns + perf_counter_ns()
                 trace = LiveTrace(
-                    (random_bits(128) or 1).to_bytes(16, "big"),
-                    plain.outlet,
+                    ids.pop() if ids else (random_bits(128) or 1).to_bytes(16, "big"),
+                    plain,
                     None,
                     clock_ns,
                     plain.fragment_bytes,
                     now_ns + plain.fragment_age_ns,
-                    plain.fragment_age_ns,
                     False,
                     process.forks,
-                    name,
-                    plain.experiment_id,
-                    plain.experiment,
+                    self._name,
                 )
+            except IndexError:  # another thread took the last id
+                return self._enter(None)
             except Exception as error:  # noqa: BLE001  the app must not see our troubles
                 return not_started(error)
             self._parent_id = None
@@ -109,7 +108,11 @@ class start_span(Span):  # noqa: N801  MLflow's name
         # As `begin`, without the call: see `_Process`.
         self.trace = trace
         self.trace_id_bytes = trace.trace_id
-        self.span_id_bytes = (random_bits(64) or 1).to_bytes(8, "big")
+        ids = process.span_ids
+        try:
+            self.span_id_bytes = ids.pop() if ids else (random_bits(64) or 1).to_bytes(8, "big")
+        except IndexError:
+            self.span_id_bytes = new_span_id()
         self._end_ns = None
         self._status = _UNSET
         self._message = ""

@@ -8,18 +8,36 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from spanferry import outlet as outlets
+from spanferry.ended_span import EndedSpan
 from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Outlet, Parcel, SentSpan
 from spanferry.process import PROCESS
 from spanferry.values import text
 from spanferry.watching import Account
 from spanferry_schemas import Attachment, End, TracePart, mlflow_keys
 
-__all__ = ["LiveTrace", "OpenedSpan"]
+__all__ = ["LiveTrace", "OpenedSpan", "TraceDefaults"]
 
 T = TypeVar("T")
 
 _SESSION: Final = mlflow_keys.METADATA_SESSION
 _TRACE_NAME: Final = mlflow_keys.TAG_TRACE_NAME
+
+
+_HANDED_OVER: Final = b""
+"""In the place of a root that the sender has taken: a span that goes on does not keep it."""
+
+
+class TraceDefaults(Struct, frozen=True):
+    """What new traces take from the settings and from MLflow's environment variables; read once for
+    every `enable()`."""
+
+    outlet: Outlet
+    ratio: float = 1.0
+    model_id: str | None = None
+    experiment_id: str | None = None
+    experiment: str | None = None
+    fragment_bytes: int = 0
+    fragment_age_ns: int = 0
 
 
 class OpenedSpan(Protocol):
@@ -41,7 +59,7 @@ class LiveTrace(Struct, eq=False):
     """
 
     trace_id: bytes
-    outlet: Outlet
+    defaults: TraceDefaults
     own_facts: TracePart | None
     """`facts`, once somebody has asked for them."""
     clock_ns: int
@@ -50,26 +68,22 @@ class LiveTrace(Struct, eq=False):
     """With so much ..."""
     due_ns: int
     """... or from then on it hands over what has ended, though it goes on."""
-    fragment_age_ns: int
-    """So much later it is due again."""
     remote: bool = False
     """The local root has its parent in another service, which owns the trace."""
     forks: int = 0
     name: str = ""
-    """The root's. Until somebody asks, `facts` are no more than this ..."""
-    experiment_id: str | None = None
-    experiment: str | None = None
-    """... and these: of most traces nobody does but the sender, at the end."""
+    """The root's. Until somebody asks, `facts` are no more than this and the experiment: of most traces
+    nobody does but the sender, at the end."""
     changed: bool = False
-    ended: bool = False
-    """From then on `facts` are the sender's."""
+    root: SentSpan | None = None
+    """The local root, once it has ended. From then on `facts` are the sender's."""
     attachments: list[Attachment] | None = None
     """What waits to be handed over with the spans."""
     pending: list[SentSpan] = []
-    """Spans that have ended and wait."""
+    """Spans that have ended and wait, without the root."""
     pending_bytes: int = 0
     """About what they take, attachments and texts of the trace's own part included; where threads
-    end spans at once an update may be lost."""
+    end spans at once an update may be lost. Of no use after the end."""
     failed: bool = False
     """One of them has."""
     spans: int = 0
@@ -80,6 +94,7 @@ class LiveTrace(Struct, eq=False):
     """When it has ended: what it takes from then on until the sender has asked for its parcel."""
     spans_at_end: int = 0
     root_duration_ns: int = 0
+    """Of a root that is encoded."""
     keeps_spans: bool = False
     """Whether `opened` and `finish` do more than here."""
     look_at: int = sys.maxsize
@@ -93,12 +108,17 @@ class LiveTrace(Struct, eq=False):
     """An outlet is given a trace when its local root has ended."""
 
     @property
+    def ended(self) -> bool:
+        """Whether the local root has."""
+        return self.root is not None
+
+    @property
     def facts(self) -> TracePart:
         """The trace's own part, while it may still change. All text in it is encodable in UTF-8."""
         if self.own_facts is not None:
             return self.own_facts
         tags = {_TRACE_NAME: text(self.name)}
-        made = TracePart(self.experiment_id, self.experiment, tags=tags)
+        made = TracePart(self.defaults.experiment_id, self.defaults.experiment, tags=tags)
         if self.own_facts is None:  # no other thread was faster: nothing is called in between
             self.own_facts = made
         return self.own_facts
@@ -146,15 +166,13 @@ class LiveTrace(Struct, eq=False):
         """Take the local root, which has ended, and hand over all there is, with the end marker."""
         if PROCESS.finish_above < 0:
             self.sent_facts = PROCESS.finisher.part(self.facts)
-        self.pending.append(root)
         if error:
             self.failed = True
-        self.ended = True
         self.root_duration_ns = duration_ns
+        self.root = root
         self.spans_at_end = self.spans
         self.size = PARCEL_OVERHEAD_BYTES + self.pending_bytes + size
-        self.pending_bytes = 0
-        self.outlet.put(self)
+        self.defaults.outlet.put(self)
 
     def parcel(self) -> Parcel:
         """What is handed over at the end: made by the sender, whose time nobody waits for.
@@ -162,8 +180,14 @@ class LiveTrace(Struct, eq=False):
         Spans that ended after the root, and before this, are in it or in a parcel of their own.
         """
         spans, attachments = _taken(self.pending), _taken(self.attachments)
+        root, duration_ns = self.root, self.root_duration_ns
+        if root is not None:
+            spans.append(root)
+            self.root = _HANDED_OVER
+        if isinstance(root, EndedSpan):
+            duration_ns = root.end_ns - root.start_ns
         part = (self.sent_facts or self.facts) if self.changed or not self.remote else None
-        duration_ns = 0 if self.remote else max(self.root_duration_ns, 0)
+        duration_ns = 0 if self.remote else max(duration_ns, 0)
         end = End(self.spans_at_end, self.contexts_out, self.remote)
         return self._parcel_of(spans, attachments, self.size, part, end, duration_ns)
 
@@ -176,10 +200,13 @@ class LiveTrace(Struct, eq=False):
             return
         attachments = _taken(self.attachments)
         size = PARCEL_OVERHEAD_BYTES + self.pending_bytes
+        if self.ended:
+            size = PARCEL_OVERHEAD_BYTES + sum(len(one.data) for one in attachments)
+            size += sum(len(one) if isinstance(one, bytes) else one.size for one in spans)
         self.pending_bytes = 0
-        self.due_ns = self.now_ns() + self.fragment_age_ns
+        self.due_ns = self.now_ns() + self.defaults.fragment_age_ns
         part = None if self.ended else self._sent_part()
-        self.outlet.put(self._parcel_of(spans, attachments, size, part, None, 0))
+        self.defaults.outlet.put(self._parcel_of(spans, attachments, size, part, None, 0))
 
     def _part(self) -> TracePart | None:
         """The trace's own part as it is now; of another service's trace only what was set here."""
@@ -220,7 +247,7 @@ class LiveTrace(Struct, eq=False):
 
     def _hand_over_from_fork(self, span: SentSpan, size: int, *, error: bool) -> None:
         """A span of a forked process: what waits here is the parent's, and so is the end marker."""
-        target = outlets.current() or self.outlet
+        target = outlets.current() or self.defaults.outlet
         target.put(Parcel(self.trace_id, size + PARCEL_OVERHEAD_BYTES, [span], error=error))
 
 

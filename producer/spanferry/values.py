@@ -16,6 +16,7 @@ import msgspec
 import orjson
 
 from spanferry.log import say_once
+from spanferry.process import PROCESS
 
 __all__ = [
     "SHORTENED",
@@ -182,6 +183,7 @@ def _encode_other(value: object, attach: Attach | None) -> bytes:
         return _encode(value)
     except Exception:  # noqa: BLE001, S110  whatever a user's value does
         pass
+    PROCESS.slow_values = True
     try:
         return _encode(_Unfolding(attach).plain(value, 0))
     except Exception:  # noqa: BLE001  whatever a user's value does

@@ -12,7 +12,7 @@ from spanferry.buffer import Buffer, LockedBuffer
 from spanferry.parcel import Parcel
 from spanferry.settings import DropPolicy
 from spanferry.testing import capture
-from spanferry.trace_state import LiveTrace
+from spanferry.trace_state import LiveTrace, TraceDefaults
 from spanferry_schemas import End, TracePart
 
 
@@ -22,8 +22,8 @@ def parcel(size: int, name: int = 0) -> Parcel:
 
 def ended(size: int) -> LiveTrace:
     """A trace as it waits for the sender."""
-    trace = LiveTrace(bytes(16), capture(), TracePart(), 0, 1_000, 0, 0)
-    trace.size, trace.ended = size, True
+    trace = LiveTrace(bytes(16), TraceDefaults(capture()), TracePart(), 0, 1_000, 0)
+    trace.size, trace.root = size, b"root"
     trace.pending.append(b"span")
     return trace
 
@@ -55,6 +55,7 @@ def test_a_trace_that_gives_way_lets_go_of_its_spans():
     assert buffer.put(first)
     assert buffer.put(ended(60))
     assert not first.pending
+    assert not first.root
     assert buffer.counts.dropped_traces == buffer.counts.dropped_full == 1
     assert buffer.used_bytes == 60
 

@@ -106,10 +106,10 @@ def plain() -> Iterator[None]:
     """As in a process of its own, where no model and no scope has ever been set."""
     before = PROCESS.models, PROCESS.scopes
     assert opening.makes_plain_spans()
-    PROCESS.models = PROCESS.scopes = False
+    PROCESS.models = PROCESS.scopes = PROCESS.detours = False
     yield
     PROCESS.models, PROCESS.scopes = PROCESS.models or before[0], PROCESS.scopes or before[1]
-    PROCESS.plain = None
+    PROCESS.detours, PROCESS.plain = PROCESS.scopes, None
 
 
 def small() -> capture:
@@ -148,7 +148,7 @@ def test_both_ways_are_one(program: Callable[[], None], plain: None) -> None:
         short.clear()
         program()
         assert PROCESS.plain
-    PROCESS.scopes = True
+        PROCESS.scopes = PROCESS.detours = True
     with small() as long:
         program()
         assert not PROCESS.plain

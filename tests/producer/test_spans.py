@@ -215,9 +215,13 @@ def test_what_ends_after_the_root_comes_by_itself_without_an_end(captured: captu
         late = spanferry.start_span_no_context("late")
         later = spanferry.start_span_no_context("later", parent_span=late)
     started_late = spanferry.start_span_no_context("started late", parent_span=late)
+    started_late.set_inputs("x" * 1_000)
     for span in (later, late, started_late):
         span.end()
     assert [len(parcel.spans) for parcel in captured.parcels] == [1, 1, 1, 1]
+    for parcel in captured.parcels:
+        length = sum(map(len, encoded(parcel.spans)))
+        assert length + 500 < parcel.size < length + 800
     assert [parcel.end is None for parcel in captured.parcels] == [False, True, True, True]
     assert [parcel.trace is None for parcel in captured.parcels] == [False, True, True, True]
     (trace,) = captured.traces
