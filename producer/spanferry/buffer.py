@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from spanferry.log import say_once
 from spanferry.parcel import Waiting
+from spanferry.process import PROCESS
 from spanferry.settings import DropPolicy
 
 __all__ = ["Buffer", "BufferCounts", "LockedBuffer", "new_buffer"]
@@ -17,6 +18,10 @@ __all__ = ["Buffer", "BufferCounts", "LockedBuffer", "new_buffer"]
 
 _GIANT_BYTES: Final = 1024 * 1024
 """No parcel up to this size is a giant, however small the buffer is."""
+
+
+_LITTLE_BYTES: Final = 256 * 1024
+"""While no more than that waits, texts keep the memory that orjson took: some 6 MB at most."""
 
 
 def _giant_of(bytes_max: int) -> int:
@@ -54,6 +59,7 @@ class Buffer:
         "_dropped_oversize",
         "_dropped_traces",
         "_easy_bytes_max",
+        "_little_bytes",
         "_parcels",
         "_policy",
         "_put",
@@ -66,6 +72,7 @@ class Buffer:
         self._bytes_max = bytes_max
         self._easy_bytes_max = bytes_max * 3 // 4 if _giant_of(bytes_max) < bytes_max else bytes_max
         """Up to there everything is taken; the rest is not for giants."""
+        self._little_bytes = min(_LITTLE_BYTES, self._easy_bytes_max)
         self._policy = policy
         self._parcels: deque[Waiting] = deque()
         self._used = 0
@@ -77,6 +84,7 @@ class Buffer:
         self._dropped_traces = 0
         self.on_put: Callable[[], None] | None = None
         """Called after a `put` until it is set to None: starts who takes."""
+        PROCESS.roomy = True
 
     @property
     def used_bytes(self) -> int:
@@ -104,8 +112,10 @@ class Buffer:
         if not waiting.ends_trace:
             self._put_parts += 1
         used = self._used + waiting.size
-        if used > self._easy_bytes_max:
-            return self._put_into_full(waiting)
+        if used > self._little_bytes:
+            PROCESS.roomy = False
+            if used > self._easy_bytes_max:
+                return self._put_into_full(waiting)
         self._used = used
         self._parcels.append(waiting)
         if self.on_put is not None:
@@ -122,6 +132,8 @@ class Buffer:
     def release(self, size: int) -> None:
         """Parcels of `size` bytes together are acknowledged or given up: their room is free."""
         self._used -= size
+        if self._used * 2 < self._little_bytes:
+            PROCESS.roomy = True
 
     def _put_into_full(self, waiting: Waiting) -> bool:
         """Drop the oldest that wait until it fits. What is in flight cannot be called back.

@@ -3,6 +3,8 @@
 import os
 import random
 import sys
+from itertools import chain
+from struct import Struct
 from time import perf_counter_ns, time_ns
 from typing import Any, Final
 
@@ -25,6 +27,9 @@ _TRACE_IDS: Final = 128
 _SPAN_IDS: Final = 640
 """Ids that lie ready, at most: what some thousand traces a second use until the sender looks again."""
 
+_TRACE_ID: Final = Struct(f"{TRACE_ID_BYTES}s")
+_SPAN_ID: Final = Struct(f"{SPAN_ID_BYTES}s")
+
 _random: Final = random.Random()  # noqa: S311  ids, not secrets
 random_bits: Final = _random.getrandbits
 """An integer of so many random bits; other ones in every forked process."""
@@ -44,6 +49,7 @@ class _Process:
         "forks",
         "models",
         "plain",
+        "roomy",
         "scopes",
         "slow_values",
         "span_ids",
@@ -75,6 +81,8 @@ class _Process:
         self.trace_ids: list[bytes] = []
         self.span_ids: list[bytes] = []
         """Ids that lie ready: see `supply_ids`. Empty where no sender runs."""
+        self.roomy = False
+        """So little waits to be sent that texts may keep the memory which orjson took for them."""
         self.slow_values = False
         """A value was recorded on a slow way since the budget guard looked last."""
         self.watch: Any = None
@@ -102,15 +110,14 @@ def read_clock() -> None:
 def supply_ids() -> None:
     """Have ids ready for what starts from now on: after a rest making one takes an app's thread as
     long as the rest of its span. Where they are used up everyone makes his own."""
-    for ids, ready_max, size in (
-        (PROCESS.trace_ids, _TRACE_IDS, TRACE_ID_BYTES),
-        (PROCESS.span_ids, _SPAN_IDS, SPAN_ID_BYTES),
+    for ids, ready_max, form in (
+        (PROCESS.trace_ids, _TRACE_IDS, _TRACE_ID),
+        (PROCESS.span_ids, _SPAN_IDS, _SPAN_ID),
     ):
         missing = ready_max - len(ids)
         if missing > 0:
-            data, none = os.urandom(missing * size), bytes(size)
-            made = [data[at : at + size] for at in range(0, len(data), size)]
-            ids.extend(made if none not in made else [one for one in made if one != none])
+            made = chain.from_iterable(form.iter_unpack(os.urandom(missing * form.size)))
+            ids.extend(filter(any, made))  # none is all zero
 
 
 def new_trace_id() -> bytes:

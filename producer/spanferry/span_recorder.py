@@ -18,8 +18,9 @@ from spanferry.entities import (
     status_of,
 )
 from spanferry.log import say_once
+from spanferry.process import PROCESS
 from spanferry.span_view import SpanView
-from spanferry.values import STRICT, dumps, encode
+from spanferry.values import AS_IT_CAME, STRICT, dumps, encode
 from spanferry_schemas import SpanEvent as WireEvent
 from spanferry_schemas import StatusCode, mlflow_keys
 
@@ -60,7 +61,10 @@ class SpanRecorder(SpanView):
         """Record what went in."""
         if self._end_ns is None or self.is_open("inputs"):
             try:  # what `encode` does first, without the call
-                self._inputs = dumps(inputs, None, STRICT)[:-1]
+                if PROCESS.roomy:
+                    self._inputs = dumps(inputs, None, AS_IT_CAME)
+                else:
+                    self._inputs = dumps(inputs, None, STRICT)[:-1]
             except Exception:  # noqa: BLE001  whatever a user's value does
                 self._inputs = encode(inputs, self.attach)
 
@@ -68,7 +72,10 @@ class SpanRecorder(SpanView):
         """Record what came out."""
         if self._end_ns is None or self.is_open("outputs"):
             try:
-                self._outputs = dumps(outputs, None, STRICT)[:-1]
+                if PROCESS.roomy:
+                    self._outputs = dumps(outputs, None, AS_IT_CAME)
+                else:
+                    self._outputs = dumps(outputs, None, STRICT)[:-1]
             except Exception:  # noqa: BLE001  whatever a user's value does
                 self._outputs = encode(outputs, self.attach)
 

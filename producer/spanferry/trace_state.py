@@ -159,7 +159,11 @@ class LiveTrace(Struct, eq=False):
 
     def look(self) -> None:
         """A span has ended: do what is due."""
-        if self.ended or self.pending_bytes > self.fragment_bytes or self.now_ns() > self.due_ns:
+        if (
+            self.root is not None
+            or self.pending_bytes > self.fragment_bytes
+            or self.now_ns() > self.due_ns
+        ):
             self.hand_over_what_has_ended()
 
     def finish(self, root: SentSpan, size: int, *, error: bool, duration_ns: int) -> None:

@@ -19,6 +19,7 @@ from spanferry.log import say_once
 from spanferry.process import PROCESS
 
 __all__ = [
+    "AS_IT_CAME",
     "SHORTENED",
     "STRICT",
     "UNFOLDING",
@@ -69,6 +70,9 @@ STRICT: Final = (
 `dumps(value, None, STRICT)[:-1]` is the text: orjson keeps all the memory that it wrote into, eight
 times a string's length and 4 KB at least, and a slice is the cheapest copy that takes what it needs.
 """
+
+AS_IT_CAME: Final = STRICT & ~orjson.OPT_APPEND_NEWLINE
+"""The same without the copy: where `PROCESS.roomy`."""
 
 _encode = msgspec.json.Encoder().encode
 

@@ -112,7 +112,7 @@ class BridgedTrace(LiveTrace, eq=False):
     def opened(self, span: OpenedSpan) -> None:
         """A span has been started."""
         self.spans += 1
-        if self.ended:
+        if self.root is not None:
             OPEN.add(self)
         self.span_dict[span.span_id_bytes.hex()] = span
 
@@ -147,12 +147,12 @@ class BridgedTrace(LiveTrace, eq=False):
     def look(self) -> None:
         """A span has ended: do what is due."""
         super().look()
-        if self.ended or self.spans > self.look_at:
+        if self.root is not None or self.spans > self.look_at:
             self._release()
 
     def _hand_over_from_fork(self, span: SentSpan, size: int, *, error: bool) -> None:
         super()._hand_over_from_fork(span, size, error=error)
-        if self.ended or self.spans > self.look_at:
+        if self.root is not None or self.spans > self.look_at:
             self._release()
 
     def _release(self) -> None:
