@@ -19,6 +19,7 @@ from spanferry.finishing import SHORTENED, SHORTENINGS, shorten
 from spanferry.process import PROCESS
 from spanferry.redaction import Redaction
 from spanferry.settings import Settings
+from spanferry.starting import SpanBlock
 from spanferry.testing import capture
 from spanferry.watching import Account
 from spanferry_schemas.cutting import CUT_ATTRIBUTE
@@ -239,8 +240,8 @@ def test_a_watched_span_is_of_its_kind(inbox: collections.deque[Account]) -> Non
     with capture():
         watch_next(inbox)
         with spanferry.start_span("root") as root:
-            assert isinstance(root, spanferry.start_span)
-            assert type(root).__name__ == "start_span"
+            assert isinstance(root, SpanBlock)
+            assert type(root).__name__ == "SpanBlock"
             assert spanferry.get_current_active_span() is root
             with pytest.raises(KeyError), spanferry.start_span("child"):
                 raise KeyError("why")

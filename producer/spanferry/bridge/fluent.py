@@ -15,7 +15,7 @@ from mlflow.tracing.utils import capture_function_input_args
 from spanferry import propagation, tracing
 from spanferry.arguments import Arguments
 from spanferry.bridge.gate import GATE, disabled_here, ratio_here
-from spanferry.bridge.light import LightNoOpSpan, LightStartSpan, LiveWords
+from spanferry.bridge.light import LightNoOpSpan, LightSpanBlock, LiveWords
 from spanferry.context import ForeignParent, RemoteParent, current, leave
 from spanferry.entities import nanoseconds_of
 from spanferry.opening import not_started, open_span, open_trace
@@ -40,8 +40,8 @@ class MLFLOWS:
     headers = staticmethod(distributed.get_tracing_context_headers_for_http_request)
 
 
-class start_span(LightStartSpan, contextlib.ContextDecorator):  # noqa: N801  MLflow's name
-    """As mlflow.start_span."""
+class _Block(LightSpanBlock, contextlib.ContextDecorator):
+    """What `start_span` gives."""
 
     __slots__ = ("_mlflows",)
 
@@ -55,7 +55,7 @@ class start_span(LightStartSpan, contextlib.ContextDecorator):  # noqa: N801  ML
             if around is None:
                 if GATE.is_light_for_root():
                     return self._begin_root()
-            elif type(around) is start_span and GATE.is_light():
+            elif type(around) is _Block and GATE.is_light():
                 self.begin(around.trace, around.span_id_bytes, None, False)
                 self._token = current.set(self)
                 return self
@@ -90,12 +90,40 @@ class start_span(LightStartSpan, contextlib.ContextDecorator):  # noqa: N801  ML
             self._mlflows = None
             mlflows.__exit__(*raised)
 
-    def _recreate_cm(self) -> "start_span":
+    def _recreate_cm(self) -> "_Block":
         """A decorator enters anew for every call."""
-        return type(self)(**self._given())
+        return start_span(**self._given())
 
 
-start_span.__name__ = LightStartSpan.__name__
+_Block.__name__ = LightSpanBlock.__name__
+
+
+def start_span(  # noqa: PLR0913, PLR0917  MLflow's signature
+    name: str = "span",
+    span_type: str | None = "UNKNOWN",
+    attributes: Mapping[str, Any] | None = None,
+    trace_destination: Any = None,
+    log_level: Any = None,
+    run_id: str | None = None,
+    links: Sequence[Any] | None = None,
+    description: str | None = None,
+) -> _Block:
+    """As mlflow.start_span."""
+    block = _Block()  # as `spanferry.start_span`, without another call
+    block._name = name
+    block._span_type = span_type  # type: ignore[assignment]
+    block._end_ns = NOT_BEGUN
+    block._token = block._other = block._more = None
+    if (
+        attributes is not None
+        or trace_destination is not None
+        or log_level is not None
+        or run_id is not None
+        or links is not None
+        or description is not None
+    ):
+        block._more = (attributes, trace_destination, log_level, run_id, links, description)
+    return block
 
 
 def _light_under(around: object) -> bool:

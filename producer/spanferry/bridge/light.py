@@ -16,11 +16,11 @@ from spanferry.bridge.otel_view import OtelView, no_op_otel_span, readable
 from spanferry.log import say_once
 from spanferry.span_recorder import SpanRecorder
 from spanferry.spans import NoOpSpan, Span
-from spanferry.starting import start_span
+from spanferry.starting import SpanBlock
 from spanferry.trace_state import LiveTrace
 from spanferry_schemas import mlflow_keys, trace_id_text
 
-__all__ = ["LightNoOpSpan", "LightSpan", "LightStartSpan", "LiveWords", "before_end"]
+__all__ = ["LightNoOpSpan", "LightSpan", "LightSpanBlock", "LiveWords", "before_end"]
 
 _NOT_WHILE_OPEN: Final = (
     "'LiveSpan' cannot be {} while active. Call `span.to_immutable_span()` to {}."
@@ -152,7 +152,7 @@ class LightSpan(LiveWords, Span):
     __slots__ = ("__dict__",)
 
 
-class LightStartSpan(LiveWords, start_span):
+class LightSpanBlock(LiveWords, SpanBlock):
     """The span of a `with` block, and the block's context manager."""
 
     __slots__ = ("__dict__",)
@@ -174,5 +174,5 @@ class LightNoOpSpan(MlflowNoOpSpan, NoOpSpan):  # type: ignore[misc]  # MLflow's
 
 
 # What apps and their logs see of the classes' names is as it was.
-LightSpan.__name__ = LightStartSpan.__name__ = LiveSpan.__name__
+LightSpan.__name__ = LightSpanBlock.__name__ = LiveSpan.__name__
 LightNoOpSpan.__name__ = MlflowNoOpSpan.__name__
