@@ -72,13 +72,17 @@ class TimedSpan:
         return timed(getattr(self._span, name))
 
 
-class timed_start_span(spanferry.start_span):  # noqa: N801  as the original
-    """spanferry.start_span, timed when it is entered and left."""
+class timed_start_span:  # noqa: N801  as the original
+    """spanferry.start_span, timed when it is called, entered and left."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with Timed():
+            self._block = _start_span(*args, **kwargs)
 
     def __enter__(self) -> Any:
         with Timed() as meter:
             meter.spans += 1
-            return TimedSpan(super().__enter__())
+            return TimedSpan(self._block.__enter__())
 
     def __exit__(
         self,
@@ -87,7 +91,7 @@ class timed_start_span(spanferry.start_span):  # noqa: N801  as the original
         stack: TracebackType | None,
     ) -> None:
         with Timed():
-            super().__exit__(kind, error, stack)
+            self._block.__exit__(kind, error, stack)
 
 
 def timed_trace(**options: Any) -> Callable[[Any], Any]:
@@ -161,6 +165,7 @@ def _inside(app: Any) -> Call:
 
 
 _trace: Final = spanferry.trace
+_start_span: Final = spanferry.start_span
 spanferry.trace = timed_trace  # type: ignore[assignment]
 spanferry.start_span = timed_start_span  # type: ignore[misc]
 spanferry.update_current_trace = timed(spanferry.update_current_trace)

@@ -90,6 +90,7 @@ class LiveTrace(Struct, eq=False):
     """How many have been started. Where threads start spans at once an update may be lost: the worker
     then waits for one less, and adds what is late."""
     contexts_out: int = 0
+    """How often its context was handed to another service."""
     size: int = 0
     """When it has ended: what it takes from then on until the sender has asked for its parcel."""
     spans_at_end: int = 0
@@ -130,10 +131,6 @@ class LiveTrace(Struct, eq=False):
     def opened(self, span: OpenedSpan) -> None:  # noqa: ARG002  for those who keep the spans
         """A span has been started. Where `keeps_spans` is False, counting alone does the same."""
         self.spans += 1
-
-    def count_context_out(self) -> None:
-        """The trace's context is being handed to another service."""
-        self.contexts_out += 1  # a lost update lets the worker wait less; what is late is added
 
     def attach(self, attachment: Attachment) -> None:
         """Take bytes that a span refers to; they go with the spans that are handed over next."""

@@ -18,7 +18,9 @@ def none_left() -> Iterator[None]:
     PROCESS.span_ids.clear()
 
 
-def test_ids_that_lie_ready_are_used_and_made_up_for() -> None:
+def test_ids_that_lie_ready_are_used_and_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in ("models", "scopes", "detours"):  # tests before this one
+        monkeypatch.setattr(PROCESS, other, False)
     supply_ids()
     trace_ids, span_ids = set(PROCESS.trace_ids), set(PROCESS.span_ids)
     with capture():
