@@ -1,10 +1,10 @@
 """`with start_span(...)`: the span is its own context manager, so a request makes one object of it."""
 # pyright: reportPrivateUsage=false
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from spanferry.context import CurrentToken, current
 from spanferry.dressing import TraceDestination, destination_of, dress, set_run
@@ -15,7 +15,9 @@ from spanferry.spans import NO_OP_SPAN, Span
 from spanferry.trace_state import LiveTrace
 from spanferry_schemas import StatusCode
 
-__all__ = ["NOT_BEGUN", "SpanBlock", "start_span"]
+__all__ = ["NOT_BEGUN", "SpanBlock", "StartSpan", "start_span", "starter"]
+
+Block_co = TypeVar("Block_co", bound="SpanBlock", covariant=True)
 
 _MORE: Final = (
     "attributes",
@@ -167,35 +169,61 @@ class SpanBlock(Span):
         return {"name": self._name, "span_type": self._span_type, **named}
 
 
-def start_span(  # noqa: PLR0913, PLR0917  MLflow's signature
-    name: str = "span",
-    span_type: str | None = SpanType.UNKNOWN,
-    attributes: Mapping[str, Any] | None = None,
-    trace_destination: TraceDestination | None = None,
-    log_level: SpanLogLevel | str | None = None,
-    run_id: str | None = None,
-    links: Sequence[LinkLike] | None = None,
-    description: str | None = None,
-) -> SpanBlock:
-    """Context manager: a new span under the current one, current itself until the end.
+class StartSpan(Protocol[Block_co]):
+    """What `starter` gives, with MLflow's signature."""
 
-    It starts where the `with` block is entered and ends where it is left. An exception that leaves
-    the block is recorded and goes on. Without a current span it is the root of a new trace, to which
-    alone `trace_destination` and `run_id` apply.
+    def __call__(  # noqa: PLR0913, PLR0917
+        self,
+        name: str = ...,
+        span_type: str | None = ...,
+        attributes: Mapping[str, Any] | None = ...,
+        trace_destination: TraceDestination | None = ...,
+        log_level: SpanLogLevel | str | None = ...,
+        run_id: str | None = ...,
+        links: Sequence[LinkLike] | None = ...,
+        description: str | None = ...,
+    ) -> Block_co: ...
+
+
+def starter(kind: Callable[[], Block_co]) -> StartSpan[Block_co]:
+    """A `start_span` whose blocks are of that kind.
+
+    A function, and a class without an `__init__`: Python calls those in a third of the time.
     """
-    # A function, and a class without an `__init__`: Python calls those in a third of the time.
-    block = SpanBlock()
-    block._name = name
-    block._span_type = span_type  # type: ignore[assignment]
-    block._end_ns = NOT_BEGUN
-    block._token = block._other = block._more = None
-    if (
-        attributes is not None
-        or trace_destination is not None
-        or log_level is not None
-        or run_id is not None
-        or links is not None
-        or description is not None
-    ):
-        block._more = (attributes, trace_destination, log_level, run_id, links, description)
-    return block
+
+    def start_span(  # noqa: PLR0913, PLR0917
+        name: str = "span",
+        span_type: str | None = SpanType.UNKNOWN,
+        attributes: Mapping[str, Any] | None = None,
+        trace_destination: TraceDestination | None = None,
+        log_level: SpanLogLevel | str | None = None,
+        run_id: str | None = None,
+        links: Sequence[LinkLike] | None = None,
+        description: str | None = None,
+    ) -> Block_co:
+        """Context manager: a new span under the current one, current itself until the end.
+
+        It starts where the `with` block is entered and ends where it is left. An exception that leaves
+        the block is recorded and goes on. Without a current span it is the root of a new trace, to
+        which alone `trace_destination` and `run_id` apply.
+        """
+        block = kind()
+        block._name = name
+        block._span_type = span_type  # type: ignore[assignment]
+        block._end_ns = NOT_BEGUN
+        block._token = block._other = block._more = None
+        if (
+            attributes is not None
+            or trace_destination is not None
+            or log_level is not None
+            or run_id is not None
+            or links is not None
+            or description is not None
+        ):
+            block._more = (attributes, trace_destination, log_level, run_id, links, description)
+        return block
+
+    return start_span
+
+
+start_span: Final = starter(SpanBlock)

@@ -148,7 +148,7 @@ def test_both_ways_are_one(program: Callable[[], None], plain: None) -> None:
         short.clear()
         program()
         assert PROCESS.plain
-        PROCESS.scopes = PROCESS.detours = True
+    PROCESS.scopes = PROCESS.detours = True
     with small() as long:
         program()
         assert not PROCESS.plain

@@ -21,7 +21,7 @@ from spanferry.entities import nanoseconds_of
 from spanferry.opening import not_started, open_span, open_trace
 from spanferry.process import PROCESS
 from spanferry.spans import NO_OP_SPAN, NoOpSpan, Span
-from spanferry.starting import NOT_BEGUN
+from spanferry.starting import NOT_BEGUN, starter
 from spanferry.watching import watch
 
 __all__ = ["MLFLOWS", "REPLACEMENTS"]
@@ -98,32 +98,8 @@ class _Block(LightSpanBlock, contextlib.ContextDecorator):
 _Block.__name__ = LightSpanBlock.__name__
 
 
-def start_span(  # noqa: PLR0913, PLR0917  MLflow's signature
-    name: str = "span",
-    span_type: str | None = "UNKNOWN",
-    attributes: Mapping[str, Any] | None = None,
-    trace_destination: Any = None,
-    log_level: Any = None,
-    run_id: str | None = None,
-    links: Sequence[Any] | None = None,
-    description: str | None = None,
-) -> _Block:
-    """As mlflow.start_span."""
-    block = _Block()  # as `spanferry.start_span`, without another call
-    block._name = name
-    block._span_type = span_type  # type: ignore[assignment]
-    block._end_ns = NOT_BEGUN
-    block._token = block._other = block._more = None
-    if (
-        attributes is not None
-        or trace_destination is not None
-        or log_level is not None
-        or run_id is not None
-        or links is not None
-        or description is not None
-    ):
-        block._more = (attributes, trace_destination, log_level, run_id, links, description)
-    return block
+start_span: Final = starter(_Block)
+"""As mlflow.start_span."""
 
 
 def _light_under(around: object) -> bool:
