@@ -178,7 +178,7 @@ def open_trace(  # noqa: C901  in one piece: see `_Process`
                 inside.dress(facts)
         if _kinds.dress is not None:
             _kinds.dress(facts, experiment_given=experiment_id is not None)
-        elif PROCESS.plain is None:
+        if PROCESS.plain is None:
             _learn(defaults)
     elif remote.sampled:
         trace_id, facts = remote.trace_id, TracePart()
@@ -246,14 +246,14 @@ def complain_not_enabled() -> None:
 
 def _learn(defaults: TraceDefaults) -> None:
     """Let `start_span` open traces by itself where nothing else holds for them."""
-    if defaults.ratio < 1.0 or defaults.model_id is not None or _trace_kind is not LiveTrace:
+    if defaults.ratio < 1.0 or defaults.model_id is not None:
         return
-    PROCESS.plain = defaults
-    if (  # another thread has changed it meanwhile
+    kinds, PROCESS.plain = _kinds, defaults
+    if (  # or another thread has changed it meanwhile
         PROCESS.models
-        or PROCESS.detours
+        or PROCESS.scopes
         or outlets.installed is not defaults.outlet
-        or _trace_kind is not LiveTrace
+        or _kinds is not kinds
     ):
         PROCESS.plain = None
 

@@ -23,4 +23,4 @@ def test_only_what_is_overdue(captured: capture) -> None:
     young.end()
     assert [trace.state for trace in captured.traces] == ["ERROR", "OK"]
     OPEN.get(old.trace_id).span_dict.clear()
-    OPEN.remove(OPEN.get(old.trace_id))
+    OPEN.traces.pop(old.trace_id)

@@ -20,7 +20,7 @@ from spanferry import values
 from spanferry.texts import texts_of
 from spanferry_schemas import TracePart, mlflow_keys
 
-__all__ = ["dress", "prediction_context"]
+__all__ = ["dress", "nothing_is_set", "prediction_context"]
 
 _environment: Any = getattr(os.environ, "_data", None)
 _VARIABLES: Final = [
@@ -48,23 +48,33 @@ def dress(facts: TracePart, *, experiment_given: bool) -> None:
     `experiment_given`: it was chosen for this very trace.
     """
     context = _USER_TRACE_CONTEXT.get()
-    destinations = provider._MLFLOW_TRACE_USER_DESTINATION
-    if (
-        _MAY_LOOK
-        and context is None
-        and prediction_context() is None
-        and destinations._global_value is None
-        and destinations._context_local_value.get() is None
-        and _environment.keys().isdisjoint(_VARIABLES)
-        and get_ident() in _models
-        and not any(_runs.copy().values())
-        and all(one._model_id is None for one in _models.copy().values())
-    ):  # what MLflow's functions would find out, in twenty calls
+    if context is None and prediction_context() is None and nothing_is_set():
         chosen = fluent._active_experiment_id
         if chosen is not None and not experiment_given:
             facts.experiment_id = values.text(chosen)
         return
     _dress(facts, context, experiment_given=experiment_given)
+
+
+def nothing_is_set() -> bool:
+    """Whether no destination, run, model or variable holds for a trace that starts here.
+
+    What MLflow's functions would find out, in twenty calls.
+    """
+    destinations = provider._MLFLOW_TRACE_USER_DESTINATION
+    if (
+        not _MAY_LOOK
+        or destinations._global_value is not None
+        or destinations._context_local_value.get() is not None
+        or not _environment.keys().isdisjoint(_VARIABLES)
+        or get_ident() not in _models
+        or (_runs and any(_runs.copy().values()))
+    ):
+        return False
+    for model in list(_models.values()):  # noqa: SIM110  a generator costs more than the loop
+        if model._model_id is not None:
+            return False
+    return True
 
 
 def _dress(facts: TracePart, context: Any, *, experiment_given: bool) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
+from time import perf_counter_ns
 from typing import Any, Final, cast
 
 from mlflow.entities import NoOpSpan as MlflowNoOpSpan
@@ -16,12 +17,14 @@ from spanferry import propagation, tracing
 from spanferry.arguments import Arguments
 from spanferry.bridge.gate import GATE, disabled_here, ratio_here
 from spanferry.bridge.light import LightNoOpSpan, LightSpanBlock, LiveWords
+from spanferry.bridge.traces import BridgedTrace
 from spanferry.context import ForeignParent, RemoteParent, current, leave
 from spanferry.entities import nanoseconds_of
 from spanferry.opening import not_started, open_span, open_trace
-from spanferry.process import PROCESS
+from spanferry.process import PROCESS, new_trace_id
 from spanferry.spans import NO_OP_SPAN, NoOpSpan, Span
 from spanferry.starting import NOT_BEGUN, starter
+from spanferry.trace_state import TraceDefaults
 from spanferry.watching import watch
 
 __all__ = ["MLFLOWS", "REPLACEMENTS"]
@@ -53,6 +56,9 @@ class _Block(LightSpanBlock, contextlib.ContextDecorator):
         begins = self._more is None and self._end_ns == NOT_BEGUN
         if begins and not PROCESS.scopes and not disabled_here():
             if around is None:
+                defaults = GATE.defaults_for_root()
+                if defaults is not None:
+                    return self._begin_plain_root(defaults)
                 if GATE.is_light_for_root():
                     return self._begin_root()
             elif type(around) is _Block and GATE.is_light():
@@ -64,6 +70,29 @@ class _Block(LightSpanBlock, contextlib.ContextDecorator):
             return self._mlflows.__enter__()
         span = self._enter(ratio_here() if around is None else None)
         return MlflowNoOpSpan() if span is NO_OP_SPAN else span
+
+    def _begin_plain_root(self, defaults: TraceDefaults) -> Any:
+        """What `open_trace` comes to where nothing else is to be found out."""
+        try:
+            process = PROCESS
+            now_ns = process.clock_ns + perf_counter_ns()
+            trace = BridgedTrace(
+                new_trace_id(),
+                defaults,
+                None,
+                process.clock_ns,
+                defaults.fragment_bytes,
+                now_ns + defaults.fragment_age_ns,
+                False,
+                process.forks,
+                self._name,
+            )
+            self.begin(trace, None, now_ns, True)
+        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+            not_started(error)
+            return MlflowNoOpSpan()
+        self._token = current.set(self)
+        return self
 
     def _begin_root(self) -> Any:
         """What `_enter` does for a root of which nothing but its name and type is known."""

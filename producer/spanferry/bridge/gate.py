@@ -12,10 +12,15 @@ from mlflow.tracing import provider
 from mlflow.tracing.context import _USER_TRACE_CONTEXT
 from mlflow.tracing.sampling import _SAMPLING_RATIO_OVERRIDE
 from mlflow.tracing.utils import maybe_get_request_id
+from mlflow.tracking import fluent
+from msgspec.structs import replace
 from opentelemetry.sdk.trace import TracerProvider
 
-from spanferry.bridge.facts import prediction_context
+from spanferry import values
+from spanferry.bridge.facts import nothing_is_set, prediction_context
 from spanferry.bridge.plain import BridgedProcessor
+from spanferry.process import PROCESS
+from spanferry.trace_state import TraceDefaults
 
 __all__ = ["GATE", "Gate", "disabled_here", "ratio_here"]
 
@@ -28,7 +33,15 @@ class Gate:
     is disabled, MLflow makes the spans itself.
     """
 
-    __slots__ = ("_holder", "_is_light", "_processors", "_provider", "installed", "ratio")
+    __slots__ = (
+        "_chosen",
+        "_holder",
+        "_is_light",
+        "_processors",
+        "_provider",
+        "installed",
+        "ratio",
+    )
 
     def __init__(self) -> None:
         self.installed = False
@@ -40,6 +53,8 @@ class Gate:
         self._processors: Any = None
         self._is_light = False
         """Whether light spans may stand for its spans."""
+        self._chosen: tuple[TraceDefaults, str, TraceDefaults] | None = None
+        """The plain defaults, the experiment of `set_experiment`, and both in one."""
 
     def is_light(self) -> bool:
         """For a span under another one: whether tracing is as it was when that was started."""
@@ -58,6 +73,30 @@ class Gate:
         if not self._is_light:
             return False
         return prediction_context() is None or not maybe_get_request_id(is_evaluate=True)
+
+    def defaults_for_root(self) -> TraceDefaults | None:
+        """What a trace takes that starts here, where nothing but experiment and name is to be said of
+        it; None where there is more to find out."""
+        plain: TraceDefaults | None = PROCESS.plain
+        if (
+            plain is None
+            or self.ratio < 1.0
+            or not self._is_light
+            or provider.provider._isolated_tracer_provider is not self._provider
+            or self._holder._span_processors is not self._processors
+            or _USER_TRACE_CONTEXT.get() is not None
+            or _SAMPLING_RATIO_OVERRIDE.get() is not None
+            or prediction_context() is not None
+            or not nothing_is_set()
+        ):
+            return None
+        chosen = fluent._active_experiment_id
+        if chosen is None:
+            return plain
+        known = self._chosen
+        if known is None or known[0] is not plain or known[1] != chosen:
+            self._chosen = known = plain, chosen, replace(plain, experiment_id=values.text(chosen))
+        return known[2]
 
     def forget(self) -> None:
         """The tracer provider is about to change."""

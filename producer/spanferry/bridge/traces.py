@@ -1,7 +1,6 @@
 """The traces of this process as MLflow's own code may look them up while they are open."""
 # pyright: reportPrivateUsage=false
 
-from time import perf_counter_ns
 from typing import Any, Final
 
 from mlflow.entities import TraceInfo
@@ -63,11 +62,6 @@ class OpenTraces:
             self.evict()
         self.traces[trace.mlflow_id] = trace
 
-    def remove(self, trace: "BridgedTrace") -> None:
-        """A trace has ended, and its spans too."""
-        if self.traces.get(trace.mlflow_id) is trace:
-            self.traces.pop(trace.mlflow_id, None)
-
     def evict(self) -> None:
         """Forget the oldest: there are too many."""
         try:
@@ -99,15 +93,13 @@ class BridgedTrace(LiveTrace, eq=False):
 
     def __post_init__(self) -> None:
         self.mlflow_id = trace_id = f"tr-{self.trace_id.hex()}"  # as `trace_id_text` says it
-        self.opened_ns = perf_counter_ns()
+        self.opened_ns = self.due_ns - self.defaults.fragment_age_ns - self.clock_ns
         traces = OPEN.traces
-        known = traces.get(trace_id)
-        if known is None:
-            if len(traces) >= TRACES_MAX:
-                OPEN.evict()
-            traces[trace_id] = self
-        else:  # another part of the same trace, in the same process
+        known = traces.setdefault(trace_id, self)
+        if known is not self:  # another part of the same trace, in the same process
             self.span_dict = known.span_dict
+        elif len(traces) > TRACES_MAX:
+            OPEN.evict()
 
     def opened(self, span: OpenedSpan) -> None:
         """A span has been started."""
@@ -177,7 +169,8 @@ class BridgedTrace(LiveTrace, eq=False):
     def _forget(self) -> None:
         self.span_dict = {}
         self.made_view = None
-        OPEN.remove(self)
+        if OPEN.traces.get(self.mlflow_id) is self:
+            OPEN.traces.pop(self.mlflow_id, None)
 
     def _part(self) -> TracePart | None:
         part = super()._part()
