@@ -1,7 +1,7 @@
 """Settings as command line arguments, the same for every command that needs them."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from spanferry_schemas.security import SECRETS
@@ -25,10 +25,13 @@ _HELP: Mapping[str, str] = {
 }
 
 
-def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every short name, `--config`, and `--set slice.key=value` for the rest."""
+def add_settings_arguments(parser: argparse.ArgumentParser, names: Collection[str] = FLAGS) -> None:
+    """Add a flag for every one of these short names, `--config`, and `--set slice.key=value`.
+
+    A command that leaves a name out may use the flag for something else, under another `dest`.
+    """
     group = parser.add_argument_group("settings", "also by environment or file: docs/settings.md")
-    for name in FLAGS:
+    for name in names:
         group.add_argument(f"--{name.replace('_', '-')}", metavar="X", help=_HELP[name])
     group.add_argument("--config", metavar="FILE", type=Path, help="a TOML file")
     group.add_argument(
@@ -50,5 +53,6 @@ def settings_from(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
             shown = "..." if any(name in text for name in SECRETS) else text
             raise SettingsError(f"--set {shown}: give it as slice.key=value")
         given[key] = value
-    given |= {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
+    flags = {name: getattr(args, name, None) for name in FLAGS}
+    given |= {name: value for name, value in flags.items() if value is not None}
     return load_settings(given, env, args.config)

@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "run": _Command("an app, with tracing switched on in it", "spanferry.run"),
     "worker": _Command("carry traces from Kafka into MLflow", "spanferry_worker.cli_worker"),
     "topics": _Command("create and check the topics", "spanferry_worker.cli_topics"),
+    "dlq": _Command("look at dead letters, and replay them", "spanferry_worker.dlq.cli"),
     "spool": _Command("what apps could not send yet", "spanferry.spool.cli"),
     "doctor": _Command("say what is wrong, and prove the way", "spanferry_worker.doctor.cli"),
     "dev": _Command("Kafka, MLflow and a worker for development", "spanferry_worker.dev.dev"),

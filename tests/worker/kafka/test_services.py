@@ -10,7 +10,7 @@ from spanferry_worker.ports import DeadLetter
 from spanferry_worker.services.kafka import KafkaLog
 from spanferry_worker.services.kafka_admin import TopicPlan, TopicState, describe_topic, problems
 from spanferry_worker.services.kafka_client import connection_options, kafka_border
-from spanferry_worker.services.kafka_dead_letters import KafkaDeadLetters
+from spanferry_worker.services.kafka_dead_letters import VERSION, KafkaDeadLetters
 from spanferry_worker.settings import KafkaSettings
 from spanferry_worker.testing import MemoryRecord
 from tests.worker.events import T0_MS
@@ -69,6 +69,8 @@ async def test_a_dead_letter_keeps_everything_and_says_why(broker: EmbeddedBroke
         "dlq.timestamp_ms": str(T0_MS),
         "dlq.group": settings.kafka.group,
         "dlq.failed_at_ms": str(T0_MS + 5),
+        "dlq.attempts": "1",
+        "dlq.version": VERSION,
     }
     assert second.value == b""
 

@@ -1,7 +1,9 @@
 """The dead letters' topic: original key, value and headers, and beside them why."""
 
 import asyncio
+import importlib.metadata
 from collections.abc import Sequence
+from typing import Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
@@ -16,13 +18,15 @@ from spanferry_worker.services.kafka_client import (
     stop_on_failure,
 )
 from spanferry_worker.settings import Settings
+from spanferry_worker.stages.dead_letter import letter_headers
 
-__all__ = ["HEADER_PREFIX", "KafkaDeadLetters"]
+__all__ = ["REQUEST_BYTES_MAX", "VERSION", "KafkaDeadLetters"]
 
-HEADER_PREFIX = "dlq."
 _SEND_S = 60.0
-_REQUEST_BYTES_MAX = 64 * 1024 * 1024
+REQUEST_BYTES_MAX: Final = 64 * 1024 * 1024
 """Above any record that Kafka let in; its own limit is the topic's."""
+VERSION: Final = importlib.metadata.version("spanferry")
+"""Ours, as every dead letter says it."""
 
 
 class KafkaDeadLetters:
@@ -44,7 +48,7 @@ class KafkaDeadLetters:
             acks="all",
             enable_idempotence=True,
             compression_type="zstd",
-            max_request_size=_REQUEST_BYTES_MAX,
+            max_request_size=REQUEST_BYTES_MAX,
         )
         with kafka_border("start the producer of the dead letters"):
             async with stop_on_failure(producer.stop):
@@ -96,11 +100,9 @@ class KafkaDeadLetters:
             "timestamp_ms": record.timestamp,
             "group": self._settings.kafka.group,
             "failed_at_ms": letter.failed_at_ms,
+            "version": VERSION,
         }
-        headers = [
-            *record.headers,
-            *((HEADER_PREFIX + name, str(text).encode()) for name, text in about.items()),
-        ]
+        headers = letter_headers(record.headers, about)
         # Kafka's clients refuse a record without key and value; an empty value says the same.
         value = b"" if record.value is None and record.key is None else record.value
         sent: asyncio.Future[object]

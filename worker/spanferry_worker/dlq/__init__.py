@@ -1,0 +1,1 @@
+"""`spanferry dlq`: look at dead letters, and send them again once what killed them is mended."""

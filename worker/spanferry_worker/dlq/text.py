@@ -1,0 +1,105 @@
+"""Dead letters as lines for people and as JSON for programs."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from spanferry_schemas import trace_id_text
+from spanferry_worker.stages.dead_letter import Letter
+
+__all__ = [
+    "HEAD",
+    "as_json",
+    "as_line",
+    "counted",
+    "cut",
+    "printable",
+    "size_text",
+    "time_text",
+]
+
+HEAD: Final = (
+    f"{'POSITION':<10}  {'FAILED AT (UTC)':<20}  {'REASON':<17}  {'TRACE':<35}  {'SIZE':>8}"
+    f"  {'TRIES':>5}  {'REPLAYED':<8}  MESSAGE"
+)
+_MESSAGE_AT: Final = HEAD.index("MESSAGE")
+_MESSAGE_MIN: Final = 40
+_YEAR_9999_MS: Final = 253_402_300_799_999
+
+
+def as_line(letter: Letter, replayed_to: Sequence[str], width: int) -> str:
+    """One line below HEAD, of about `width` characters."""
+    trace_id = letter.trace_id
+    fields = [
+        f"{letter.partition}:{letter.offset}".ljust(10),
+        time_text(letter.failed_at_ms).ljust(20),
+        printable(letter.reason).ljust(17),
+        ("-" if trace_id is None else trace_id_text(trace_id)).ljust(35),
+        size_text(letter.size).rjust(8),
+        str(letter.attempts).rjust(5),
+        ("yes" if replayed_to else "no").ljust(8),
+        cut(letter.message, max(_MESSAGE_MIN, width - _MESSAGE_AT)),
+    ]
+    return "  ".join(fields) + "\n"
+
+
+def as_json(letter: Letter, replayed_to: Sequence[str]) -> str:
+    """One JSON object and a newline. Times are milliseconds since 1970, the key is hexadecimal."""
+    trace_id = letter.trace_id
+    content = {
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "failed_at_ms": letter.failed_at_ms,
+        "reason": letter.reason,
+        "message": letter.message,
+        "trace_id": None if trace_id is None else trace_id_text(trace_id),
+        "key": None if letter.key is None else letter.key.hex(),
+        "value_bytes": letter.size,
+        "origin": {
+            "topic": letter.origin_topic,
+            "partition": letter.origin_partition,
+            "offset": letter.origin_offset,
+            "timestamp_ms": letter.origin_timestamp_ms,
+        },
+        "attempts": letter.attempts,
+        "group": letter.group,
+        "version": letter.version,
+        "replayed_to": list(replayed_to),
+    }
+    return msgspec.json.encode(content).decode() + "\n"
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """`reason 3, other reason 1`, the most first."""
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{printable(name)} {count:,}" for name, count in ranked)
+
+
+def time_text(time_ms: int) -> str:
+    """To the second, in UTC."""
+    moment = datetime.fromtimestamp(max(0, min(time_ms, _YEAR_9999_MS)) // 1000, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def size_text(size: int) -> str:
+    """Bytes in the largest unit that gives at least 1."""
+    if size < 1_000:
+        return f"{size} B"
+    return f"{size / 1e3:.1f} KB" if size < 1e6 else f"{size / 1e6:.1f} MB"
+
+
+def cut(text: str, width: int) -> str:
+    """In one line of at most `width` characters."""
+    text = printable(text)
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def printable(text: str) -> str:
+    """Without what moves a terminal's cursor or says nothing: control characters are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
