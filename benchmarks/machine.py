@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Conditions", "conditions"]
+__all__ = ["Conditions", "conditions", "in_words"]
 
 _PACKAGES = (
     "spanferry",
@@ -55,6 +55,16 @@ def conditions(*packages: str) -> Conditions:
         python=platform.python_version(),
         versions=_versions(packages),
         load_1m=round(os.getloadavg()[0], 2),
+    )
+
+
+def in_words(where: Conditions) -> str:
+    """Machine, versions and commit, on one line."""
+    versions = ", ".join(f"{name} {version}" for name, version in where.versions.items())
+    return (
+        f"{where.cpu}, {where.cores} cores, {where.memory_gb} GB, Linux {where.kernel}, "
+        f"Python {where.python}; {versions}; commit {where.commit}"
+        f"{' with changes' if where.uncommitted_changes else ''}"
     )
 
 

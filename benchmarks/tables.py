@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from benchmarks.cases import MAIN, SERIES, Case, Series
+from benchmarks.machine import in_words
 from benchmarks.report import Figure, Report, Row, Verdict, ratio
 from benchmarks.sdks import TIERS
 
@@ -162,11 +163,8 @@ def missing_line(report: Report) -> str:
 def conditions_line(report: Report) -> str:
     """What the figures hold for."""
     where = report.conditions
-    versions = ", ".join(f"{name} {version}" for name, version in where.versions.items())
     return (
-        f"{where.cpu}, {where.cores} cores, {where.memory_gb} GB, Linux {where.kernel}, "
-        f"Python {where.python}; {versions}; commit {where.commit}"
-        f"{' with changes' if where.uncommitted_changes else ''}; {where.at}; "
+        f"{in_words(where)}; {where.at}; "
         f"load {where.load_1m} before, {report.load_after} after; {report.duration_s:.0f} s; "
         f"idle tiers used at most {report.idle_cpu_share_max:.1%} of a core; "
         f"{report.unquiet_blocks} blocks did not come to rest."

@@ -76,7 +76,7 @@ async def test_repeating_after_a_death_between_the_writes(
     clean = await opened(f"sqlite:///{tmp_path}/clean.db", artifact_root="/artifacts")
     await clean.write(batch)
 
-    sink = await opened(database.uri, artifact_root="/artifacts")
+    sink = await opened(database.uri, artifact_root="/artifacts", bulk=False)
     owner: Any = sqlalchemy.Connection if died_in == "execute" else SqlAlchemyStore
     method = died_in.rsplit(maxsplit=1)[-1]
     original = getattr(owner, method)

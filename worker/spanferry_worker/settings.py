@@ -131,6 +131,8 @@ class MlflowSettings(Struct, frozen=True, kw_only=True):
     artifact_server: str = ""
     """The MLflow server (http://…) that serves artifacts, for a worker that writes into its database:
     attachments go there. Without it images stay in the spans as base64."""
+    bulk: bool = True
+    """Write new traces straight into a database's tables, many at once. Off: through MLflow's own code."""
 
 
 class ProcessSettings(Struct, frozen=True, kw_only=True):

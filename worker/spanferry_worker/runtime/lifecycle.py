@@ -41,6 +41,7 @@ def make_parts(settings: Settings) -> Parts:
             settings.mlflow.tracking_uri,
             default_experiment=settings.mlflow.experiment,
             artifact_server=settings.mlflow.artifact_server,
+            bulk=settings.mlflow.bulk,
         ),
         letters=KafkaDeadLetters(settings),
         clock=SystemClock(),

@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 from mlflow.entities import Span, TraceInfo, TraceState
 from mlflow.entities.assessment import Assessment
 
+from spanferry_worker.services.mlflow_bulk import BulkInsert
 from spanferry_worker.services.mlflow_private import attribute_texts
 from spanferry_worker.services.mlflow_text import Limits
 
@@ -19,6 +20,11 @@ class Backend(Protocol):
 
     @property
     def limits(self) -> Limits: ...
+
+    @property
+    def bulk(self) -> BulkInsert | None:
+        """The fast way in for new traces; None where there is none."""
+        ...
 
     @property
     def rounding_ms(self) -> int:
@@ -46,7 +52,7 @@ class Backend(Protocol):
         """Store traces that are not there yet, each with its spans by trace id.
 
         After a return every field is as given (times to within rounding_ms), after an error any
-        part of it may be stored. This is the seam for a faster way in.
+        part of it may be stored.
         """
         ...
 

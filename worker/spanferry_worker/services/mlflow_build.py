@@ -22,17 +22,14 @@ from mlflow.entities.assessment import DEFAULT_FEEDBACK_NAME, Assessment
 from mlflow.entities.model_registry import PromptVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracing.constant import (
-    MAX_CHARS_IN_TRACE_INFO_METADATA,
     TRACE_SCHEMA_VERSION,
     TRACE_SCHEMA_VERSION_KEY,
-    TRUNCATION_SUFFIX,
     AssessmentMetadataKey,
     SpanAttributeKey,
     TraceMetadataKey,
     TraceTagKey,
 )
 from mlflow.tracing.utils import (
-    SpanAggregationNode,
     add_size_stats_to_trace_metadata,
     aggregate_usage_from_span_nodes,
 )
@@ -45,19 +42,15 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import SpanContext, Status, StatusCode
 
 import spanferry_schemas as wire
-from spanferry_worker.services.mlflow_private import attribute_texts, set_links
+from spanferry_worker.services.mlflow_derive import aggregation_nodes, derive, facts_of
+from spanferry_worker.services.mlflow_private import set_links
 from spanferry_worker.services.mlflow_text import Texts
 from spanferry_worker.stages.trace import AssembledTrace
 
-__all__ = ["EntityBuilder", "aggregation_nodes", "derive", "is_root", "prompt_versions", "root_of"]
+__all__ = ["EntityBuilder", "prompt_versions"]
 
 _logger = logging.getLogger(__name__)
 
-_STATUS: Final = {
-    wire.StatusCode.UNSET: StatusCode.UNSET,
-    wire.StatusCode.OK: StatusCode.OK,
-    wire.StatusCode.ERROR: StatusCode.ERROR,
-}
 _OWN_ATTRIBUTES: Final = frozenset({SpanAttributeKey.REQUEST_ID, SpanAttributeKey.SPAN_TYPE})
 _SESSION_ATTRIBUTES: Final = frozenset({"session.id", "gen_ai.conversation.id", "user.id"})
 _COUNTED_ATTRIBUTES: Final = frozenset({SpanAttributeKey.CHAT_USAGE, SpanAttributeKey.LLM_COST})
@@ -65,16 +58,6 @@ _COUNTED_ATTRIBUTES: Final = frozenset({SpanAttributeKey.CHAT_USAGE, SpanAttribu
 _SOURCE_TYPES: Final = frozenset({"HUMAN", "LLM_JUDGE", "CODE", "SOURCE_TYPE_UNSPECIFIED"})
 _ERROR_LEVEL: Final = 40
 _NO_RESOURCE: Final = Resource.get_empty()
-
-
-def is_root(span: Span) -> bool:
-    """Whether the span has no parent."""
-    return span.parent_id is None
-
-
-def root_of(spans: Sequence[Span]) -> Span | None:
-    """The trace's root as MLflow picks it: the first span without a parent."""
-    return next((span for span in spans if is_root(span)), None)
 
 
 class EntityBuilder:
@@ -90,9 +73,7 @@ class EntityBuilder:
         """
         number = int.from_bytes(trace_id, "big")
         parent = span.parent_id
-        status = _STATUS[span.status]
-        if status is StatusCode.UNSET and span.end_ns and span.span_type:
-            status = StatusCode.OK
+        status, message = self.status(span)
         entity = Span(
             ReadableSpan(
                 name=self._texts.clean(span.name),
@@ -100,17 +81,26 @@ class EntityBuilder:
                 parent=_context(number, parent) if parent else None,
                 start_time=span.start_ns,
                 end_time=span.end_ns or None,
-                attributes=self._attributes(wire.trace_id_text(trace_id), span),
-                status=Status(
-                    status,
-                    self._texts.clean(span.status_message) if status is StatusCode.ERROR else None,
-                ),
+                attributes=self.attributes(wire.trace_id_text(trace_id), span),
+                status=Status(StatusCode[status], message or None),
                 resource=_NO_RESOURCE,
                 events=[self._event(event) for event in span.events],
             )
         )
         set_links(entity, [self._link(link) for link in span.links])
         return entity
+
+    def status(self, span: wire.Span) -> tuple[str, str]:
+        """UNSET, OK or ERROR, and the message, which an error alone has."""
+        if span.status is wire.StatusCode.ERROR:
+            return "ERROR", self._texts.clean(span.status_message)
+        if span.status is wire.StatusCode.UNSET and not (span.end_ns and span.span_type):
+            return "UNSET", ""
+        return "OK", ""
+
+    def name(self, span: wire.Span) -> str:
+        """As it is stored."""
+        return self._texts.clean(span.name)
 
     def new_info(
         self,
@@ -121,10 +111,22 @@ class EntityBuilder:
         experiment_id: str,
         model_id: str | None,
     ) -> TraceInfo:
-        """The trace's own record where MLflow holds nothing of it yet.
+        """The trace's own record where MLflow holds nothing of it yet."""
+        info = self.given_info(trace_id, trace.trace, experiment_id, model_id)
+        derive(info, [facts_of(span) for span in spans])
+        if usage := aggregate_usage_from_span_nodes(
+            aggregation_nodes(spans, SpanAttributeKey.CHAT_USAGE)
+        ):
+            info.trace_metadata[TraceMetadataKey.TOKEN_USAGE] = json.dumps(usage)
+        self.finish(info, spans)
+        # After the sizes are counted, which stay the same when feedback comes early, late or twice.
+        info.assessments = self.new_assessments(trace_id, trace)
+        return info
 
-        With the assessments that override no other: the store's upsert does not know overriding.
-        """
+    def given_info(
+        self, trace_id: str, part: wire.TracePart, experiment_id: str, model_id: str | None
+    ) -> TraceInfo:
+        """A new trace's record as far as its spans have no say in it."""
         info = TraceInfo(
             trace_id=trace_id,
             trace_location=TraceLocation.from_experiment_id(experiment_id),
@@ -134,20 +136,16 @@ class EntityBuilder:
         )
         if model_id is not None:
             info.trace_metadata[TraceMetadataKey.MODEL_ID] = model_id
-        self.lay_over(info, trace.trace)
-        derive(info, spans)
-        if usage := aggregate_usage_from_span_nodes(
-            aggregation_nodes(spans, SpanAttributeKey.CHAT_USAGE)
-        ):
-            info.trace_metadata[TraceMetadataKey.TOKEN_USAGE] = json.dumps(usage)
-        self.finish(info, spans)
-        # After the sizes are counted, which stay the same when feedback comes early, late or twice.
-        info.assessments = [
+        self.lay_over(info, part)
+        return info
+
+    def new_assessments(self, trace_id: str, trace: AssembledTrace) -> list[Assessment]:
+        """Those that override no other: the store's upsert does not know overriding."""
+        return [
             self.assessment(trace_id, assessment)
             for assessment in {a.assessment_id: a for a in trace.assessments}.values()
             if not assessment.overrides
         ]
-        return info
 
     def lay_over(self, info: TraceInfo, part: wire.TracePart) -> None:
         """Put what the app itself has set over what `info` has."""
@@ -186,6 +184,11 @@ class EntityBuilder:
     def finish(self, info: TraceInfo, spans: Sequence[Span]) -> None:
         """Add previews and size statistics: what MLflow's exporter does last."""
         data = TraceData(spans=list(spans))
+        self.show(info, data)
+        add_size_stats_to_trace_metadata(Trace(info, data))
+
+    def show(self, info: TraceInfo, data: TraceData) -> None:
+        """Add previews; of `data` only `request` and `response` are looked at."""
         set_request_response_preview(info, data)
         if info.request_preview is not None:
             info.request_preview = self._texts.clean(info.request_preview)
@@ -194,7 +197,6 @@ class EntityBuilder:
         if name := info.tags.get(TraceTagKey.TRACE_NAME):
             chars = self._texts.limits.trace_name_chars
             info.tags[TraceTagKey.TRACE_NAME] = self._texts.cut("trace name", name, chars)
-        add_size_stats_to_trace_metadata(Trace(info, data))
 
     def deleted_tags(self, part: wire.TracePart) -> list[str]:
         """The tags that the part takes away, as they are stored."""
@@ -276,7 +278,8 @@ class EntityBuilder:
             stack_trace=clean(stack_trace) if stack_trace is not None else None,
         )
 
-    def _attributes(self, trace_id: str, span: wire.Span) -> dict[str, str]:
+    def attributes(self, trace_id: str, span: wire.Span) -> dict[str, str]:
+        """All of them as JSON texts, in Python's layout."""
         texts = self._texts
         span_type = texts.cut("span type", span.span_type, texts.limits.span_type_chars)
         attributes = {
@@ -317,35 +320,6 @@ class EntityBuilder:
         return made
 
 
-def derive(info: TraceInfo, spans: Sequence[Span]) -> None:
-    """Set name, times, state and the shortened inputs and outputs from the spans.
-
-    With a root they are the root's, as MLflow's span processor sets them when it ends. Without one
-    they span what is there, as MLflow's store does for spans whose trace is still in progress.
-    """
-    root = root_of(spans)
-    if root is not None:
-        # What the app set itself stands: name and state may differ from the root span's.
-        info.tags.setdefault(TraceTagKey.TRACE_NAME, root.name)
-    if root is None or root.end_time_ns is None:
-        starts = [span.start_time_ns for span in spans]
-        ends = [span.end_time_ns for span in spans if span.end_time_ns is not None]
-        info.request_time = min(starts) // 1_000_000
-        info.execution_duration = max(ends) // 1_000_000 - info.request_time if ends else None
-        return
-    info.request_time = root.start_time_ns // 1_000_000
-    info.execution_duration = (root.end_time_ns - root.start_time_ns) // 1_000_000
-    if info.state is TraceState.IN_PROGRESS:
-        failed = root.status.status_code.value == TraceState.ERROR.value
-        info.state = TraceState.ERROR if failed else TraceState.OK
-    attributes = attribute_texts(root)
-    for key, attribute in (
-        (TraceMetadataKey.INPUTS, SpanAttributeKey.INPUTS),
-        (TraceMetadataKey.OUTPUTS, SpanAttributeKey.OUTPUTS),
-    ):
-        info.trace_metadata[key] = _shortened(attributes.get(attribute, ""))
-
-
 def prompt_versions(part: wire.TracePart) -> list[PromptVersion]:
     """The prompts that the trace used. Their templates are MLflow's own business."""
     make: Any = PromptVersion  # its base declares an abstract method that it never uses
@@ -366,27 +340,11 @@ def _link_prompts(info: TraceInfo, prompts: Sequence[PromptVersion]) -> None:
         _logger.debug("the tag %s is the user's own", key)
 
 
-def aggregation_nodes(spans: Sequence[Span], key: str) -> list[SpanAggregationNode]:
-    """The tree over which MLflow adds up an attribute; what is no object counts as absent."""
-    nodes: list[SpanAggregationNode] = []
-    for span in spans:
-        value = span.get_attribute(key)
-        data = value if isinstance(value, dict) else None
-        nodes.append(SpanAggregationNode(span.span_id, span.parent_id, data))
-    return nodes
-
-
 def _is_counts(text: str) -> bool:
     value = json.loads(text)
     if not isinstance(value, dict):
         return True  # ignored by MLflow
     return all(isinstance(number, (int, float)) for number in value.values())
-
-
-def _shortened(value: str) -> str:
-    if len(value) <= MAX_CHARS_IN_TRACE_INFO_METADATA:
-        return value
-    return value[: MAX_CHARS_IN_TRACE_INFO_METADATA - len(TRUNCATION_SUFFIX)] + TRUNCATION_SUFFIX
 
 
 def _context(trace_id: int, span_id: bytes) -> SpanContext:

@@ -1,7 +1,9 @@
 """What must be set before mlflow is imported into a worker, so that it stays quiet and passive."""
 
+import importlib.util
 import logging
 import os
+import sys
 
 __all__ = ["prepare_environment"]
 
@@ -37,3 +39,11 @@ def prepare_environment() -> None:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(level)
+    _settle("litellm")
+
+
+def _settle(module: str) -> None:
+    """Let imports of what is not installed fail at once. MLflow tries one for every cost that it
+    computes, and every try looks through the file system."""
+    if module not in sys.modules and importlib.util.find_spec(module) is None:
+        sys.modules[module] = None  # type: ignore[assignment]  # as the import system has it

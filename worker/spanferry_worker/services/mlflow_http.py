@@ -54,6 +54,7 @@ class HttpBackend:
     """Backend over a tracking server of MLflow 3.17 or later."""
 
     limits = HTTP_LIMITS
+    bulk = None
     rounding_ms = 1
 
     def __init__(self, uri: str) -> None:

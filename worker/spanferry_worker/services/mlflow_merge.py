@@ -20,10 +20,11 @@ from mlflow.tracing.utils import (
 
 import spanferry_schemas as wire
 from spanferry_schemas import mlflow_keys
-from spanferry_worker.services.mlflow_build import (
-    EntityBuilder,
+from spanferry_worker.services.mlflow_build import EntityBuilder
+from spanferry_worker.services.mlflow_derive import (
     aggregation_nodes,
     derive,
+    facts_of,
     is_root,
     root_of,
 )
@@ -128,7 +129,7 @@ def merged_info(
     spans = [mine.get(span.span_id, span) for span in union]
     for key in _DERIVED_METADATA:
         info.trace_metadata.pop(key, None)
-    derive(info, spans)
+    derive(info, [facts_of(span) for span in spans])
     if usage := aggregate_usage_from_span_nodes(
         aggregation_nodes(union, SpanAttributeKey.CHAT_USAGE)
     ):

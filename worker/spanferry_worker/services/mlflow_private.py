@@ -2,20 +2,32 @@
 # ruff: noqa: SLF001
 # pyright: reportPrivateUsage=false
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from types import ModuleType
+from typing import Any, Final
 
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from mlflow.entities import Link, LiveSpan, Span
 from mlflow.store.db import utils as db_utils
+from mlflow.store.tracking import sqlalchemy_store
+from mlflow.store.tracking.utils.trace_analytics import (
+    bounded_model_dimension,
+    validate_session_id,
+)
 from mlflow.tracing.attachments import Attachment
+from mlflow.tracing.constant import GenAiSemconvKey, SpanAttributeKey
+from mlflow.tracing.otel import translation
+from mlflow.tracing.utils import truncation
 from mlflow.tracking._tracking_service import utils as tracking_utils
 from mlflow.utils import validation
 
 __all__ = [
+    "TRANSLATORS",
     "AttachmentHolder",
     "attribute_texts",
     "create_engine",
@@ -25,11 +37,27 @@ __all__ = [
     "is_empty_database",
     "knows_revision",
     "latest_revision",
+    "model_dimension",
+    "sanitize_attributes",
     "schema_revision",
+    "session_of",
     "set_links",
+    "translate_span_when_storing",
+    "translator_modules",
+    "truncated_preview",
+    "user_of",
     "validate_model_name",
 ]
 
+TRANSLATORS: Final = translation.__name__
+"""Where MLflow reads OpenTelemetry's dialects."""
+
+translate_span_when_storing: Final = translation.translate_span_when_storing
+"""A span's dict as the store keeps it."""
+sanitize_attributes: Final = translation.sanitize_attributes
+"""Attributes without the second of two layers of JSON."""
+
+_store: Any = sqlalchemy_store
 _db: Any = db_utils
 _tracking: Any = tracking_utils
 _validation: Any = validation
@@ -82,6 +110,41 @@ def attribute_texts(span: Span) -> Mapping[str, str]:
 def set_links(span: Span, links: Sequence[Link]) -> None:
     """Give a span its links, as Span.from_dict does."""
     span._links = list(links)
+
+
+def translator_modules() -> list[ModuleType]:
+    """The code of all translators."""
+    return [
+        importlib.import_module(f"{TRANSLATORS}.{module.name}")
+        for module in pkgutil.iter_modules(translation.__path__)
+    ]
+
+
+def model_dimension(attributes: Mapping[str, Any], key: str) -> str | None:
+    """Model or provider as the store's column has it."""
+    value = attributes.get(key)
+    return None if value is None else bounded_model_dimension(_store._try_parse_json_string(value))
+
+
+def session_of(attributes: Mapping[str, Any]) -> str | None:
+    """The session that a span's attributes name. Raises MlflowException for one that is too long."""
+    named = attributes.get(SpanAttributeKey.SESSION_ID) or attributes.get(
+        GenAiSemconvKey.CONVERSATION_ID
+    )
+    return validate_session_id(_store._try_parse_json_string(named)) if named else None
+
+
+def user_of(attributes: Mapping[str, Any]) -> str | None:
+    """The user that a span's attributes name."""
+    named = attributes.get("user.id")
+    user: str | None = _store._try_parse_json_string(named) if named else None
+    return user
+
+
+def truncated_preview(text: str, role: str) -> str | None:
+    """What lists show of a root's inputs (role `user`) or outputs (`assistant`)."""
+    preview: str | None = truncation._get_truncated_preview(text, role=role)
+    return preview
 
 
 def credentials(uri: str) -> Any:

@@ -39,13 +39,15 @@ def open_sink(
     concurrency: int = CONCURRENCY,
     artifact_root: str | None = None,
     artifact_server: str = "",
+    bulk: bool = True,
 ) -> "MlflowSink":
     """A sink for the tracking URI, not connected yet: that is what its open() does.
 
     `default_experiment` is the name that a trace without one of its own gets. `artifact_root` is
     where experiments made by the worker keep artifacts; None means where the default experiment
     of the database has its own. `artifact_server` is the MLflow server that serves them, where that
-    is not the tracking URI. Raises FatalError for a URI that no sink can serve.
+    is not the tracking URI. Without `bulk` a database is written to by MLflow's own code alone.
+    Raises FatalError for a URI that no sink can serve.
     """
     scheme = urlsplit(tracking_uri).scheme.partition("+")[0].lower()
     if scheme in _SQL_SCHEMES:
@@ -53,7 +55,7 @@ def open_sink(
         def open_sql() -> "Backend":
             from spanferry_worker.services.mlflow_sql import SqlBackend  # noqa: PLC0415
 
-            return SqlBackend(tracking_uri, artifact_root=artifact_root)
+            return SqlBackend(tracking_uri, artifact_root=artifact_root, bulk=bulk)
 
         at_once = 1 if scheme == "sqlite" else concurrency
         artifact_uri = artifact_server or tracking_uri

@@ -7,10 +7,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-__all__ = ["Limits", "Texts"]
+__all__ = ["Limits", "Texts", "ascii_length"]
 
 _logger = logging.getLogger(__name__)
 
+_ESCAPE_CHARS: Final = 5
+"""What `\\u1234` is longer than the character."""
 REPLACEMENT: Final = "\ufffd"
 TOO_DEEP: Final = b"nested deeper than MLflow can read: "
 """Makes the text of a JSON value no JSON itself: MLflow unwraps strings that hold JSON."""
@@ -132,6 +134,16 @@ class Texts:
                 return False
             brackets = peeled
         return bool(brackets)
+
+
+def ascii_length(text: str) -> int:
+    """How long a JSON text is once json.dumps has escaped what is not ASCII in it."""
+    escaped = text.count("\x7f")  # which is ASCII, and escaped
+    if not text.isascii():
+        units = len(text.encode("utf-16-le", "surrogatepass")) // 2
+        escaped += units - len(text.encode("ascii", "ignore"))
+        return units + _ESCAPE_CHARS * escaped
+    return len(text) + _ESCAPE_CHARS * escaped
 
 
 def _overflows(raw: bytes) -> bool:

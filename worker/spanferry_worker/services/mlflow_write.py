@@ -22,6 +22,7 @@ from spanferry_worker.services.mlflow_merge import (
     unstored_spans,
 )
 from spanferry_worker.services.mlflow_resolve import Resolver
+from spanferry_worker.services.mlflow_trace_rows import RowBuilder, TraceRows
 from spanferry_worker.stages.trace import AssembledTrace
 
 __all__ = ["Writer"]
@@ -50,6 +51,7 @@ class Writer:
         self._resolver = resolver
         self._artifacts = artifacts
         self._extract = extract
+        self._rows = None if backend.bulk is None else RowBuilder(builder)
         self._prompts_failed = False
 
     def write(self, batch: Sequence[AssembledTrace]) -> None:
@@ -79,6 +81,27 @@ class Writer:
                 self._merge(trace, stored.get(trace_id_text(trace.trace_id)))
 
     def _write_new(self, traces: dict[str, AssembledTrace]) -> None:
+        inserted = self._insert(traces)
+        left = {key: trace for key, trace in traces.items() if key not in inserted}
+        if left:
+            self._write_one_by_one(left)
+        self._complete_new(traces)
+
+    def _insert(self, traces: dict[str, AssembledTrace]) -> frozenset[str]:
+        """The fast way, where there is one; which of them it has stored."""
+        if self._rows is None or self._backend.bulk is None:
+            return frozenset()
+        rows: list[TraceRows] = []
+        for trace_id, trace in traces.items():
+            experiment_id = self._resolver.experiment_id(trace.trace)
+            model_id = self._model_id(trace.trace, experiment_id)
+            made = self._rows.rows(trace_id, trace, experiment_id=experiment_id, model_id=model_id)
+            if made is not None:
+                rows.append(made)
+        return self._backend.bulk.insert(rows)
+
+    def _write_one_by_one(self, traces: dict[str, AssembledTrace]) -> None:
+        """By MLflow's own methods."""
         infos: list[TraceInfo] = []
         spans: dict[str, list[Span]] = {}
         for trace_id, trace in traces.items():
@@ -94,6 +117,9 @@ class Writer:
             infos.append(info)
             spans[trace_id] = entities
         self._backend.write_new(infos, spans)
+
+    def _complete_new(self, traces: dict[str, AssembledTrace]) -> None:
+        """What comes after a new trace's rows."""
         again: dict[str, AssembledTrace] = {}
         beside: dict[str, AssembledTrace] = {}
         for trace_id, trace in traces.items():

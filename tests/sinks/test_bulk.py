@@ -1,0 +1,324 @@
+"""New traces straight into MLflow's tables: the very rows that MLflow's own methods leave behind."""
+
+import json
+import logging
+import secrets
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spanferry_schemas import Span, SpanEvent, SpanLink, StatusCode, TracePart, TraceState
+from spanferry_worker.errors import PoisonError
+from spanferry_worker.services import mlflow_bulk
+from spanferry_worker.services.mlflow_build import EntityBuilder
+from spanferry_worker.services.mlflow_span_rows import SPAN_COLUMNS, SpanRows
+from spanferry_worker.services.mlflow_sql import SQL_LIMITS
+from spanferry_worker.services.mlflow_text import Texts
+from spanferry_worker.services.mlflow_trace_rows import info_length
+from spanferry_worker.stages.trace import AssembledTrace
+from tests.sinks.conftest import OpenSink, Place, make_place
+from tests.sinks.stores import dump, feedback, five_spans, ids, span, trace
+
+pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+
+USAGE = "mlflow.chat.tokenUsage"
+COUNTS = b'{"input_tokens":10,"output_tokens":5,"total_tokens":15}'
+
+
+def root(**attributes: bytes) -> Span:
+    named = {key.replace("__", "."): value for key, value in attributes.items()}
+    return span(ids(1)[0], span_type="LLM", attributes=named)
+
+
+def one(*spans: Span, **fields: Any) -> AssembledTrace:
+    return trace(list(spans), **fields)
+
+
+def traces() -> dict[str, AssembledTrace]:
+    """One for each thing that the two ways could do differently."""
+    first, second = ids(2)
+    deep = b"[" * 60 + b"]" * 60
+    return {
+        "plain": five_spans(part=TracePart(tags={"a": "b"}, metadata={"m": "x" * 400})),
+        "model in inputs": one(root(mlflow__spanInputs=b'{"model":"gpt-4o","x":1}')),
+        "model in outputs": one(root(mlflow__spanOutputs=b'{"model":"gpt-4o"}')),
+        "model that is no text": one(
+            root(mlflow__spanInputs=b'{"model":{"a":1}}', mlflow__spanOutputs=b'{"model":"x"}')
+        ),
+        "cost": one(
+            root(
+                mlflow__chat__tokenUsage=COUNTS,
+                mlflow__llm__model=b'"gpt-4o-mini"',
+                mlflow__llm__provider=b'"openai"',
+            )
+        ),
+        "cost by the inputs": one(
+            root(mlflow__chat__tokenUsage=COUNTS, mlflow__spanInputs=b'{"model":"gpt-4o-mini"}')
+        ),
+        "usage of parent and child": one(
+            span(first, span_type="AGENT", attributes={USAGE: COUNTS}),
+            span(second, first, span_type="LLM", attributes={USAGE: COUNTS}),
+        ),
+        "json in json": one(
+            root(
+                mlflow__spanInputs=json.dumps(json.dumps({"a": ["b"]})).encode(),
+                mlflow__spanOutputs=json.dumps(' "quoted"').encode(),
+                x=b'"1"',
+                y=b'"[not json"',
+            )
+        ),
+        "own attributes": one(root(temperature=b"0.2", customer=b'"acme"')),
+        "a dialect": one(
+            root(
+                gen_ai__request__model=b'"gpt-4o"',
+                gen_ai__usage__input_tokens=b"7",
+                gen_ai__usage__output_tokens=b"3",
+                input__value=b'"question"',
+            )
+        ),
+        "session and user": one(root(session__id=b'"s-1"', user__id=b'"u-1"')),
+        "tags by attributes": one(root(mlflow__traceTag__team=b'"search"')),
+        "event": one(
+            span(first, events=[SpanEvent("exception", 1, b'{"exception.message":"no"}')])
+        ),
+        "link": one(span(first, links=[SpanLink(secrets.token_bytes(16), second, b'{"a":1}')])),
+        "error": one(span(first, status=StatusCode.ERROR, status_message="no \u20ac")),
+        "unset": one(span(first, status=StatusCode.UNSET, span_type="")),
+        "without a root": one(span(first, second), complete=False),
+        "open": one(span(first, for_ms=None), complete=False),
+        "child before the root": one(span(second, first, at_ms=-5), span(first)),
+        "outlives the root": one(span(first), span(second, first, for_ms=50)),
+        "odd text": one(
+            root(mlflow__spanInputs='"\u00e9\u20ac\U0001f600\\u0000\\ud800"'.encode()),
+            part=TracePart(tags={"\u00e9": "\U0001f600"}, request_preview="\u00e9" * 1200),
+        ),
+        "not json": one(root(mlflow__spanInputs=b"{broken", mlflow__spanOutputs=deep)),
+        "nan": one(root(mlflow__spanOutputs=b"[NaN, 1e20, -0.0]")),
+        "messages": one(
+            root(
+                mlflow__spanInputs=b'{"messages":[{"role":"user","content":"hello"}]}',
+                mlflow__spanOutputs=b'{"choices":[{"message":{"role":"assistant","content":"hi"}}]}',
+            )
+        ),
+        "judged": one(span(first), assessments=[feedback(), feedback(name="b", value=b"0.25")]),
+        "said": one(
+            span(first),
+            part=TracePart(
+                state=TraceState.ERROR,
+                client_request_id="r-1",
+                response_preview="",
+                tags={"mlflow.traceName": "n" * 5000},
+                metadata={"mlflow.trace.session": "s", "mlflow.trace.user": "u"},
+            ),
+        ),
+        "model": one(span(first), part=TracePart(active_model="m-1", model_params={"a": "b"})),
+    }
+
+
+UNLIKE = {"model_id", "association_id", "created_time"}
+
+
+def comparable(uri: str) -> dict[str, list[dict[str, Any]]]:
+    """Every row, less where the artifacts lie and which model was made."""
+    rows = dump(uri, without=UNLIKE)
+    for table in ("trace_tags", "trace_request_metadata"):
+        for row in rows[table]:
+            if row["key"] in {"mlflow.artifactLocation", "mlflow.modelId"}:
+                row["value"] = row["value"][-10:] if row["key"].endswith("Location") else ""
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_rows_are_those_of_mlflows_own_methods(
+    kind: str, opened: OpenSink, request: pytest.FixtureRequest, tmp_path: Any
+) -> None:
+    made = traces()
+    dumps = []
+    for bulk in (True, False):
+        folder = tmp_path / str(bulk)
+        folder.mkdir()
+        place = make_place(kind, request, folder)
+        sink = await opened(place.uri, bulk=bulk)
+        await sink.write(list(made.values()))
+        dumps.append(comparable(place.database))
+        place.close()
+    ours, theirs = dumps
+    names = {"tr-" + (one.trace_id or b"").hex(): name for name, one in made.items()}
+    assert len(theirs["trace_info"]) == len(made)
+    for table, rows in theirs.items():
+        assert len(ours[table]) == len(rows), table
+        for our, their in zip(ours[table], rows, strict=True):
+            name = names[their.get("trace_id") or their.get("request_id") or their["source_id"]]
+            assert our == their, (table, name)
+
+
+async def test_most_of_them_take_the_fast_way(
+    database: Place, opened: OpenSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: list[frozenset[str]] = []
+    insert = mlflow_bulk.BulkInsert.insert
+
+    def spy(self: Any, rows: Any) -> frozenset[str]:
+        stored.append(insert(self, rows))
+        return stored[-1]
+
+    monkeypatch.setattr(mlflow_bulk.BulkInsert, "insert", spy)
+    sink = await opened(database.uri)
+    made = traces()
+    await sink.write(list(made.values()))
+    slow = {
+        name
+        for name, one in made.items()
+        if not any("tr-" + (one.trace_id or b"").hex() in some for some in stored)
+    }
+    assert slow == {"tags by attributes"}
+
+
+async def test_what_is_there_already_is_left_to_mlflow(
+    database: Place, opened: OpenSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker is faster, between our look and our write."""
+    sink = await opened(database.uri)
+    known, new = five_spans(), five_spans()
+    await sink.write([known])
+    monkeypatch.setattr(
+        "spanferry_worker.services.mlflow_sql.SqlBackend._there", lambda *_: [], raising=True
+    )
+    await sink.write([known, new])
+    monkeypatch.undo()
+    rows = dump(database.database)
+    assert len(rows["trace_info"]) == 2
+    assert len(rows["spans"]) == 10
+
+
+async def test_a_migrated_database_is_left_to_mlflow(
+    database: Place,
+    opened: OpenSink,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sink = await opened(database.uri)
+    engine = sa.create_engine(database.database)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = 'other'"))
+    engine.dispose()
+    with caplog.at_level(logging.WARNING):
+        await sink.write([five_spans()])
+        await sink.write([five_spans()])
+    said = [record for record in caplog.records if "now has revision other" in record.message]
+    assert len(said) == 1
+    assert len(dump(database.database)["spans"]) == 10
+
+
+def test_another_version_is_not_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mlflow_bulk.why_not() is None
+    monkeypatch.setattr(mlflow_bulk, "VERSION", "3.99.0")
+    assert "3.99.0" in (mlflow_bulk.why_not() or "")
+
+
+async def test_an_experiment_deleted_meanwhile_refuses_its_own_traces(
+    database: Place, opened: OpenSink
+) -> None:
+    """The worker believes for half a minute that it is there."""
+    sink = await opened(database.uri)
+    gone, stays = (TracePart(experiment=name) for name in ("gone", "stays"))
+    await sink.write([five_spans(part=gone), five_spans(part=stays)])
+    database.store.delete_experiment(database.store.get_experiment_by_name("gone").experiment_id)
+    with pytest.raises(PoisonError, match="active"):
+        await sink.write([five_spans(part=gone), five_spans(part=stays)])
+    await sink.write([five_spans(part=stays)])
+
+
+async def test_daily_figures_are_queued_as_natively(
+    database: Place, opened: OpenSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SQL_TRACE_ROLLUPS_ENABLED", "true")
+    query = sa.text("SELECT * FROM sql_trace_rollup_rebuild_queue")
+    made = [five_spans(), five_spans(part=TracePart(experiment="other"))]
+    queued = []
+    for bulk in (True, False):
+        engine = sa.create_engine(database.database)
+        sink = await opened(database.uri, bulk=bulk)
+        await sink.write(made)
+        with engine.begin() as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+            for table in ("spans", "trace_tags", "trace_request_metadata", "trace_info"):
+                connection.execute(sa.text(f"DELETE FROM {table}"))
+            connection.execute(sa.text("DELETE FROM sql_trace_rollup_rebuild_queue"))
+        engine.dispose()
+        times = ("created", "updated", "enqueued", "timestamp", "generation", "id", "at")
+        queued.append(
+            sorted(
+                repr({k: v for k, v in row.items() if not any(word in k for word in times)})
+                for row in rows
+            )
+        )
+    assert queued[0]
+    assert queued[0] == queued[1]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+VALUES = JSON.map(lambda value: json.dumps(value).encode()) | JSON.map(
+    lambda value: json.dumps(json.dumps(value)).encode()
+)
+KEYS = st.sampled_from(
+    ["mlflow.spanInputs", "mlflow.spanOutputs", "mlflow.x", "temperature", "model", "user.id",
+     "mlflow.llm.model", "input.value", "gen_ai.request.model", "lk.x", "\u00e9"]
+)  # fmt: skip
+BUILDER = EntityBuilder(Texts(SQL_LIMITS))
+NAMED = f"tr-{bytes(16).hex()}"
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(KEYS, VALUES, max_size=4), st.sampled_from(["LLM", "", "\u00e9"]), st.text())
+def test_a_row_is_that_of_mlflows_translation(
+    attributes: dict[str, bytes], span_type: str, name: str
+) -> None:
+    rows = SpanRows(BUILDER)
+    given_span = Span(
+        b"12345678", None, name, span_type, 5, 7, StatusCode.OK, "", dict(attributes), [], []
+    )
+    short = rows.row(bytes(16), NAMED, 3, given_span)
+    long = rows._translated(bytes(16), NAMED, 3, given_span)
+    named = dict(zip(SPAN_COLUMNS, short.values, strict=True))
+    assert named == dict(zip(SPAN_COLUMNS, long.values, strict=True))
+    assert (short.size, short.given, short.stored) == (long.size, long.given, long.stored)
+
+
+def test_dialects_are_known_by_their_words() -> None:
+    rows = SpanRows(BUILDER)
+    concern = rows._concerns_translators
+    for key in (
+        "gen_ai.request.model", "llm.token_count.prompt", "input.value", "traceloop.span.kind",
+        "lk.user_input", "ai.prompt", "openinference.span.kind", "gcp.vertex.agent.llm_request",
+        "langfuse.observation.input", "lmnr.span.type",
+    ):  # fmt: skip
+        assert concern(key), key
+    for key in ("temperature", "tenant", "mlflow.spanInputs", "top_p", "retries"):
+        assert not concern(key), key
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(0, 4_000_000_000_000),
+    st.none() | st.integers(0, 10**9),
+    st.none() | st.text(max_size=20),
+    st.dictionaries(st.text(max_size=300), st.text(max_size=300), max_size=3),
+)
+def test_the_length_of_a_record_is_mlflows(
+    request_time: int, duration: int | None, preview: str | None, texts: dict[str, str]
+) -> None:
+    from mlflow.entities import Trace, TraceData
+
+    clean = {BUILDER._texts.clean(k): BUILDER._texts.clean(v) for k, v in texts.items()}
+    info = BUILDER.given_info("tr-1", TracePart(tags=clean, metadata=clean), "7", None)
+    info.request_time, info.execution_duration = request_time, duration
+    info.request_preview = None if preview is None else BUILDER._texts.clean(preview)
+    assert info_length(info) == len(Trace(info, TraceData(spans=[])).to_json())

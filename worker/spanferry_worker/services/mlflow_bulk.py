@@ -1,0 +1,208 @@
+"""New traces straight into MLflow's tables, a batch in one transaction."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+import sqlalchemy.exc
+from mlflow.entities import LifecycleStage
+from mlflow.store.tracking.dbmodels.models import (
+    SqlAssessments,
+    SqlExperiment,
+    SqlSpan,
+    SqlTraceInfo,
+    SqlTraceMetadata,
+    SqlTraceTag,
+)
+from mlflow.store.tracking.utils.sql_trace_rollups import (
+    RollupFamily,
+    enqueue_rollup_rebuild_partitions,
+    rollups_enabled,
+)
+from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION
+from mlflow.utils.uri import append_to_uri_path
+from mlflow.version import VERSION
+
+from spanferry_worker.services.mlflow_errors import causes, mapped
+from spanferry_worker.services.mlflow_span_rows import SPAN_COLUMNS
+from spanferry_worker.services.mlflow_trace_rows import (
+    ASSESSMENT_COLUMNS,
+    TRACE_COLUMNS,
+    TraceRows,
+)
+
+__all__ = ["TESTED", "BulkInsert", "why_not"]
+
+_logger = logging.getLogger(__name__)
+
+TESTED: Final = {"3.17.2": "dc11669786a5"}
+"""MLflow versions, and the revisions of their databases, for which tests/sinks has compared every row
+with what MLflow itself writes."""
+
+_PLACE: Final = "<trace>"
+_REVISION: Final = sa.text("SELECT version_num FROM alembic_version")
+_HAND_OVER: Final = (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.DataError)
+"""A trace is there already, its experiment is not, a value does not fit: MLflow's own code knows what
+to do, or says what is wrong, trace by trace."""
+
+
+class _Table(NamedTuple):
+    """One of MLflow's tables, and which of its columns are written."""
+
+    table: sa.Table
+    columns: tuple[str, ...]
+
+
+_TABLES: Final = tuple(
+    _Table(model.__table__, columns)
+    for model, columns in (
+        (SqlTraceInfo, TRACE_COLUMNS),
+        (SqlTraceTag, ("request_id", "key", "value")),
+        (SqlTraceMetadata, ("request_id", "key", "value")),
+        (SqlSpan, SPAN_COLUMNS),
+        (SqlAssessments, ASSESSMENT_COLUMNS),
+    )
+)
+"""In the order in which foreign keys want them."""
+
+
+def why_not() -> str | None:
+    """Why the installed MLflow's tables may not be written to directly; None where they may."""
+    if VERSION not in TESTED:
+        return f"MLflow {VERSION} is not among the versions that this was tested with ({', '.join(TESTED)})"
+    for table, columns in _TABLES:
+        wanted = {column.name for column in table.columns if column.computed is None}
+        if wanted != set(columns):
+            names = ", ".join(sorted(wanted ^ set(columns)))
+            return f"MLflow's table {table.name} has other columns than were tested: {names}"
+    return None
+
+
+class BulkInsert:
+    """Inserts new traces. Used by several threads at once.
+
+    PostgreSQL by COPY, the others by multi-row INSERT; both with MLflow's own session, so that its
+    rollup queue is locked first and all is one transaction.
+    """
+
+    def __init__(self, sessions: Any, dialect: sa.Dialect) -> None:
+        """`sessions` is the store's ManagedSessionMaker."""
+        self._sessions = sessions
+        self._copies = dialect.name == "postgresql" and dialect.driver == "psycopg"
+        self._statements = [_insert(one, dialect) for one in _TABLES]
+        self._copy_statements = [_copy(one, dialect) for one in _TABLES]
+        self._migrated: str | None = None
+
+    def insert(self, traces: Sequence[TraceRows]) -> frozenset[str]:
+        """Store them all, or none; the ids of those that are stored.
+
+        The others MLflow's own code must write. Raises TransientError and PoisonError.
+        """
+        if not traces:
+            return frozenset()
+        traces = sorted(traces)  # two workers that meet lock in one order
+        try:
+            with mapped("storing traces"), self._sessions(read_only=False) as session:
+                return self._insert(session, traces)
+        except Exception as error:
+            if any(isinstance(cause, _HAND_OVER) for cause in causes(error)):
+                _logger.info("a batch is left to MLflow's own code: %s", error)
+                return frozenset()
+            raise
+
+    def _insert(self, session: Any, traces: Sequence[TraceRows]) -> frozenset[str]:
+        if not self._is_tested(session):
+            return frozenset()
+        if rollups_enabled():
+            enqueue_rollup_rebuild_partitions(session, _partitions(traces))
+        places = _artifact_places(session, {trace.experiment_id for trace in traces})
+        traces = [trace for trace in traces if trace.experiment_id in places]
+        rows: tuple[Iterable[tuple[Any, ...]], ...] = (
+            [trace.values for trace in traces],
+            [row for trace in traces for row in _tags(trace, places[trace.experiment_id])],
+            [(one.trace_id, key, value) for one in traces for key, value in one.metadata.items()],
+            [row for trace in traces for row in trace.spans],
+            [row for trace in traces for row in trace.assessments],
+        )
+        connection = session.connection()
+        for number, some in enumerate(rows):
+            if some:
+                self._write(connection, number, list(some))
+        return frozenset(trace.trace_id for trace in traces)
+
+    def _is_tested(self, session: Any) -> bool:
+        """Whether the database has the revision that it had at the start: somebody may migrate it."""
+        found = session.execute(_REVISION).scalar()
+        if found == TESTED.get(VERSION):
+            return True
+        if found != self._migrated:
+            self._migrated = found
+            _logger.warning(
+                "MLflow's database now has revision %s: traces are stored through MLflow's own code, "
+                "ten times as slowly, until the worker has an MLflow that goes with it",
+                found,
+            )
+        return False
+
+    def _write(self, connection: sa.Connection, number: int, rows: list[tuple[Any, ...]]) -> None:
+        if not self._copies:
+            connection.exec_driver_sql(self._statements[number], rows)
+            return
+        import psycopg  # noqa: PLC0415  not there for other databases
+
+        raw: Any = connection.connection.driver_connection
+        statement = self._copy_statements[number]
+        try:
+            with raw.cursor() as cursor, cursor.copy(statement) as copy:
+                for row in rows:
+                    copy.write_row(row)
+        except psycopg.Error as error:
+            raise sqlalchemy.exc.DBAPIError.instance(
+                statement, None, error, psycopg.Error, dialect=connection.dialect
+            ) from error
+
+
+def _insert(one: _Table, dialect: sa.Dialect) -> str:
+    """With the driver's own marks for parameters, by position."""
+    quote = dialect.identifier_preparer
+    mark = {"qmark": "?", "format": "%s", "pyformat": "%s"}.get(dialect.paramstyle, "?")
+    names = ", ".join(quote.quote(name) for name in one.columns)
+    marks = ", ".join([mark] * len(one.columns))
+    return f"INSERT INTO {quote.format_table(one.table)} ({names}) VALUES ({marks})"  # noqa: S608  MLflow's
+
+
+def _copy(one: _Table, dialect: sa.Dialect) -> str:
+    quote = dialect.identifier_preparer
+    names = ", ".join(quote.quote(name) for name in one.columns)
+    return f"COPY {quote.format_table(one.table)} ({names}) FROM STDIN"
+
+
+def _artifact_places(session: Any, experiment_ids: set[int]) -> dict[int, str]:
+    """Where each active experiment keeps the artifacts of its traces; `_PLACE` is the trace's id."""
+    query: Any = sa.select(SqlExperiment.experiment_id, SqlExperiment.artifact_location).where(
+        SqlExperiment.experiment_id.in_(experiment_ids),
+        SqlExperiment.lifecycle_stage == LifecycleStage.ACTIVE,
+    )
+    return {
+        experiment_id: append_to_uri_path(location, "traces", _PLACE, "artifacts")
+        for experiment_id, location in session.execute(query)
+    }
+
+
+def _tags(trace: TraceRows, place: str) -> list[tuple[str, str, str]]:
+    tags = {**trace.tags, MLFLOW_ARTIFACT_LOCATION: place.replace(_PLACE, trace.trace_id)}
+    return [(trace.trace_id, key, value) for key, value in tags.items()]
+
+
+def _partitions(traces: Sequence[TraceRows]) -> list[tuple[Any, int, list[int]]]:
+    """Days of MLflow's daily figures that have to be added up again."""
+    starts = SPAN_COLUMNS.index("start_time_unix_nano")
+    partitions: list[tuple[Any, int, list[int]]] = []
+    for trace in traces:
+        own = [trace.timestamp_ms]
+        spans = [row[starts] // 1_000_000 for row in trace.spans]
+        partitions.append((RollupFamily.TRACE_METRIC, trace.experiment_id, own))
+        partitions.append((RollupFamily.ASSESSMENT, trace.experiment_id, own))
+        partitions.append((RollupFamily.SPAN_COST, trace.experiment_id, spans))
+    return partitions

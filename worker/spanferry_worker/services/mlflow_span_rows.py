@@ -1,0 +1,256 @@
+"""Rows of MLflow's table of spans, without an entity for every span.
+
+MLflow's store translates each span when it stores it: twelve translators are asked in turn for what
+OpenTelemetry's dialects call inputs, tokens, models, and JSON in JSON is unwrapped. Where nothing of
+a span can concern any of them, which is told by the strings in their own code, what is left of the
+translation is done here; every other span goes through MLflow's.
+"""
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from types import CodeType
+from typing import Any, Final, NamedTuple
+
+from mlflow.store.tracking.utils.trace_analytics import finite_float_or_none
+from mlflow.tracing.constant import SpanAttributeKey
+from mlflow.tracing.utils import (
+    TraceJSONEncoder,
+    calculate_cost_by_model_and_token_usage,
+    dump_span_attribute_value,
+)
+
+import spanferry_schemas as wire
+from spanferry_worker.services import mlflow_private as private
+from spanferry_worker.services.mlflow_build import EntityBuilder
+from spanferry_worker.services.mlflow_text import ascii_length
+
+__all__ = ["SPAN_COLUMNS", "SpanRow", "SpanRows"]
+
+SPAN_COLUMNS: Final = (
+    "trace_id", "experiment_id", "span_id", "parent_span_id", "name", "type", "status",
+    "start_time_unix_nano", "end_time_unix_nano", "content", "input_cost", "output_cost",
+    "total_cost", "model_name", "model_provider",
+)  # fmt: skip
+"""Of a row, in its order. MLflow computes `duration_ns` in the database."""
+
+KEYS_MAX: Final = 10_000
+"""Names of attributes that are remembered; above it all are looked at again."""
+_PART_CHARS_MIN: Final = 4
+"""Shorter strings in the translators' code stand for whole names of attributes, longer ones for parts
+of names too."""
+
+_encode: Final = json.JSONEncoder(ensure_ascii=False).encode
+_CODES: Final = {
+    "UNSET": "STATUS_CODE_UNSET",
+    "OK": "STATUS_CODE_OK",
+    "ERROR": "STATUS_CODE_ERROR",
+}
+_INPUTS: Final = SpanAttributeKey.INPUTS
+_OUTPUTS: Final = SpanAttributeKey.OUTPUTS
+_USAGE: Final = SpanAttributeKey.CHAT_USAGE
+_COST: Final = SpanAttributeKey.LLM_COST
+_MODEL: Final = SpanAttributeKey.MODEL
+_PROVIDER: Final = SpanAttributeKey.MODEL_PROVIDER
+_COST_NAMES: Final = ("input_cost", "output_cost", "total_cost")
+_NO_COSTS: Final = (None, None, None)
+
+
+class SpanRow(NamedTuple):
+    """A span as it is stored, and what its trace's own record takes from it."""
+
+    values: tuple[Any, ...]
+    """In the order of SPAN_COLUMNS."""
+    size: int
+    """Bytes of it as MLflow's SDK counts them."""
+    given: Mapping[str, str]
+    """Attributes before the translation, as JSON texts."""
+    stored: Mapping[str, Any]
+    """Attributes after it."""
+
+
+class SpanRows:
+    """Makes rows. Used by several threads at once."""
+
+    def __init__(self, builder: EntityBuilder) -> None:
+        self._builder = builder
+        self._constants = frozenset(_strings_of_translators())
+        self._parts = tuple(filter(_may_be_part, self._constants))
+        self._concern: dict[str, bool] = {}
+
+    def row(self, trace_id: bytes, named: str, experiment_id: int, span: wire.Span) -> SpanRow:
+        """One span's; `named` is MLflow's id of the trace."""
+        texts = self._builder.attributes(named, span)
+        if span.events or span.links or any(map(self._concerns_translators, texts)):
+            return self._translated(trace_id, named, experiment_id, span)
+        builder = self._builder
+        status, message = builder.status(span)
+        parent_id = span.parent_id
+        name = builder.name(span)
+        end_ns = span.end_ns or None
+        content: dict[str, Any] = {
+            "trace_id": _base64(trace_id),
+            "span_id": _base64(span.span_id),
+            "parent_span_id": _base64(parent_id) if parent_id else None,
+            "name": name,
+            "start_time_unix_nano": span.start_ns,
+            "end_time_unix_nano": end_ns,
+            "events": [],
+            "status": {"code": _CODES[status], "message": message},
+            "attributes": texts,
+            "links": [],
+        }
+        encoded = _encode(content)
+        size = ascii_length(encoded)
+        stored = _translated(texts)
+        if stored is not texts:
+            content["attributes"] = stored
+            encoded = _encode(content)
+        values = (
+            named, experiment_id, span.span_id.hex(), parent_id.hex() if parent_id else None, name,
+            json.loads(texts[SpanAttributeKey.SPAN_TYPE]), status, span.start_ns, end_ns, encoded,
+            *_analytics(stored),
+        )  # fmt: skip
+        return SpanRow(values, size, texts, stored)
+
+    def _translated(
+        self, trace_id: bytes, named: str, experiment_id: int, span: wire.Span
+    ) -> SpanRow:
+        """By way of MLflow's entity and MLflow's translation."""
+        entity = self._builder.span(trace_id, span)
+        size = len(json.dumps(entity.to_dict(), cls=TraceJSONEncoder).encode())
+        content = private.translate_span_when_storing(entity)
+        stored = content.get("attributes", {})
+        values = (
+            named, experiment_id, entity.span_id, entity.parent_id, entity.name, entity.span_type,
+            entity.status.status_code.value, entity.start_time_ns, entity.end_time_ns,
+            json.dumps(content, cls=TraceJSONEncoder, ensure_ascii=False), *_analytics(stored),
+        )  # fmt: skip
+        return SpanRow(values, size, private.attribute_texts(entity), stored)
+
+    def _concerns_translators(self, key: str) -> bool:
+        """Whether one of MLflow's translators may look at an attribute of that name.
+
+        They look by names and by parts of names that stand in their code. MLflow's own names are not
+        among what they read.
+        """
+        if key.startswith("mlflow."):
+            return False
+        known = self._concern.get(key)
+        if known is None:
+            known = key in self._constants or any(part in key for part in self._parts)
+            if len(self._concern) >= KEYS_MAX:
+                self._concern = {}
+            self._concern[key] = known
+        return known
+
+
+def _translated(texts: dict[str, str]) -> dict[str, str]:
+    """What MLflow's translation makes of attributes that are no dialect's; the same dict where that
+    is what they are."""
+    stored = texts
+    for key, text in texts.items():
+        # a JSON text whose value is a text that is JSON itself loses one of the two layers
+        if text[0] == '"' and text[1] in " \\[{":
+            unwrapped = private.sanitize_attributes({key: text})[key]
+            if unwrapped is not text:
+                if stored is texts:
+                    stored = texts.copy()
+                stored[key] = unwrapped
+    if _MODEL not in stored:
+        model = _model_of(stored)
+        if model is not None:
+            stored = stored.copy() if stored is texts else stored
+            stored[_MODEL] = dump_span_attribute_value(model)
+    if _COST not in stored and _USAGE in stored and _MODEL in stored:
+        cost = _cost_of(stored)
+        if cost:
+            stored = stored.copy() if stored is texts else stored
+            stored[_COST] = dump_span_attribute_value(cost)
+    return stored
+
+
+def _model_of(attributes: Mapping[str, str]) -> str | None:
+    """The model that inputs, else outputs name."""
+    for key in (_INPUTS, _OUTPUTS):
+        text = attributes.get(key)
+        if text and '"model"' in text:
+            try:
+                value = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(value, dict) and (model := value.get("model")):
+                return model if isinstance(model, str) else None
+    return None
+
+
+def _cost_of(attributes: Mapping[str, str]) -> dict[str, float] | None:
+    try:
+        usage, model = json.loads(attributes[_USAGE]), json.loads(attributes[_MODEL])
+        provider = json.loads(attributes[_PROVIDER]) if _PROVIDER in attributes else None
+        cost: dict[str, float] | None = calculate_cost_by_model_and_token_usage(
+            model, usage, provider
+        )
+    except Exception:  # noqa: BLE001  as MLflow: a span without a cost is stored all the same
+        return None
+    return cost
+
+
+def _analytics(stored: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Costs, model and provider, as MLflow's store takes them from a span's attributes."""
+    costs: tuple[float | None, ...] = _NO_COSTS
+    cost = stored.get(_COST)
+    if cost:
+        try:
+            amounts = json.loads(cost)
+        except (TypeError, ValueError):
+            amounts = None
+        if isinstance(amounts, dict):
+            costs = tuple(finite_float_or_none(amounts.get(name)) for name in _COST_NAMES)
+    return (
+        *costs,
+        private.model_dimension(stored, _MODEL),
+        private.model_dimension(stored, _PROVIDER),
+    )
+
+
+def _base64(some: bytes) -> str:
+    return base64.b64encode(some).decode()
+
+
+def _may_be_part(text: str) -> bool:
+    """`lk.` is the beginning of a name, whatever its length."""
+    return len(text) >= _PART_CHARS_MIN or (len(text) > 1 and text[-1] in "._")
+
+
+def _strings_of_translators() -> Iterator[str]:
+    """Every string constant in the code of MLflow's translators."""
+    for module in private.translator_modules():
+        for value in vars(module).values():
+            yield from _strings(value)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    else:
+        for one in _inside(value):
+            yield from _strings(one)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """Where strings may be in what a module or a class holds."""
+    match value:
+        case CodeType():
+            return value.co_consts
+        case dict():
+            return (*value.keys(), *value.values())
+        case list() | tuple() | set() | frozenset():
+            return value
+        case staticmethod() | classmethod() | property():
+            return (getattr(value, "__func__", None) or getattr(value, "fget", None),)
+        case type() if value.__module__.startswith(private.TRANSLATORS):
+            return vars(value).values()
+        case _:
+            code = None if isinstance(value, type) else getattr(value, "__code__", None)
+            return () if code is None else (code,)
