@@ -12,7 +12,9 @@ sync to disk as in production. The ways:
   executemany (SQLite), a transaction a batch: no writer can be faster on this machine.
 - spanferry: the worker's sink, from assembled traces on: look up, make rows, insert.
 - spanferry, MLflow's methods: the same with mlflow.bulk off: start_trace, then log_spans in batches.
-- MLflow: log_spans and start_trace for one trace after the other, the order of MLflow's own SDK.
+- MLflow: log_spans and start_trace for each trace, in the order of MLflow's own SDK.
+
+All with as many writes at once as the worker has: 4 into PostgreSQL, into SQLite 2, of which one writes.
 
 Results go to benchmarks/results/stores.json, the page is docs/benchmarks-stores.md.
 """
@@ -26,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,7 @@ from benchmarks.store_traces import MAKES, make_traces
 from benchmarks.stores_document import RESULTS
 from benchmarks.stores_report import Result, Row
 from benchmarks.worker_run import run_worker
-from spanferry_worker.services.mlflow_sink import open_sink
+from spanferry_worker.services.mlflow_sink import CONCURRENCY, open_sink
 from spanferry_worker.stages.trace import AssembledTrace
 from tests.services.postgres import PostgresServer
 
@@ -73,12 +76,19 @@ class Store:
         }
 
     def _sink(self, bulk: bool, batches: Sequence[Sequence[AssembledTrace]]) -> float:
+        sink, left = self._sinks[bulk], list(batches)
+
         async def write() -> None:
-            for batch in batches:
-                await self._sinks[bulk].write(batch)
+            while left:
+                await sink.write(left.pop())
+
+        async def write_all() -> None:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(sink.concurrency):
+                    group.create_task(write())
 
         start = time.perf_counter()
-        self._loop.run_until_complete(write())
+        self._loop.run_until_complete(write_all())
         return time.perf_counter() - start
 
     @property
@@ -120,11 +130,22 @@ class Store:
             info = writer._builder.new_info(named, one, spans, experiment_id="0", model_id=None)  # noqa: SLF001
             made.append((info, spans))
         store = writer._backend.store  # noqa: SLF001
-        start = time.perf_counter()
-        for info, spans in made:
-            store.log_spans("0", spans)
-            store.start_trace(info)
-        return time.perf_counter() - start
+
+        def log(some: list[Any]) -> None:
+            for info, spans in some:
+                store.log_spans("0", spans)
+                store.start_trace(info)
+
+        threads = self._sinks[True].concurrency
+        return _in_threads(log, [made[at::threads] for at in range(threads)])
+
+
+def _in_threads(work: Callable[[Any], None], shares: Sequence[Any]) -> float:
+    """Seconds until every thread has done its share."""
+    start = time.perf_counter()
+    with ThreadPoolExecutor(len(shares)) as pool:
+        list(pool.map(work, shares))
+    return time.perf_counter() - start
 
 
 def _raw_sqlite(uri: str, prepared: Sequence[Any]) -> float:
@@ -149,14 +170,16 @@ def _raw_postgres(uri: str, prepared: Sequence[Any]) -> float:
         ]
         for batch in prepared
     ]
-    with psycopg.connect(uri.replace("+psycopg", "")) as raw:
-        start = time.perf_counter()
-        for batch in blocks:
-            with raw.transaction(), raw.cursor() as cursor:
-                for statement, block in batch:
-                    with cursor.copy(statement) as copy:  # type: ignore[call-overload]
-                        copy.write(block)
-        return time.perf_counter() - start
+
+    def copy_in(some: list[Any]) -> None:
+        with psycopg.connect(uri.replace("+psycopg", "")) as raw:
+            for batch in some:
+                with raw.transaction(), raw.cursor() as cursor:
+                    for statement, block in batch:
+                        with cursor.copy(statement) as copy:  # type: ignore[call-overload]
+                            copy.write(block)
+
+    return _in_threads(copy_in, [blocks[at::CONCURRENCY] for at in range(CONCURRENCY)])
 
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})

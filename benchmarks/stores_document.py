@@ -21,7 +21,7 @@ HEAD = """\
 # Benchmarks: into MLflow's database
 
 Made from [stores.json](../benchmarks/results/stores.json) by `python -m benchmarks.stores_document`. Traces
-of five spans from memory into MLflow's tables, on one thread; the databases sync to disk as in production.
+of five spans from memory into MLflow's tables; the databases sync to disk as in production.
 
 """
 
@@ -34,8 +34,10 @@ METHOD = """
   MLflow's own derivations, insert.
 - spanferry, MLflow's methods: the same with `mlflow.bulk` off, or for versions of MLflow that it does not
   know: `start_trace`, then `log_spans` in batches.
-- MLflow: `log_spans` and `start_trace` of its SQL store for one trace after the other, in the order of its
-  own SDK; its entities were made beforehand.
+- MLflow: `log_spans` and `start_trace` of its SQL store for each trace, in the order of its own SDK; the
+  entities were made beforehand.
+- All with as many writes at once as a worker process has: four into PostgreSQL; two into SQLite, of which
+  one writes while the other prepares.
 - A round gives every way in turn the same kind of traces, new ones; figures are medians of the rounds, in
   brackets the lowest and the highest, and a ratio is that of one round. The writer, the database and all
   else share the two cores.

@@ -40,7 +40,7 @@ def test_uris_that_hold_no_traces(uri: str, says: str) -> None:
 async def test_an_empty_database_is_initialised(opened: OpenSink, tmp_path: Path) -> None:
     sink = await opened(f"sqlite:///{tmp_path}/new.db")
     await sink.write([five_spans()])
-    assert sink.concurrency == 1
+    assert sink.concurrency == 2
 
 
 async def test_nothing_answers(opened: OpenSink) -> None:

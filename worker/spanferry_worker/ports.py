@@ -25,7 +25,7 @@ class Sink(Protocol):
 
     @property
     def concurrency(self) -> int:
-        """How many `write` calls may run at once (1 for SQLite)."""
+        """How many `write` calls may run at once."""
         ...
 
     async def open(self) -> None:

@@ -1,6 +1,7 @@
 """What the writer needs of a way into MLflow: straight into its database, or through its server."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from mlflow.entities import Span, TraceInfo, TraceState
@@ -24,6 +25,12 @@ class Backend(Protocol):
     @property
     def bulk(self) -> BulkInsert | None:
         """The fast way in for new traces; None where there is none."""
+        ...
+
+    @property
+    def writing(self) -> AbstractContextManager[object]:
+        """Held around every write: SQLite takes one writer, while others look up and make rows. Its
+        holder may take it again."""
         ...
 
     @property

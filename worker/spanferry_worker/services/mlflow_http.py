@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -55,6 +56,7 @@ class HttpBackend:
 
     limits = HTTP_LIMITS
     bulk = None
+    writing = nullcontext()
     rounding_ms = 1
 
     def __init__(self, uri: str) -> None:

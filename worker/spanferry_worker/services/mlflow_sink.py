@@ -21,7 +21,9 @@ __all__ = ["MlflowSink", "open_sink"]
 _logger = logging.getLogger(__name__)
 
 CONCURRENCY: Final = 4
-"""Default number of writes at once; SQLite takes one writer and no more."""
+"""Default number of writes at once."""
+_SQLITE_CONCURRENCY: Final = 2
+"""One writes while the other looks up and makes rows."""
 CLOSE_S: Final = 10.0
 """How long close() waits for writes that are still running."""
 
@@ -57,7 +59,7 @@ def open_sink(
 
             return SqlBackend(tracking_uri, artifact_root=artifact_root, bulk=bulk)
 
-        at_once = 1 if scheme == "sqlite" else concurrency
+        at_once = min(concurrency, _SQLITE_CONCURRENCY) if scheme == "sqlite" else concurrency
         artifact_uri = artifact_server or tracking_uri
         return MlflowSink(open_sql, artifact_uri, default_experiment, at_once)
     if scheme in _HTTP_SCHEMES:
@@ -99,7 +101,7 @@ class MlflowSink:
 
     @property
     def concurrency(self) -> int:
-        """How many `write` calls may run at once (1 for SQLite)."""
+        """How many `write` calls may run at once."""
         return self._concurrency
 
     async def open(self) -> None:

@@ -3,6 +3,8 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from threading import RLock
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -130,6 +132,8 @@ class SqlBackend:
         with mapped("opening MLflow's database"):
             self._store = SqlAlchemyStore(uri, root or DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
         self.bulk = _bulk_of(self._store) if bulk else None
+        one_writer = self._store.engine.dialect.name == "sqlite"
+        self.writing: AbstractContextManager[object] = RLock() if one_writer else nullcontext()
 
     @property
     def store(self) -> Any:

@@ -75,30 +75,34 @@ class Writer:
         if new:
             self._write_new(new)
         for trace in rest:
-            if trace.trace_id is None:
-                self._assess_by_request(trace)
-            else:
-                self._merge(trace, stored.get(trace_id_text(trace.trace_id)))
+            with self._backend.writing:
+                if trace.trace_id is None:
+                    self._assess_by_request(trace)
+                else:
+                    self._merge(trace, stored.get(trace_id_text(trace.trace_id)))
 
     def _write_new(self, traces: dict[str, AssembledTrace]) -> None:
-        inserted = self._insert(traces)
-        left = {key: trace for key, trace in traces.items() if key not in inserted}
-        if left:
-            self._write_one_by_one(left)
-        self._complete_new(traces)
+        rows = self._made_rows(traces)
+        bulk = self._backend.bulk
+        with self._backend.writing:
+            inserted = frozenset[str]() if bulk is None else bulk.insert(rows)
+            left = {key: trace for key, trace in traces.items() if key not in inserted}
+            if left:
+                self._write_one_by_one(left)
+            self._complete_new(traces)
 
-    def _insert(self, traces: dict[str, AssembledTrace]) -> frozenset[str]:
-        """The fast way, where there is one; which of them it has stored."""
-        if self._rows is None or self._backend.bulk is None:
-            return frozenset()
+    def _made_rows(self, traces: dict[str, AssembledTrace]) -> list[TraceRows]:
+        """For the fast way, where there is one: rows of all that may go it."""
         rows: list[TraceRows] = []
+        if self._rows is None:
+            return rows
         for trace_id, trace in traces.items():
             experiment_id = self._resolver.experiment_id(trace.trace)
             model_id = self._model_id(trace.trace, experiment_id)
             made = self._rows.rows(trace_id, trace, experiment_id=experiment_id, model_id=model_id)
             if made is not None:
                 rows.append(made)
-        return self._backend.bulk.insert(rows)
+        return rows
 
     def _write_one_by_one(self, traces: dict[str, AssembledTrace]) -> None:
         """By MLflow's own methods."""
