@@ -4,9 +4,12 @@ import mlflow
 import pytest
 
 from tests.better_than_native.account import wait_until
+from tests.better_than_native.programs.request_path import CASES
 from tests.better_than_native.stub import stub_server
 
 pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(180)]
+
+BOTH_BRIDGES = pytest.mark.parametrize("accelerate", [True, False])
 
 MISSING = "RESOURCE_DOES_NOT_EXIST"
 
@@ -49,17 +52,36 @@ def test_feedback_expectation_and_tags_right_after_the_request(native, line, not
     assert_whole(arrived(mlflow.MlflowClient(line.tracking_uri), ferried["trace_id"]))
 
 
-def test_the_request_path_asks_no_tracking_server(native, line, note):
+@BOTH_BRIDGES
+def test_the_request_path_asks_no_tracking_server(line, accelerate):
+    """Whatever a request may do with MLflow's API, `set_experiment` once done before it."""
+    experiment = line.new_experiment()
+    with stub_server(hangs=True) as stub:
+        done = line.run("request_path", experiment, hanging=stub.uri, accelerate=accelerate)
+        assert stub.requests == []
+    assert done["outcomes"] == dict.fromkeys((case.__name__ for case in CASES), "fine")
+    found = line.wait_for(experiment, len(CASES))
+    assert sorted(one.number for one in found) == list(range(len(CASES)))
+
+
+def test_natively_the_request_path_does_ask(native, note):
+    """The stub sees what is asked, or the test above could not fail."""
     with stub_server(hangs=False) as stub:
-        native.run(
-            "right_after", native.new_experiment(), tracking_uri=stub.uri, set_experiment=False
-        )
-        note(f"native: {len(stub.requests)} requests to the tracking server")
+        alone = native.run("request_path", native.new_experiment(), hanging=stub.uri)
+        note(f"native: {len(stub.requests)} requests, {alone['outcomes']}")
         assert stub.requests
 
+
+@BOTH_BRIDGES
+def test_judging_right_after_the_request_asks_no_tracking_server(line, accelerate):
+    """In a process that has never reached it."""
     with stub_server(hangs=True) as stub:
         ferried = line.run(
-            "right_after", line.new_experiment(), tracking_uri=stub.uri, set_experiment=False
+            "right_after",
+            line.new_experiment(),
+            tracking_uri=stub.uri,
+            set_experiment=False,
+            accelerate=accelerate,
         )
         assert set(ferried["outcomes"].values()) == {"ok"}
         assert stub.requests == []

@@ -3,14 +3,22 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import mlflow
+from mlflow.environment_variables import (
+    MLFLOW_TRACE_ENABLE_OTLP_DUAL_EXPORT,
+    MLFLOW_USE_DEFAULT_TRACER_PROVIDER,
+)
 from mlflow.tracing import provider
 from mlflow.tracing.client import TracingClient
+from mlflow.tracing.processor import base_mlflow
+from mlflow.tracing.processor.base_mlflow import BaseMlflowSpanProcessor
+from mlflow.tracing.processor.otel import OtelSpanProcessor
 from mlflow.tracing.trace_manager import InMemoryTraceManager
 from mlflow.tracing.utils.otlp import should_export_otlp_metrics
+from opentelemetry import context as otel_context
 from opentelemetry.trace import NoOpTracerProvider
 
 from spanferry import opening, spans
@@ -25,7 +33,7 @@ from spanferry.bridge.timeouts import Timeouts
 from spanferry.bridge.traces import OPEN, BridgedTrace
 from spanferry.bridge.versions import check_version
 from spanferry.bridge.waiting import FLUSH
-from spanferry.log import logger
+from spanferry.log import logger, say_once
 
 __all__ = ["hand_over_what_has_ended", "install", "uninstall"]
 
@@ -61,6 +69,11 @@ class _Changes:
             if getattr(owner, name, None) is value:
                 setattr(owner, name, before)
 
+
+_retire: Final[Callable[[Any], None]] = getattr(
+    base_mlflow, "retire_batch_processor", lambda _: None
+)
+"""MLflow 3.17's: what waits in the processor's queue is sent, and its thread ends."""
 
 _changes: Final = _Changes()
 _timeouts: Final = Timeouts()
@@ -119,15 +132,57 @@ def _change_the_provider() -> tuple[Any, Any]:
         )
 
     _changes.set(provider, "_get_mlflow_span_processor", make)
+    _changes.set(provider, "_get_span_processors", _looked_at(provider._get_span_processors))
+    _bridge_the_global_context()
     manager = BridgedTraceManager(InMemoryTraceManager.get_instance())
     _changes.set(InMemoryTraceManager, "_instance", manager)
     before = provider.mlflow_runtime_context
     return before, BridgedContext(before, LightNoOpSpan)
 
 
+def _looked_at(choose: Callable[..., Any]) -> Callable[..., Any]:
+    """MLflow's choice of span processors, when its tracer provider is made."""
+
+    def choose_and_look(disabled: bool = False) -> Any:
+        chosen = choose(disabled=disabled)
+        _bridge_the_global_context()
+        dual = MLFLOW_TRACE_ENABLE_OTLP_DUAL_EXPORT.get()
+        if chosen and not dual and all(isinstance(one, OtelSpanProcessor) for one in chosen):
+            say_once(
+                "otlp",
+                "spans of MLflow's API go to the OTLP endpoint of OTEL_EXPORTER_OTLP_TRACES_ENDPOINT "
+                "or OTEL_EXPORTER_OTLP_ENDPOINT, as MLflow means it, and not through spanferry: set "
+                "MLFLOW_TRACE_ENABLE_OTLP_DUAL_EXPORT=true to have them in both places, or unset the "
+                "endpoint",
+            )
+        return chosen
+
+    return choose_and_look
+
+
+def _bridge_the_global_context() -> None:
+    """Where MLflow's spans are OpenTelemetry's global ones, what is current is so in its context."""
+    before = otel_context._RUNTIME_CONTEXT
+    if not MLFLOW_USE_DEFAULT_TRACER_PROVIDER.get() and not isinstance(before, BridgedContext):
+        _changes.set(otel_context, "_RUNTIME_CONTEXT", BridgedContext(before, LightNoOpSpan))
+
+
 def _leave_the_provider() -> None:
     """Let the next span make MLflow's tracer provider anew; not where tracing is disabled."""
     GATE.forget()
     wrapper = provider.provider
-    if wrapper.once._done and not isinstance(wrapper.get(), NoOpTracerProvider):
+    if not wrapper.once._done or isinstance(wrapper.get(), NoOpTracerProvider):
+        return
+    if MLFLOW_USE_DEFAULT_TRACER_PROVIDER.get():
         wrapper.reset()
+        return
+    # OpenTelemetry's global one may be the app's, with processors of its own, which are to stay.
+    holder: Any = getattr(wrapper.get(), "_active_span_processor", None)
+    if holder is not None:
+        processors = holder._span_processors
+        leave = [one for one in processors if isinstance(one, BaseMlflowSpanProcessor)]
+        with holder._lock:
+            holder._span_processors = tuple(one for one in processors if one not in leave)
+        for one in leave:
+            _retire(one)
+    wrapper.once._done = False

@@ -20,6 +20,7 @@ from opentelemetry.trace import SpanContext, get_current_span
 
 from spanferry import outlet as outlets
 from spanferry import values
+from spanferry.active_model import get_active_model
 from spanferry.bridge.facts import dress
 from spanferry.bridge.otel_view import OtelView
 from spanferry.bridge.traces import OPEN, BridgedTrace
@@ -29,6 +30,7 @@ from spanferry.finishing import ATTACHMENT_MARK, may_attach
 from spanferry.log import say_once
 from spanferry.opening import new_trace
 from spanferry.process import PROCESS
+from spanferry.scope import scope
 from spanferry_schemas import (
     Attachment,
     SpanEvent,
@@ -45,6 +47,8 @@ __all__ = ["BridgedExporter", "BridgedProcessor"]
 
 _OWN_FIELDS: Final = frozenset({mlflow_keys.REQUEST_ID, mlflow_keys.SPAN_TYPE})
 _EXPERIMENT_ID: Final = "mlflow.experimentId"
+_DEFAULT_EXPERIMENT: Final = "0"
+"""MLflow's id of the experiment that traces belong to of which nobody says anything else."""
 _check_json: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
@@ -88,6 +92,21 @@ class BridgedProcessor(BaseMlflowSpanProcessor):
         """Whether every span is measured for OpenTelemetry's metrics."""
         return self._export_metrics
 
+    def measure(self, span: ReadableSpan) -> None:
+        """Have MLflow measure a span that has ended. Never raises."""
+        try:
+            self.record_metrics_for_span(_with_experiment(span))
+        except Exception as error:  # noqa: BLE001  the trace is worth more than its duration
+            if isinstance(error, ImportError):
+                self._export_metrics = False  # it would be looked for again at every span
+            say_once(
+                "bridge-metrics",
+                "spans are not measured for OpenTelemetry's metrics: %s. Install the exporter that "
+                "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL names (grpc by default; there is http/protobuf "
+                "too), or unset OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+                values.text(error),
+            )
+
     def on_start(self, span: OtelSpan, parent_context: Context | None = None) -> None:
         """A span of MLflow's tracer has been started. Never raises."""
         try:
@@ -107,7 +126,7 @@ class BridgedProcessor(BaseMlflowSpanProcessor):
                     self._evaluated.discard(_ids(span).trace_id)
                 return
             if self._export_metrics:
-                self.record_metrics_for_span(span)
+                self.measure(span)
             _hand_over(span)
         except Exception as error:  # noqa: BLE001  the app must not see our troubles
             say_once("bridge-end", "a span could not be handed over: %s", values.text(error))
@@ -171,12 +190,46 @@ def _open(trace_id: bytes, root: OtelSpan) -> BridgedTrace | None:
     facts = TracePart(tags={mlflow_keys.TAG_TRACE_NAME: name})
     given = (root.attributes or {}).get(_EXPERIMENT_ID)
     if isinstance(given, str):
-        facts.experiment_id = values.text(json.loads(given))
+        facts.experiment_id = values.text(_plain(given))
     else:
         facts.experiment_id = outlet.settings.experiment_id
         facts.experiment = outlet.settings.experiment
+    if PROCESS.models or PROCESS.scopes:
+        _dress_as_ours(facts)
     dress(facts, experiment_given=isinstance(given, str))
     return cast("BridgedTrace", new_trace(trace_id, outlet, facts, remote=False))
+
+
+def _dress_as_ours(facts: TracePart) -> None:
+    """Give it what `spanferry.set_active_model` and `spanferry.context` have set here."""
+    model, inside = get_active_model(), scope.get()
+    if model is not None and model.model_id is not None:
+        facts.metadata[mlflow_keys.METADATA_MODEL_ID] = model.model_id
+    elif model is not None:
+        facts.active_model, facts.model_params = model.name, model.params
+    if inside is not None:
+        inside.dress(facts)
+
+
+def _with_experiment(span: ReadableSpan) -> ReadableSpan:
+    """The span with its experiment as an attribute, or MLflow asks the tracking server for it."""
+    trace = OPEN.get(f"tr-{_ids(span).trace_id:032x}")
+    known: str | None = None
+    if trace is not None:
+        facts, defaults = trace.facts, trace.defaults
+        known = facts.experiment_id or facts.experiment
+        known = known or defaults.experiment_id or defaults.experiment
+    experiment = json.dumps(known or _DEFAULT_EXPERIMENT)
+    return ReadableSpan(
+        name=span.name,
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes={_EXPERIMENT_ID: experiment, **(span.attributes or {})},
+        status=span.status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+    )
 
 
 def _hand_over(span: ReadableSpan) -> None:

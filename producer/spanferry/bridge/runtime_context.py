@@ -1,9 +1,10 @@
 """MLflow's context and ours are one: what one makes current is current for the other."""
+# pyright: reportPrivateUsage=false
 
 from typing import Any
 
 from opentelemetry import trace as otel
-from opentelemetry.context import Context
+from opentelemetry.context.context import Context, _RuntimeContext
 from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 
 from spanferry.bridge.otel_view import OtelView, context_of, no_op_otel_span
@@ -15,9 +16,9 @@ __all__ = ["BridgedContext", "current_of", "otel_span_of"]
 
 
 class BridgedContext(ContextVarsRuntimeContext):
-    """Stands where MLflow keeps the current span of its own tracer provider."""
+    """Stands where MLflow keeps the current span of its own tracer provider, or of the global one."""
 
-    def __init__(self, before: ContextVarsRuntimeContext, no_op: type[NoOpSpan]) -> None:
+    def __init__(self, before: _RuntimeContext, no_op: type[NoOpSpan]) -> None:
         super().__init__()
         self._before = before
         self._no_op = no_op
@@ -42,6 +43,9 @@ class BridgedContext(ContextVarsRuntimeContext):
 
     def detach(self, token: Any) -> None:
         """Make current again what was before. Raises ValueError in another context, as before."""
+        if not isinstance(token, tuple):  # of an `attach` before the bridge was there
+            self._before.detach(token)
+            return
         theirs, ours = token
         try:
             self._before.detach(theirs)
