@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -160,6 +161,28 @@ async def test_a_replay_sends_what_was_there_back_once(desk: Desk):
         assert meta is not None
         assert meta.producer_id != b"producer"
     assert len({record.key for record in sent}) == 3
+
+
+async def test_a_limit_cuts_no_trace_in_two(desk: Desk):
+    keys = [number(1), number(2), number(2), number(2), number(3), None, None]
+    await desk.bury(*(dead(n, key=key) for n, key in enumerate(keys)))
+    for words, sent in ([], 4), ([], 2), (["--again"], 4):
+        code, out = await desk.dlq("replay", "--yes", "--limit=2", *words)
+        assert (code, f"\n{sent} replayed" in out) == (0, True)
+    assert [one["offset"] for one in await desk.listed("--pending")] == [6]
+
+
+async def test_what_a_topic_never_takes_keeps_nobody_else_back(desk: Desk):
+    desk.broker.create_topic("small", 1, {"max.message.bytes": "20000"})
+    big = os.urandom(40_000)
+    await desk.bury(dead(1), dead(2, value=big), *(dead(n, key=None) for n in range(3, 6)))
+    code, out = await desk.dlq("replay", "--yes", "--to=small")
+    assert code == 1
+    assert "4 replayed: small (refused 4)" in out
+    assert "1 not sent: small refuses a record for its size" in desk.err
+    assert [one["value_bytes"] for one in await desk.listed("--pending")] == [len(big)]
+    code, out = await desk.dlq("replay", "--yes")
+    assert (code, "5 replayed: traces (refused 5)" in out) == (0, True)
 
 
 async def test_again_and_elsewhere(desk: Desk):

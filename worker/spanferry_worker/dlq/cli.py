@@ -55,6 +55,9 @@ def run(args: argparse.Namespace) -> int:
     except TransientError as error:
         _complain(args, str(error))
         return _UNREACHABLE
+    except KeyboardInterrupt:
+        _complain(args, "interrupted; what was sent and not yet noted the next replay sends again")
+        return _NOTHING
 
 
 async def _list(settings: Settings, args: argparse.Namespace) -> int:

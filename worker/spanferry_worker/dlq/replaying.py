@@ -42,7 +42,11 @@ class Account(Struct):
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """What to send: of a survey's letters, in the window that it saw, the first `limit`."""
+    """What to send: of a survey's letters, in the window that it saw, the first `limit`.
+
+    The records of one trace lie together, and the one that the limit falls into is sent whole: half of
+    a value that was cut into pieces would only die again.
+    """
 
     survey: Survey
     window: Window
@@ -77,7 +81,8 @@ async def replay(settings: Settings, order: Order, copier: Copier, clock: Clock)
     what arrives twice is stored once.
     """
     account = Account()
-    left = order.limit
+    count = 0
+    key: bytes | None = None
     async with (
         open_letters(settings, window=order.window) as log,
         open_replay(settings, copier, order.partitions) as outlet,
@@ -86,13 +91,15 @@ async def replay(settings: Settings, order: Order, copier: Copier, clock: Clock)
         size = 0
         async with contextlib.aclosing(log.records()) as records:
             async for record in records:
-                if left == 0:
-                    break
                 item = None if is_receipt(record) else _item(read_letter(record), order)
                 if item is None:
                     continue
+                full = order.limit is not None and count >= order.limit
+                if full and (key is None or item[0].key != key):
+                    break
                 batch.append(item)
-                left = None if left is None else left - 1
+                count += 1
+                key = item[0].key
                 size += item[0].size
                 if len(batch) >= _BATCH_LETTERS or size >= _BATCH_BYTES:
                     await _send(outlet, batch, account, clock)
