@@ -125,7 +125,7 @@ class Store:
         writer, made = self._writer, []
         for one in (one for batch in batches for one in batch):
             trace_id = one.trace_id or b""
-            spans = [writer._builder.span(trace_id, span) for span in one.spans]  # noqa: SLF001
+            spans = [writer._builder.spans.entity(trace_id, span) for span in one.spans]  # noqa: SLF001
             named = f"tr-{trace_id.hex()}"
             info = writer._builder.new_info(named, one, spans, experiment_id="0", model_id=None)  # noqa: SLF001
             made.append((info, spans))

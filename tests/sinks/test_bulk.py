@@ -39,8 +39,11 @@ def one(*spans: Span, **fields: Any) -> AssembledTrace:
 
 def traces() -> dict[str, AssembledTrace]:
     """One for each thing that the two ways could do differently."""
+    return {**models_and_counts(), **attributes(), **spans(), **records()}
+
+
+def models_and_counts() -> dict[str, AssembledTrace]:
     first, second = ids(2)
-    deep = b"[" * 60 + b"]" * 60
     return {
         "plain": five_spans(part=TracePart(tags={"a": "b"}, metadata={"m": "x" * 400})),
         "model in inputs": one(root(mlflow__spanInputs=b'{"model":"gpt-4o","x":1}')),
@@ -62,6 +65,11 @@ def traces() -> dict[str, AssembledTrace]:
             span(first, span_type="AGENT", attributes={USAGE: COUNTS}),
             span(second, first, span_type="LLM", attributes={USAGE: COUNTS}),
         ),
+    }
+
+
+def attributes() -> dict[str, AssembledTrace]:
+    return {
         "json in json": one(
             root(
                 mlflow__spanInputs=json.dumps(json.dumps({"a": ["b"]})).encode(),
@@ -81,6 +89,12 @@ def traces() -> dict[str, AssembledTrace]:
         ),
         "session and user": one(root(session__id=b'"s-1"', user__id=b'"u-1"')),
         "tags by attributes": one(root(mlflow__traceTag__team=b'"search"')),
+    }
+
+
+def spans() -> dict[str, AssembledTrace]:
+    first, second = ids(2)
+    return {
         "event": one(
             span(first, events=[SpanEvent("exception", 1, b'{"exception.message":"no"}')])
         ),
@@ -91,6 +105,13 @@ def traces() -> dict[str, AssembledTrace]:
         "open": one(span(first, for_ms=None), complete=False),
         "child before the root": one(span(second, first, at_ms=-5), span(first)),
         "outlives the root": one(span(first), span(second, first, for_ms=50)),
+    }
+
+
+def records() -> dict[str, AssembledTrace]:
+    first = ids(1)[0]
+    deep = b"[" * 60 + b"]" * 60
+    return {
         "odd text": one(
             root(mlflow__spanInputs='"\u00e9\u20ac\U0001f600\\u0000\\ud800"'.encode()),
             part=TracePart(tags={"\u00e9": "\U0001f600"}, request_preview="\u00e9" * 1200),
@@ -281,7 +302,7 @@ NAMED = f"tr-{bytes(16).hex()}"
 def test_a_row_is_that_of_mlflows_translation(
     attributes: dict[str, bytes], span_type: str, name: str
 ) -> None:
-    rows = SpanRows(BUILDER)
+    rows = SpanRows(BUILDER.spans)
     given_span = Span(
         b"12345678", None, name, span_type, 5, 7, StatusCode.OK, "", dict(attributes), [], []
     )
@@ -293,7 +314,7 @@ def test_a_row_is_that_of_mlflows_translation(
 
 
 def test_dialects_are_known_by_their_words() -> None:
-    rows = SpanRows(BUILDER)
+    rows = SpanRows(BUILDER.spans)
     concern = rows._concerns_translators
     for key in (
         "gen_ai.request.model", "llm.token_count.prompt", "input.value", "traceloop.span.kind",

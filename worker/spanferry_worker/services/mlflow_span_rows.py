@@ -9,6 +9,7 @@ translation is done here; every other span goes through MLflow's.
 import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from types import CodeType
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +23,7 @@ from mlflow.tracing.utils import (
 
 import spanferry_schemas as wire
 from spanferry_worker.services import mlflow_private as private
-from spanferry_worker.services.mlflow_build import EntityBuilder
+from spanferry_worker.services.mlflow_build_spans import SpanBuilder
 from spanferry_worker.services.mlflow_text import ascii_length
 
 __all__ = ["SPAN_COLUMNS", "SpanRow", "SpanRows"]
@@ -72,7 +73,7 @@ class SpanRow(NamedTuple):
 class SpanRows:
     """Makes rows. Used by several threads at once."""
 
-    def __init__(self, builder: EntityBuilder) -> None:
+    def __init__(self, builder: SpanBuilder) -> None:
         self._builder = builder
         self._constants = frozenset(_strings_of_translators())
         self._parts = tuple(filter(_may_be_part, self._constants))
@@ -108,7 +109,7 @@ class SpanRows:
             encoded = _encode(content)
         values = (
             named, experiment_id, span.span_id.hex(), parent_id.hex() if parent_id else None, name,
-            json.loads(texts[SpanAttributeKey.SPAN_TYPE]), status, span.start_ns, end_ns, encoded,
+            _type_of(texts[SpanAttributeKey.SPAN_TYPE]), status, span.start_ns, end_ns, encoded,
             *_analytics(stored),
         )  # fmt: skip
         return SpanRow(values, size, texts, stored)
@@ -117,7 +118,7 @@ class SpanRows:
         self, trace_id: bytes, named: str, experiment_id: int, span: wire.Span
     ) -> SpanRow:
         """By way of MLflow's entity and MLflow's translation."""
-        entity = self._builder.span(trace_id, span)
+        entity = self._builder.entity(trace_id, span)
         size = len(json.dumps(entity.to_dict(), cls=TraceJSONEncoder).encode())
         content = private.translate_span_when_storing(entity)
         stored = content.get("attributes", {})
@@ -212,6 +213,12 @@ def _analytics(stored: Mapping[str, Any]) -> tuple[Any, ...]:
         private.model_dimension(stored, _MODEL),
         private.model_dimension(stored, _PROVIDER),
     )
+
+
+@lru_cache(maxsize=1_000)
+def _type_of(text: str) -> str | None:
+    span_type: str | None = json.loads(text)
+    return span_type
 
 
 def _base64(some: bytes) -> str:

@@ -86,7 +86,7 @@ class RowBuilder:
 
     def __init__(self, builder: EntityBuilder) -> None:
         self._builder = builder
-        self._spans = SpanRows(builder)
+        self._spans = SpanRows(builder.spans)
 
     def rows(
         self, named: str, trace: AssembledTrace, *, experiment_id: str, model_id: str | None
@@ -131,7 +131,7 @@ class RowBuilder:
         self, named: str, trace: AssembledTrace, experiment_id: int, timestamp_ms: int
     ) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = []
-        for assessment in self._builder.new_assessments(named, trace):
+        for assessment in self._builder.assessments.new(named, trace):
             row: Any = SqlAssessments.from_mlflow_entity(assessment)
             row.trace_id, row.experiment_id = named, experiment_id
             row.trace_timestamp_ms = timestamp_ms

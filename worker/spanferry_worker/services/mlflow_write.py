@@ -109,7 +109,9 @@ class Writer:
         infos: list[TraceInfo] = []
         spans: dict[str, list[Span]] = {}
         for trace_id, trace in traces.items():
-            entities = [self._builder.span(trace.trace_id or b"", span) for span in trace.spans]
+            entities = [
+                self._builder.spans.entity(trace.trace_id or b"", span) for span in trace.spans
+            ]
             experiment_id = self._resolver.experiment_id(trace.trace)
             info = self._builder.new_info(
                 trace_id,
@@ -157,7 +159,7 @@ class Writer:
         for assessment in _unique(trace.assessments):
             if assessment.assessment_id not in stored:
                 overridden = stored.get(assessment.overrides)
-                entity = self._builder.assessment(trace_id, assessment, overridden)
+                entity = self._builder.assessments.entity(trace_id, assessment, overridden)
                 self._backend.add_assessment(entity)
                 stored[assessment.assessment_id] = entity
         self._add_beside([(trace, info)])
@@ -197,7 +199,7 @@ class Writer:
 
     def _merge_spans(self, trace: AssembledTrace, info: TraceInfo) -> TraceInfo:
         part = trace.trace
-        came = [self._builder.span(trace.trace_id or b"", span) for span in trace.spans]
+        came = [self._builder.spans.entity(trace.trace_id or b"", span) for span in trace.spans]
         union: list[Span] | None = None
         state = (
             info.state
@@ -254,7 +256,7 @@ class Writer:
             stored = {a.assessment_id: a for info in found for a in info.assessments}
             if assessment.assessment_id not in stored:
                 overridden = stored.get(assessment.overrides)
-                entity = self._builder.assessment(found[0].trace_id, assessment, overridden)
+                entity = self._builder.assessments.entity(found[0].trace_id, assessment, overridden)
                 self._backend.add_assessment(entity)
 
     def _experiments(self, part: wire.TracePart) -> list[str]:
