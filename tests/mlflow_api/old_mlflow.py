@@ -1,4 +1,4 @@
-"""A virtual environment as an app may have it: an older MLflow and spanferry, nothing else of ours."""
+"""A virtual environment as an app may have it: an older MLflow, libraries that it traces, spanferry."""
 
 import fcntl
 import os
@@ -15,6 +15,17 @@ ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache"
 OLDEST_MLFLOW = "3.13.0"
 BESIDE = ("numpy>=2,<3", "pandas>=2,<4", "orjson", "msgspec", "aiokafka[zstd]>=0.14,<0.15")
+# What the oldest traces by itself: the newest that it says it works with, and what these are made of.
+# Pydantic AI is not there: of the newest it finds but half of what it traces.
+TRACED = (
+    "openai==2.36.0",
+    "anthropic==0.101.0",
+    "groq==1.2.0",
+    "langchain==1.3.0",
+    "langchain-core==1.8.3",
+    "langchain-openai==1.3.4",
+    "langgraph==1.2.0",
+)
 TIMEOUT_S = 300
 
 
@@ -22,7 +33,7 @@ def python_with(version: str) -> Path:
     """Its python; made on first use, kept between runs. Raises ServiceError, saying what it needs."""
     CACHE.mkdir(exist_ok=True)
     folder = CACHE / f"mlflow-{version}"
-    packages = [f"mlflow-skinny=={version}", *BESIDE]
+    packages = [f"mlflow-skinny=={version}", *BESIDE, *TRACED]
     made_of = "\n".join([sys.version, str(ROOT), *packages])
     with (CACHE / "mlflow.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Programs that cannot run with the oldest MLflow, or beside nothing but MLflow and spanferry."""
+"""Programs that cannot run with the oldest MLflow, or with what is installed beside it."""
 
 __all__ = ["SKIPPED"]
 
@@ -15,26 +15,5 @@ SKIPPED: dict[str, str] = {
     "mlflow_under_otel": "needs mlflow 3.15",
     "otel_in_the_mlflow_context": "needs mlflow 3.15",
     "otel_in_words_of_genai": "needs mlflow 3.15",
-    "openai_chat": "needs openai",
-    "openai_chat_streamed": "needs openai",
-    "openai_tool_call": "needs openai",
-    "openai_async": "needs openai",
-    "openai_error": "needs openai",
-    "openai_responses": "needs openai",
-    "openai_embeddings": "needs openai",
-    "openai_with_an_image": "needs openai",
-    "openai_in_a_context": "needs openai",
-    "langchain_chain": "needs langchain",
-    "langchain_streamed_and_batched": "needs langchain",
-    "langchain_async": "needs langchain",
-    "langchain_error": "needs langchain",
-    "langchain_tool": "needs langchain",
-    "langchain_retriever": "needs langchain",
-    "langgraph_of_nodes": "needs langchain",
-    "langgraph_agent_with_a_tool": "needs langchain",
-    "anthropic_messages": "needs anthropic",
-    "anthropic_streamed_and_async": "needs anthropic",
-    "anthropic_image_and_error": "needs anthropic",
-    "groq_chat": "needs groq",
     "pydantic_ai_agent": "needs pydantic_ai",
 }
