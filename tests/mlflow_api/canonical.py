@@ -16,7 +16,7 @@ from mlflow.entities import Span
 
 from tests.mlflow_api.stored import StoredTrace
 
-__all__ = ["canonical"]
+__all__ = ["LONG_AGO_NS", "NO_FILE", "canonical", "name_of_a_file", "own_frames", "paths"]
 
 LONG_AGO_NS = 1_790_000_000_000_000_000
 """Times before this were set by the program and are compared to the nanosecond."""
@@ -33,6 +33,8 @@ CHANCE = [
     (re.compile(r"\b20(?:2[6-9]|[3-9]\d)-\d\d-\d\d[ T][\d:.]+(?:Z|\+00:00)?"), "<now>"),
 ]
 FEW_DIGITS = 4
+NO_FILE = "<no file: "
+"""Begins the name of an attachment that a span refers to and nobody can read."""
 LIMITS = (250, 1_000)
 
 
@@ -54,7 +56,7 @@ class Names:
         for span, path in paths(stored.trace.data.spans):
             self._learn(span.span_id, f"<span {number}:{path}>")
         for name, content in stored.attachments.items():
-            self._known[name] = f"<file {hashlib.sha256(content).hexdigest()[:12]}>"
+            self._known[name] = name_of_a_file(content)
         for one in sorted(stored.trace.info.assessments, key=assessment_order):
             self._known[one.assessment_id] = f"<assessment {number}:{one.name}>"
 
@@ -85,6 +87,13 @@ class Names:
         if len(set(given)) <= FEW_DIGITS or given in "0123456789abcdef" * 3:
             return given  # written in the program
         return self._unknown.setdefault(given, f"<id {len(self._unknown)}>")
+
+
+def name_of_a_file(content: bytes | str) -> str:
+    """By what is in it, or by why it cannot be read."""
+    if isinstance(content, str):
+        return f"{NO_FILE}{content}>"
+    return f"<file {hashlib.sha256(content).hexdigest()[:12]}>"
 
 
 def assessment_order(one: Any) -> tuple[str, int, str]:

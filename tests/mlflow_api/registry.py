@@ -25,6 +25,7 @@ MODULES = (
     "failures",
     "concurrency",
     "distributed",
+    "durations",
     "otel",
     "prompts",
     "autolog_openai",

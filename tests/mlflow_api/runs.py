@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 from mlflow.store.tracking.dbmodels.models import SqlExperiment
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-from tests.mlflow_api.canonical import canonical
+from tests.mlflow_api.canonical import canonical, paths
 from tests.mlflow_api.old_mlflow import OLDEST_MLFLOW, python_with
 from tests.mlflow_api.registry import load_programs
-from tests.mlflow_api.stored import read_traces
+from tests.mlflow_api.stored import StoredTrace, read_traces
 from tests.services.mlflow import ONE_WRITE_A_TRACE
 from tests.services.worker import SpanferryWorker
 
-__all__ = ["INSTALLED_MLFLOW", "MODES", "VERSIONS", "Place", "Run", "run_all"]
+__all__ = ["INSTALLED_MLFLOW", "MODES", "VERSIONS", "Place", "Run", "Times", "run_all"]
 
 ROOT = Path(__file__).parents[2]
 INSTALLED_MLFLOW = "3.17.2"
@@ -46,12 +46,18 @@ class Place(NamedTuple):
     topic: str
 
 
+Times = dict[str, tuple[int, int | None]]
+"""Start and end of each span of a trace in nanoseconds since 1970, by its place in the tree."""
+
+
 class Run(NamedTuple):
     """One mode with one version: what its programs returned and stored."""
 
     report: dict[str, Any]
     programs: dict[str, dict[str, Any]]
     """In canonical words."""
+    times: dict[str, list[Times]]
+    """By program, one for each of its traces."""
 
 
 def prefix_of(version: str, mode: str) -> str:
@@ -149,7 +155,16 @@ def read(place: Place, which: tuple[str, str], report: dict[str, Any]) -> Run:
     """What a run has left."""
     prefix = prefix_of(*which)
     found = read_traces(place.tracking_uri, prefix)
-    return Run(report, dict(in_words(prefix, report, found)))
+    times = {name: list(map(times_of, traces)) for name, traces in found.items()}
+    return Run(report, dict(in_words(prefix, report, found)), times)
+
+
+def times_of(stored: StoredTrace) -> Times:
+    """What canonical words leave out."""
+    return {
+        path: (span.start_time_ns, span.end_time_ns)
+        for span, path in paths(stored.trace.data.spans)
+    }
 
 
 def in_words(

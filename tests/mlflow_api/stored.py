@@ -24,8 +24,8 @@ class StoredTrace(NamedTuple):
     """The name's end: empty for the program's own experiment."""
     experiment_id: str
     trace: Trace
-    attachments: dict[str, bytes]
-    """By their ids, as far as they are there."""
+    attachments: dict[str, bytes | str]
+    """By their ids: a file's content, or a text that says why it is not there."""
     prompts: list[str]
     """Prompt versions under which a search finds it."""
 
@@ -93,17 +93,17 @@ def plain(trace: Trace) -> dict[str, Any]:
     return whole
 
 
-def attachments_of(client: MlflowClient, trace: Trace) -> dict[str, bytes]:
+def attachments_of(client: MlflowClient, trace: Trace) -> dict[str, bytes | str]:
     """The files to which its spans point."""
     text = json.dumps([span.to_dict()["attributes"] for span in trace.data.spans])
-    found: dict[str, bytes] = {}
+    found: dict[str, bytes | str] = {}
     for name in set(ATTACHMENT.findall(text)):
         location = trace.info.tags["mlflow.artifactLocation"]
         repository = get_artifact_repository(location, tracking_uri=client.tracking_uri)
         try:
             found[name] = repository.download_trace_attachment(name)
         except Exception as error:
-            found[name] = f"not there: {type(error).__name__}".encode()
+            found[name] = type(error).__name__
     return found
 
 

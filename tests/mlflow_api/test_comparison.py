@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from tests.mlflow_api.canonical import own_frames
+from tests.mlflow_api import expected
+from tests.mlflow_api.canonical import NO_FILE, name_of_a_file, own_frames
 from tests.mlflow_api.comparison import MISSING, Difference, differences
 from tests.mlflow_api.golden import Golden
 from tests.mlflow_api.intended import INTENDED
@@ -58,11 +59,20 @@ ValueError: bad"""
     ]
 
 
+def test_a_file_that_cannot_be_read_is_not_taken_for_one():
+    assert name_of_a_file("RestException") == f"{NO_FILE}RestException>"
+    assert name_of_a_file(b"RestException").startswith("<file ")
+    stored = {"traces": {":root": {"spans": {"root": [NO_FILE, NO_FILE, "<file 1>"]}}}}
+    assert expected.files_of(stored) == (1, 2)
+
+
 def test_lists_name_programs_that_exist():
     programs = set(load_programs())
     named = {name for one in INTENDED for name in one.programs if "*" not in name}
     assert named <= programs
     assert set(SKIPPED) <= programs
+    for listed in expected.LISTS:
+        assert set(listed) <= programs
 
 
 def test_what_is_written_down_is_known_and_nothing_else():

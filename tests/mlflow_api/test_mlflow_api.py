@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.mlflow_api import expected
+from tests.mlflow_api.canonical import LONG_AGO_NS
 from tests.mlflow_api.comparison import Difference, differences
 from tests.mlflow_api.golden import Golden, updating
 from tests.mlflow_api.intended import INTENDED, as_markdown, reason_for
+from tests.mlflow_api.old_mlflow import OLDEST_MLFLOW
 from tests.mlflow_api.registry import load_programs
 from tests.mlflow_api.runs import INSTALLED_MLFLOW, MODES, VERSIONS, Run
 from tests.mlflow_api.skipped import SKIPPED
@@ -24,6 +27,11 @@ CASES = [
     for program in PROGRAMS
     if version == INSTALLED_MLFLOW or program not in SKIPPED
 ]
+ALL = [(version, mode) for version in VERSIONS for mode in ("native", *MODES)]
+MS = 1_000_000
+SPAN_NS_MAX = 30_000 * MS
+CLOCKS_NS = 1_000 * MS
+"""So far may two clocks of one machine be apart."""
 Runs = dict[tuple[str, str], Run]
 GOLDEN = Golden.read()
 
@@ -48,8 +56,7 @@ def is_intended(program: str, mode: str, difference: Difference) -> bool:
     return bool(reason.ours) or updating() or GOLDEN.knows(mode, program, difference)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("mode", ["native", *MODES])
+@pytest.mark.parametrize(("version", "mode"), ALL)
 def test_nothing_is_skipped_silently(runs: Runs, version: str, mode: str) -> None:
     report = runs[version, mode].report
     assert report["mlflow"] == version
@@ -66,6 +73,109 @@ def test_every_mode_is_what_it_says(runs: Runs, version: str) -> None:
         stored = sum(len(program["traces"]) for program in run.programs.values())
         assert run.report["sent"]["traces_sent"] >= stored >= 200
         assert run.report["sent"]["traces_dropped"] == 0
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_light_spans_are_no_otel_spans(runs: Runs, version: str) -> None:
+    """Where the gate stays shut, MLflow makes its own spans, and all else is as it is to be."""
+    results = runs[version, "accelerated"].report["results"]
+    made = {name: result["otel spans"] for name, result in results.items() if result["otel spans"]}
+    assert set(made) == set(expected.OTEL_SPANS) & set(results), made
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("mode", ["native", "plain"])
+def test_mlflows_own_spans_are_otel_spans(runs: Runs, version: str, mode: str) -> None:
+    """What counts them for the light ones sees them."""
+    run = runs[version, mode]
+    for name, stored in run.programs.items():
+        made = run.report["results"][name]["otel spans"]
+        assert len(made) >= len(list(expected.spans_of(stored))), (name, made)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_program_stores_something(runs: Runs, version: str) -> None:
+    programs = runs[version, "native"].programs
+    empty = {
+        name
+        for name, stored in programs.items()
+        if not any(trace["spans"] for trace in stored["traces"].values())
+    }
+    on_the_oldest = expected.STORES_NOTHING_ON_THE_OLDEST if version == OLDEST_MLFLOW else {}
+    assert empty == {*expected.STORES_NOTHING, *on_the_oldest}
+
+
+@pytest.mark.parametrize(("version", "mode"), ALL)
+def test_autologging_records_calls_of_models(runs: Runs, version: str, mode: str) -> None:
+    programs = runs[version, mode].programs
+    for name in expected.programs_of("autolog_"):
+        if name not in programs:
+            continue  # test_nothing_is_skipped_silently knows why
+        types = {span["type"] for span in expected.spans_of(programs[name])}
+        assert types & expected.types_expected(name), (name, types)
+        counted = list(expected.tokens_of(programs[name]))
+        usage = expected.usage_expected(name)
+        if usage is None:
+            assert counted == [], name
+        else:
+            assert any(usage.items() <= one.items() for one in counted), (name, counted)
+
+
+@pytest.mark.parametrize(("version", "mode"), ALL)
+def test_tokens_have_a_price(runs: Runs, version: str, mode: str) -> None:
+    of_spans, of_traces = expected.costs_of(runs[version, mode].programs["token_usage_and_cost"])
+    assert len(of_spans) == 2
+    assert of_traces == pytest.approx([sum(of_spans)])
+    assert 0 < of_traces[0] < 1
+
+
+@pytest.mark.parametrize(("version", "mode"), ALL)
+def test_prompts_are_found_by_their_traces(runs: Runs, version: str, mode: str) -> None:
+    programs = runs[version, mode].programs
+    for name, prompts in {
+        "prompt_loaded_inside": ["RUN-greeting/1"],
+        "several_prompts": ["RUN-first/2", "RUN-second/1"],
+    }.items():
+        found = [sorted(trace["prompts"]) for trace in programs[name]["traces"].values()]
+        assert found == [prompts], name
+
+
+@pytest.mark.parametrize(("version", "mode"), ALL)
+def test_files_are_where_spans_say(runs: Runs, version: str, mode: str) -> None:
+    programs = runs[version, mode].programs
+    found = {name: expected.files_of(stored) for name, stored in programs.items()}
+    assert {name: missing for name, (_, missing) in found.items() if missing} == {}
+    with_files = {name for name, (there, _) in found.items() if there}
+    assert with_files == expected.files_expected(mode)
+
+
+@pytest.mark.parametrize(("version", "mode"), ALL)
+def test_spans_take_the_time_they_take(runs: Runs, version: str, mode: str) -> None:
+    traces = runs[version, mode].times["spans_that_take_their_time"]
+    for times in traces:
+        root, child = sorted(times, key=len)
+        assert child == f"{root}/child"
+        (began, ended), (inner_began, inner_ended) = times[root], times[child]
+        assert inner_began - began >= 20 * MS
+        assert inner_ended - inner_began >= 20 * MS
+        assert ended - inner_ended >= 20 * MS
+        assert ended - began < SPAN_NS_MAX
+    assert len(traces) == 3
+
+
+@pytest.mark.parametrize(("version", "mode"), ALL)
+def test_spans_are_of_the_time_of_their_program(runs: Runs, version: str, mode: str) -> None:
+    run = runs[version, mode]
+    for name, traces in run.times.items():
+        if name not in run.report["results"]:
+            continue  # the probe
+        first, last = run.report["results"][name]["ran from to"]
+        for path, (began, ended) in ((path, t) for times in traces for path, t in times.items()):
+            if began < LONG_AGO_NS:
+                continue  # set by the program
+            assert ended is not None, (name, path)
+            assert first - CLOCKS_NS <= began <= ended <= last + CLOCKS_NS, (name, path)
+            assert ended - began < SPAN_NS_MAX, (name, path)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
