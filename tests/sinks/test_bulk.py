@@ -234,10 +234,11 @@ async def test_a_migrated_database_is_left_to_mlflow(
     assert len(dump(database.database)["spans"]) == 10
 
 
-def test_another_version_is_not_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert mlflow_bulk.why_not() is None
+def test_what_was_not_tested_is_not_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mlflow_bulk.why_not("sqlite") is None
+    assert "mysql" in (mlflow_bulk.why_not("mysql") or "")
     monkeypatch.setattr(mlflow_bulk, "VERSION", "3.99.0")
-    assert "3.99.0" in (mlflow_bulk.why_not() or "")
+    assert "3.99.0" in (mlflow_bulk.why_not("sqlite") or "")
 
 
 async def test_an_experiment_deleted_meanwhile_refuses_its_own_traces(

@@ -32,13 +32,16 @@ from spanferry_worker.services.mlflow_trace_rows import (
     TraceRows,
 )
 
-__all__ = ["TESTED", "BulkInsert", "why_not"]
+__all__ = ["DIALECTS", "TESTED", "BulkInsert", "why_not"]
 
 _logger = logging.getLogger(__name__)
 
 TESTED: Final = {"3.17.2": "dc11669786a5"}
 """MLflow versions, and the revisions of their databases, for which tests/sinks has compared every row
 with what MLflow itself writes."""
+
+DIALECTS: Final = ("postgresql", "sqlite")
+"""... and the databases."""
 
 _PLACE: Final = "<trace>"
 _REVISION: Final = sa.text("SELECT version_num FROM alembic_version")
@@ -67,8 +70,10 @@ _TABLES: Final = tuple(
 """In the order in which foreign keys want them."""
 
 
-def why_not() -> str | None:
+def why_not(dialect: str) -> str | None:
     """Why the installed MLflow's tables may not be written to directly; None where they may."""
+    if dialect not in DIALECTS:
+        return f"{dialect} is not among the databases that this was tested with ({', '.join(DIALECTS)})"
     if VERSION not in TESTED:
         return f"MLflow {VERSION} is not among the versions that this was tested with ({', '.join(TESTED)})"
     for table, columns in _TABLES:
@@ -82,7 +87,7 @@ def why_not() -> str | None:
 class BulkInsert:
     """Inserts new traces. Used by several threads at once.
 
-    PostgreSQL by COPY, the others by multi-row INSERT; both with MLflow's own session, so that its
+    PostgreSQL by COPY, SQLite by executemany; both with MLflow's own session, so that its
     rollup queue is locked first and all is one transaction.
     """
 

@@ -272,7 +272,7 @@ class SqlBackend:
 
 def _bulk_of(store: Any) -> BulkInsert | None:
     """The fast way in, where this MLflow is one that it was tested with."""
-    reason = why_not()
+    reason = why_not(store.engine.dialect.name)
     if reason is not None:
         _logger.warning(
             "traces are stored through MLflow's own code, ten times as slowly: %s", reason
