@@ -289,8 +289,9 @@ def _content(value: Any, kind: type) -> Any:
     """The data in a pydantic model, a dataclass or a numpy value; the value itself where it has none."""
     if callable(getattr(kind, "model_dump", None)):
         return _retry(value.model_dump)
-    if dataclasses.is_dataclass(kind):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(kind)}
+    of = value if issubclass(kind, type) else kind  # of a class itself MLflow stores the defaults
+    if dataclasses.is_dataclass(of):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(of)}
     module = kind.__module__
     if module == "numpy":
         return _numpy_content(value)

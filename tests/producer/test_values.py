@@ -42,6 +42,14 @@ class Point:
     y: object = None
 
 
+@dataclasses.dataclass
+class Preset:
+    """A dataclass with a default for every field."""
+
+    size: int = 3
+    name: str = "none"
+
+
 class Colour(enum.StrEnum):
     """A string enum."""
 
@@ -104,6 +112,8 @@ SAME_AS_MLFLOW = [
     Point(1, {"a": Point(2)}),
     Point(Model(number=1), Point(object)),
     Point,
+    Preset,
+    {"class": Preset},
     deque([1]),
     range(3),
     object,
