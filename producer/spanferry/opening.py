@@ -24,6 +24,7 @@ from spanferry_schemas import TracePart, mlflow_keys
 __all__ = [
     "Kinds",
     "complain_not_enabled",
+    "dress_with_ours",
     "install_kinds",
     "makes_plain_spans",
     "new_trace",
@@ -172,10 +173,7 @@ def open_trace(  # noqa: C901  in one piece: see `_Process`
         if experiment_id is not None:
             facts.experiment_id, facts.experiment = text(experiment_id), None
         if PROCESS.models or PROCESS.scopes or defaults.model_id is not None:
-            _link_model(facts, defaults.model_id)
-            inside = scope.get()
-            if inside is not None:
-                inside.dress(facts)
+            dress_with_ours(facts, defaults.model_id)
         if _kinds.dress is not None:
             _kinds.dress(facts, experiment_given=experiment_id is not None)
         if PROCESS.plain is None:
@@ -263,14 +261,18 @@ def _sampled(trace_id: bytes, ratio: float) -> bool:
     return int.from_bytes(trace_id[-_SAMPLING_BYTES:], "big") < round(ratio * _SAMPLING_RANGE)
 
 
-def _link_model(facts: TracePart, model_id: str | None) -> None:
+def dress_with_ours(facts: TracePart, model_id: str | None = None) -> None:
+    """Give a new trace the model that is active here, else `model_id`, and what the scope says."""
     model = get_active_model()
     if model is not None and model.model_id is None:
         facts.active_model, facts.model_params = model.name, model.params
-        return
-    model_id = model_id if model is None else model.model_id
-    if model_id is not None:
-        facts.metadata[mlflow_keys.METADATA_MODEL_ID] = model_id
+    else:
+        model_id = model_id if model is None else model.model_id
+        if model_id is not None:
+            facts.metadata[mlflow_keys.METADATA_MODEL_ID] = model_id
+    inside = scope.get()
+    if inside is not None:
+        inside.dress(facts)
 
 
 def _defaults_of(outlet: Outlet) -> TraceDefaults:

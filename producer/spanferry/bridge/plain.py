@@ -20,7 +20,6 @@ from opentelemetry.trace import SpanContext, get_current_span
 
 from spanferry import outlet as outlets
 from spanferry import values
-from spanferry.active_model import get_active_model
 from spanferry.bridge.facts import dress
 from spanferry.bridge.otel_view import OtelView
 from spanferry.bridge.traces import OPEN, BridgedTrace
@@ -28,9 +27,8 @@ from spanferry.bridge.waiting import FlushQueue
 from spanferry.context import ForeignParent
 from spanferry.finishing import ATTACHMENT_MARK, may_attach
 from spanferry.log import say_once
-from spanferry.opening import new_trace
+from spanferry.opening import dress_with_ours, new_trace
 from spanferry.process import PROCESS
-from spanferry.scope import scope
 from spanferry_schemas import (
     Attachment,
     SpanEvent,
@@ -195,20 +193,9 @@ def _open(trace_id: bytes, root: OtelSpan) -> BridgedTrace | None:
         facts.experiment_id = outlet.settings.experiment_id
         facts.experiment = outlet.settings.experiment
     if PROCESS.models or PROCESS.scopes:
-        _dress_as_ours(facts)
+        dress_with_ours(facts)
     dress(facts, experiment_given=isinstance(given, str))
     return cast("BridgedTrace", new_trace(trace_id, outlet, facts, remote=False))
-
-
-def _dress_as_ours(facts: TracePart) -> None:
-    """Give it what `spanferry.set_active_model` and `spanferry.context` have set here."""
-    model, inside = get_active_model(), scope.get()
-    if model is not None and model.model_id is not None:
-        facts.metadata[mlflow_keys.METADATA_MODEL_ID] = model.model_id
-    elif model is not None:
-        facts.active_model, facts.model_params = model.name, model.params
-    if inside is not None:
-        inside.dress(facts)
 
 
 def _with_experiment(span: ReadableSpan) -> ReadableSpan:
