@@ -178,7 +178,7 @@ async def test_postgres_reads_back_as_the_native_one(
     theirs = read(SqlAlchemyStore(native.uri, native.artifacts), native)
     assert set(ours) == set(theirs) == set(PROGRAMS)
     for name, trace in theirs.items():
-        assert ours[name] == trace, name
+        assert_same(ours[name], trace, name)
 
 
 async def test_server_reads_back_as_the_native_one(
@@ -199,7 +199,15 @@ async def test_server_reads_back_as_the_native_one(
         # the protocol rounds durations to milliseconds
         took, native_took = (one["info"].pop(DURATION) for one in (ours[name], trace))
         assert abs(took - native_took) <= 1, name
-        assert ours[name] == trace, name
+        assert_same(ours[name], trace, name)
+
+
+def assert_same(ours: dict[str, Any], theirs: dict[str, Any], name: str) -> None:
+    """Field by field, so that a failure names the one that differs."""
+    assert ours["info"].keys() == theirs["info"].keys(), name
+    for field, value in theirs["info"].items():
+        assert ours["info"][field] == value, (name, field)
+    assert ours == theirs, name
 
 
 def served_attachments(uri: str, store: Any, native: Native) -> dict[str, list[bytes]]:
