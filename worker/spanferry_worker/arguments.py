@@ -7,8 +7,9 @@ from pathlib import Path
 from spanferry_schemas.security import SECRETS
 from spanferry_worker.errors import SettingsError
 from spanferry_worker.settings import FLAGS, Settings, load_settings
+from spanferry_worker.telemetry import set_up_logging
 
-__all__ = ["add_settings_arguments", "settings_from"]
+__all__ = ["add_settings_arguments", "operator_settings", "settings_from"]
 
 _HELP: Mapping[str, str] = {
     "bootstrap_servers": "Kafka brokers, host:port[,host:port]",
@@ -56,3 +57,18 @@ def settings_from(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
     flags = {name: getattr(args, name, None) for name in FLAGS}
     given |= {name: value for name, value in flags.items() if value is not None}
     return load_settings(given, env, args.config)
+
+
+def operator_settings(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
+    """The same for a command that asks Kafka something and prints the answer: errors alone are logged.
+
+    Raises SettingsError, also where Kafka's address is missing.
+    """
+    settings = settings_from(args, env)
+    set_up_logging("text", "error")
+    if not settings.kafka.bootstrap_servers:
+        raise SettingsError(
+            "kafka.bootstrap_servers is not set: give --bootstrap-servers host:9092 "
+            "or set SPANFERRY_BOOTSTRAP_SERVERS"
+        )
+    return settings

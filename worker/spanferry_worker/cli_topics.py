@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Final
 
-from spanferry_worker.arguments import add_settings_arguments, settings_from
+from spanferry_worker.arguments import add_settings_arguments, operator_settings
 from spanferry_worker.errors import FatalError, SettingsError, TransientError
 from spanferry_worker.services.kafka_admin import (
     MESSAGE_BYTES_MIN,
@@ -18,7 +18,6 @@ from spanferry_worker.services.kafka_admin import (
 )
 from spanferry_worker.services.kafka_client import kafka_border
 from spanferry_worker.settings import KafkaSettings
-from spanferry_worker.telemetry import set_up_logging
 
 __all__ = ["add_arguments", "run"]
 
@@ -50,13 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Create and check; 0 where both topics will do."""
-    settings = settings_from(args, os.environ)
-    set_up_logging("text", "error")
-    if not settings.kafka.bootstrap_servers:
-        raise SettingsError(
-            "kafka.bootstrap_servers is not set: give --bootstrap-servers host:9092 "
-            "or set SPANFERRY_BOOTSTRAP_SERVERS"
-        )
+    settings = operator_settings(args, os.environ)
     if args.partitions < 1 or args.max_message_bytes < MESSAGE_BYTES_MIN:
         raise SettingsError(
             f"--partitions must be at least 1 and --max-message-bytes at least {MESSAGE_BYTES_MIN}"

@@ -11,20 +11,19 @@ from collections.abc import Mapping
 from typing import Final
 
 from spanferry_schemas.limits import PRODUCER_ID_BYTES
-from spanferry_worker.arguments import settings_from
+from spanferry_worker.arguments import operator_settings
 from spanferry_worker.dlq.arguments import add_arguments, selection_from
 from spanferry_worker.dlq.replaying import Account, Order, replay, target_partitions
 from spanferry_worker.dlq.showing import shown
 from spanferry_worker.dlq.survey import Kind, Survey
 from spanferry_worker.dlq.text import HEAD, as_json, as_line, counted, printable
-from spanferry_worker.errors import SettingsError, TransientError
+from spanferry_worker.errors import TransientError
 from spanferry_worker.services.clock import SystemClock
 from spanferry_worker.services.kafka_letters import LetterLog, Window, open_letters
 from spanferry_worker.settings import Settings
 from spanferry_worker.stages.copies import Copier
 from spanferry_worker.stages.dead_letter import Letter, read_letter
 from spanferry_worker.stages.receipts import is_receipt
-from spanferry_worker.telemetry import set_up_logging
 
 __all__ = ["add_arguments", "run"]
 
@@ -39,13 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     3 where Kafka cannot be reached or refuses; the rest of those raise FatalError.
     """
-    settings = settings_from(args, os.environ)
-    set_up_logging("text", "error")
-    if not settings.kafka.bootstrap_servers:
-        raise SettingsError(
-            "kafka.bootstrap_servers is not set: give --bootstrap-servers host:9092 "
-            "or set SPANFERRY_BOOTSTRAP_SERVERS"
-        )
+    settings = operator_settings(args, os.environ)
     try:
         if args.verb == "list":
             return asyncio.run(_list(settings, args))
