@@ -18,7 +18,7 @@ from spanferry.client import Stats
 from spanferry.metrics.rows import ROWS, Kind, Row
 from spanferry.settings import Settings as AppSettings
 from spanferry_schemas.security import Security
-from spanferry_worker.services.metrics import Metrics
+from spanferry_worker.services.metrics import Metrics, SupervisorMetrics
 from spanferry_worker.settings import FLAGS
 from spanferry_worker.settings import Settings as WorkerSettings
 
@@ -65,7 +65,10 @@ Made from the code by `python docs/generate.py`.
 
 ## The worker
 
-Every worker process serves them in Prometheus's format at `/metrics` of its health port.
+Every worker process serves them in Prometheus's format at `/metrics` of its health port. With
+`process.processes` above 1 the supervisor serves those of all processes on one page, each sample with the
+label `process`, and `spanferry_supervisor_*`. A partition belongs to one process, so lag adds up over
+processes. Beside them stand Prometheus's own `process_*`: memory, CPU, open files, start time.
 
 """
 
@@ -104,7 +107,7 @@ def settings_document() -> str:
 def metrics_document() -> str:
     """docs/metrics.md."""
     rows: list[str] = []
-    for metric in vars(Metrics()).values():
+    for metric in [*vars(Metrics()).values(), *vars(SupervisorMetrics()).values()]:
         if not hasattr(metric, "_labelnames"):
             continue
         name = metric._name + ("_total" if isinstance(metric, Counter) else "")

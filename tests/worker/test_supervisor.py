@@ -67,8 +67,18 @@ def alive(pid: int) -> bool:
 
 
 async def test_it_speaks_for_all_and_restarts_what_dies(fleet: Fleet):
-    assert await fleet.ask("/healthz") == (200, {"ok": True, "sick": [], "restarts": [0, 0]})
-    assert await fleet.ask("/readyz") == (503, {"ok": False, "waiting": [0, 1]})
+    assert await fleet.ask("/healthz") == (
+        200,
+        {
+            "ok": True,
+            "sick": [],
+            "problems": {},
+            "restarts": [0, 0],
+        },
+    )
+    status, body = await fleet.ask("/readyz")
+    assert (status, body["ok"], body["waiting"]) == (503, False, [0, 1])
+    assert all("waits for store" in body["problems"][name] for name in "01")
     ports = [await fetch(HOST, fleet.port + number, "/healthz") for number in (1, 2)]
     assert None not in ports
     first, second = fleet.children()
@@ -80,6 +90,16 @@ async def test_it_speaks_for_all_and_restarts_what_dies(fleet: Fleet):
             await asyncio.sleep(0.1)
     assert second in fleet.children()
     assert first not in fleet.children()
+    page = await fetch(HOST, fleet.port, "/metrics")
+    assert page is not None
+    for line in (
+        b'spanferry_supervisor_process_up{process="0"} 1.0',
+        b'spanferry_supervisor_process_up{process="1"} 1.0',
+        b'spanferry_supervisor_restarts_total{process="0"} 1.0',
+        b'spanferry_worker_ready{process="1"} 0.0',
+    ):
+        assert line in page.body
+    assert page.body.count(b"# TYPE process_resident_memory_bytes gauge") == 1
 
 
 async def test_it_stops_all_and_ends_well(fleet: Fleet):

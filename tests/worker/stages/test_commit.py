@@ -17,6 +17,18 @@ def test_the_watermark_waits_for_the_first_undecided_record():
     assert tracker.watermark() == 10
 
 
+def test_the_age_is_that_of_the_first_undecided_record():
+    tracker = OffsetTracker()
+    assert tracker.oldest_ms is None
+    tracker.begin(5, 1000)
+    tracker.begin(6, 3000)
+    assert tracker.oldest_ms == 1000
+    tracker.done([5])
+    assert tracker.oldest_ms == 3000
+    tracker.done([6])
+    assert tracker.oldest_ms is None
+
+
 def test_a_gap_in_the_offsets_is_passed():
     tracker = OffsetTracker()
     tracker.begin(5)

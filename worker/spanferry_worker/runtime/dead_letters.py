@@ -77,7 +77,9 @@ class DeadLetterOffice:
     def count(self, stage: str, *, good: int = 0, bad: int = 0, message: str = "") -> None:
         """Feed the breaker of a stage. Raises FatalError where too much would be dead."""
         breaker = self._breakers[stage]
-        if breaker.saw(good=good, bad=bad):
+        tripped = breaker.saw(good=good, bad=bad)
+        self._parts.metrics.dead_letters_ratio.labels(stage).set(breaker.bad / max(1, breaker.seen))
+        if tripped:
             raise FatalError(
                 f"{breaker.bad} of the last {breaker.seen} would go to the dead letters ({stage}: "
                 f"{message}). Such a share is no accident: check the worker's version, the topic and "

@@ -12,7 +12,7 @@ from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.runtime.wake import wait_for_event
 from spanferry_worker.runtime.writer import Writer
 from spanferry_worker.settings import Settings
-from spanferry_worker.stages.consume import FlowGate, PollSizer, Record
+from spanferry_worker.stages.consume import FlowGate, MeanSize, PollSizer, Record
 from spanferry_worker.stages.sample import Sampler
 from spanferry_worker.stages.trace import AssembledTrace
 
@@ -46,6 +46,8 @@ class Intake:
         self._sampler = Sampler(settings.sample)
         self._gate = FlowGate(settings.consume)
         self._sizer = PollSizer(settings.consume)
+        self.sizes = MeanSize()
+        """Of the records read, whatever their partition."""
         self._waiting_bytes_max = int(
             settings.consume.held_bytes_max * settings.consume.resume_ratio
         )
@@ -131,6 +133,7 @@ class Intake:
                 count += len(records)
         if count:
             self._sizer.saw(count, size)
+            self.sizes.saw(count, size)
             self._parts.metrics.consume_records.inc(count)
             self._parts.metrics.consume_bytes.inc(size)
         self._pass_on(gained)

@@ -61,7 +61,7 @@ class Lane:
             self.committed = records[0].offset
         clock, ledger, tracker = self.clock, self.ledger, self.tracker
         for record in records:
-            if not tracker.begin(record.offset):
+            if not tracker.begin(record.offset, record.timestamp):
                 raise LogWentBackError(
                     f"{self.partition.topic} partition {self.partition.partition} went back to "
                     f"offset {record.offset} from {tracker.next_offset}"
@@ -105,6 +105,17 @@ class Lane:
     def held_bytes(self) -> int:
         """Record bytes that wait here."""
         return self.assembler.held_bytes + self.decoder.held_bytes
+
+    def oldest_ms(self, waiting: int) -> int | None:
+        """When the oldest record was produced that is neither durable nor decided; None: none is.
+
+        `waiting`: how many records are not read yet. Of these no time is known; they are at most as
+        old as what was read last.
+        """
+        oldest_ms = self.tracker.oldest_ms
+        if oldest_ms is None and waiting and self.newest_ms:
+            return self.newest_ms
+        return oldest_ms
 
     def due(self) -> int | None:
         """The offset to commit, if it has moved."""

@@ -18,6 +18,7 @@ from spanferry_worker.runtime.pipeline import Pipeline
 from spanferry_worker.services.clock import SystemClock
 from spanferry_worker.services.kafka import KafkaLog
 from spanferry_worker.services.kafka_dead_letters import KafkaDeadLetters
+from spanferry_worker.services.memory import memory_limit_bytes
 from spanferry_worker.services.metrics import Metrics
 from spanferry_worker.settings import Settings, require_for_worker
 
@@ -45,9 +46,16 @@ def make_parts(settings: Settings) -> Parts:
         ),
         letters=KafkaDeadLetters(settings),
         clock=SystemClock(),
-        metrics=Metrics(),
+        metrics=_metrics(settings),
         chance=random.Random(),  # noqa: S311 - spreads retries
     )
+
+
+def _metrics(settings: Settings) -> Metrics:
+    metrics = Metrics()
+    metrics.consume_held_limit_bytes.set(settings.consume.held_bytes_max)
+    metrics.memory_limit_bytes.set(memory_limit_bytes())
+    return metrics
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:

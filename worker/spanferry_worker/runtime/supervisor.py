@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+import orjson
 import uvloop
 
 from spanferry_worker.errors import FatalError
@@ -17,7 +18,7 @@ from spanferry_worker.runtime.exposition import merge_expositions
 from spanferry_worker.runtime.health import Answer, HealthServer, fetch, json_answer
 from spanferry_worker.runtime.lifecycle import FATAL_EXIT_CODE, open_health
 from spanferry_worker.runtime.wake import wait_for_event
-from spanferry_worker.services.metrics import Metrics
+from spanferry_worker.services.metrics import Metrics, SupervisorMetrics
 from spanferry_worker.settings import Settings, require_for_worker
 from spanferry_worker.stages.write import RetryPolicy
 
@@ -50,11 +51,14 @@ class Supervisor:
         self._chance = chance
         self._stop = asyncio.Event()
         self._fatal = False
+        self._metrics = SupervisorMetrics()
         base = settings.health.port
         self._children = [
             _Child(number, base + 1 + number if base else _free_port(settings.health.host))
             for number in range(settings.process.processes)
         ]
+        for child in self._children:
+            self._metrics.restarts.labels(str(child.number))  # there from the start, at zero
 
     def stop(self) -> None:
         """Tell every child to stop."""
@@ -62,7 +66,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """Keep the children until `stop`, or until one says that it can never start; exit code."""
-        pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
+        pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._exposition}
         health = HealthServer(
             pages, host=self._settings.health.host, port=self._settings.health.port
         )
@@ -92,6 +96,7 @@ class Supervisor:
             failures = 0 if time.monotonic() - began > _STEADY_S else failures + 1
             delay_s = _RESTART.delay_s(failures, self._chance.random()) if failures else 0.0
             child.restarts += 1
+            self._metrics.restarts.labels(str(child.number)).inc()
             _log.error(
                 "worker %d ended with code %s, restarted in %.1f s", child.number, code, delay_s
             )
@@ -134,37 +139,49 @@ class Supervisor:
         name = self._settings.kafka.group_instance_id
         return own if name is None else [*own, "--group-instance-id", f"{name}-{child.number}"]
 
-    async def _ask(self, path: str) -> list[Answer | None]:
+    async def _ask(self, path: str) -> list[tuple[_Child, Answer | None]]:
         host = self._settings.health.host
-        return await asyncio.gather(*(fetch(host, child.port, path) for child in self._children))
+        children = self._children
+        answers = await asyncio.gather(*(fetch(host, child.port, path) for child in children))
+        return list(zip(children, answers, strict=True))
 
     async def _healthz(self) -> Answer:
+        """A process that does not answer is being replaced: not sick, as long as others are."""
         answers = await self._ask("/healthz")
-        sick = [
-            child.number
-            for child, answer in zip(self._children, answers, strict=True)
-            if answer is not None and answer.status != 200
-        ]
+        sick = {child.number: _problem(a) for child, a in answers if a and a.status != 200}
         restarts = [child.restarts for child in self._children]
-        return json_answer(not sick, sick=sick, restarts=restarts)
+        return json_answer(not sick, sick=list(sick), problems=_by_name(sick), restarts=restarts)
 
     async def _readyz(self) -> Answer:
         answers = await self._ask("/readyz")
-        waiting = [
-            child.number
-            for child, answer in zip(self._children, answers, strict=True)
-            if answer is None or answer.status != 200
-        ]
-        return json_answer(not waiting, waiting=waiting)
+        waiting = {
+            child.number: _problem(a) for child, a in answers if a is None or a.status != 200
+        }
+        return json_answer(not waiting, waiting=list(waiting), problems=_by_name(waiting))
 
-    async def _metrics(self) -> Answer:
-        answers = await self._ask("/metrics")
-        texts = [
-            (str(child.number), answer.body.decode())
-            for child, answer in zip(self._children, answers, strict=True)
-            if answer is not None
-        ]
-        return Answer(200, Metrics.content_type, merge_expositions(texts).encode())
+    async def _exposition(self) -> Answer:
+        texts: list[tuple[str, str]] = []
+        for child, answer in await self._ask("/metrics"):
+            name = str(child.number)
+            self._metrics.up.labels(name).set(answer is not None)
+            if answer is not None:
+                texts.append((name, answer.body.decode()))
+        page = self._metrics.exposition() + merge_expositions(texts).encode()
+        return Answer(200, Metrics.content_type, page)
+
+
+def _problem(answer: Answer | None) -> str:
+    """What a process says is wrong."""
+    if answer is None:
+        return "does not answer"
+    try:
+        return str(orjson.loads(answer.body)["problem"])
+    except (ValueError, KeyError, TypeError):
+        return f"answers {answer.status}"
+
+
+def _by_name(problems: dict[int, str]) -> dict[str, str]:
+    return {str(number): problem for number, problem in problems.items()}
 
 
 def _free_port(host: str) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from spanferry_worker.errors import TransientError
 from spanferry_worker.ports import Partition
@@ -50,7 +51,9 @@ class Watch:
             lag = await self._parts.log.lag()
         except TransientError as error:
             _log.debug("lag unknown: %s", error)
+            self._set_undecided({})
             return
+        self._set_undecided(lag)
         self._look_at_reads(
             {lane.partition: (lane, lag.get(lane.partition)) for lane in self._lanes}
         )
@@ -58,15 +61,18 @@ class Watch:
     def _look_at_reads(self, lags: dict[Partition, tuple[Lane, int | None]]) -> None:
         now_ms = self._parts.clock.now_ms()
         state: dict[tuple[str, int], tuple[int | None, int]] = {}
-        self._parts.metrics.consume_lag_records.clear()
-        self._parts.metrics.consume_lag_seconds.clear()
+        metrics = self._parts.metrics
+        metrics.clear_lag()
+        mean_bytes = self._intake.sizes.mean_bytes
         for partition, (lane, lag) in lags.items():
             if lag is None:
                 continue
             label = str(partition.partition)
             behind_ms = now_ms - lane.newest_ms if lag and lane.newest_ms else 0
-            self._parts.metrics.consume_lag_records.labels(label).set(lag)
-            self._parts.metrics.consume_lag_seconds.labels(label).set(max(0, behind_ms) / 1000)
+            metrics.consume_lag_records.labels(label).set(lag)
+            metrics.consume_lag_seconds.labels(label).set(max(0, behind_ms) / 1000)
+            if mean_bytes is not None or not lag:
+                metrics.consume_lag_bytes.labels(label).set(lag * (mean_bytes or 0))
             state[partition] = (lane.tracker.next_offset, lag)
         if self._intake.waiting:
             self._detector.reset()
@@ -89,16 +95,26 @@ class Watch:
             _log.error("a write has not returned for %.0f s", self._stall_ms / 1000)
         self.stuck = "a write to the store does not return"
 
+    def _set_undecided(self, lag: Mapping[Partition, int]) -> None:
+        """How old what is not decided is. `lag`: records not read yet, where that is known."""
+        metrics = self._parts.metrics
+        now_ms = self._parts.clock.now_ms()
+        metrics.commit_undecided.clear()
+        metrics.commit_lag_seconds.clear()
+        for lane in self._lanes:
+            label = str(lane.partition.partition)
+            metrics.commit_undecided.labels(label).set(lane.tracker.undecided)
+            oldest_ms = lane.oldest_ms(lag.get(lane.partition, 0))
+            age_ms = 0 if oldest_ms is None else max(0, now_ms - oldest_ms)
+            metrics.commit_lag_seconds.labels(label).set(age_ms / 1000)
+
     def _set_gauges(self) -> None:
         metrics = self._parts.metrics
         metrics.consume_held_bytes.set(self._intake.held_bytes)
         metrics.assemble_open.set(sum(lane.assembler.held_traces for lane in self._lanes))
         metrics.assemble_held_bytes.set(sum(lane.assembler.held_bytes for lane in self._lanes))
         reported: dict[int, tuple[int, int]] = {}
-        metrics.commit_undecided.clear()
         for lane in self._lanes:
-            label = str(lane.partition.partition)
-            metrics.commit_undecided.labels(label).set(lane.tracker.undecided)
             ledger = lane.ledger
             missing, repeated = self._reported.get(lane.lane_id, (0, 0))
             metrics.consume_missing.inc(ledger.missing - missing)

@@ -1,9 +1,20 @@
-"""The worker's Prometheus metrics, named by stage. docs/metrics.md is made from this file."""
+"""The worker's Prometheus metrics, named by stage. docs/metrics.md is made from this file.
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+Labels that grow: `partition`, which one process has at a time, so that a topic of 100 partitions has
+100 series of such a metric however many workers there are; `rule`, of which a policy has a few.
+"""
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-__all__ = ["Metrics"]
+__all__ = ["Metrics", "SupervisorMetrics"]
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -33,8 +44,14 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # memory, CPU, start time, open files: process_*
         make = _Maker(self.registry)
         counter, gauge, histogram = make.counter, make.gauge, make.histogram
+        self.ready = gauge("worker_ready", "1 while /readyz says that traces flow, else 0.")
+        self.memory_limit_bytes = gauge(
+            "worker_memory_limit_bytes",
+            "Memory that the process and its neighbours in the container may use; 0: no limit known.",
+        )
         self.consume_records = counter("consume_records", "Records read.")
         self.consume_bytes = counter("consume_bytes", "Bytes of the values read.")
         self.consume_missing = counter(
@@ -49,9 +66,18 @@ class Metrics:
         self.consume_lag_seconds = gauge(
             "consume_lag_seconds", "Age of the newest record read, while others wait.", "partition"
         )
+        self.consume_lag_bytes = gauge(
+            "consume_lag_bytes",
+            "Bytes in Kafka not read yet, estimated: the records that wait, by the mean size of the "
+            "10,000 to 20,000 that the process has read last.",
+            "partition",
+        )
         self.consume_paused = gauge("consume_paused", "1 while intake waits for the store.")
         self.consume_held_bytes = gauge(
             "consume_held_bytes", "Record bytes in the process that are not stored yet."
+        )
+        self.consume_held_limit_bytes = gauge(
+            "consume_held_limit_bytes", "The limit of these bytes: `consume.held_bytes_max`."
         )
         self.consume_rebalances = counter("consume_rebalances", "Times that partitions were taken.")
         self.consume_stalls = counter("consume_stalls", "Times that nothing moved.", "stage")
@@ -72,6 +98,9 @@ class Metrics:
         self.write_bytes = counter("write_bytes", "Record bytes stored.")
         self.write_refused = counter("write_refused", "Traces the store can never take.")
         self.write_retries = counter("write_retries", "Batches tried again.")
+        self.write_failing_seconds = gauge(
+            "write_failing_seconds", "For how long the store has been failing; 0 while it works."
+        )
         self.write_seconds = histogram("write_seconds", "Time of one write.", _SECONDS)
         self.write_batch_traces = histogram("write_batch_traces", "Traces a batch.", _SIZES)
         self.write_batch_bytes = histogram("write_batch_bytes", "Record bytes a batch.", _BYTES)
@@ -84,9 +113,44 @@ class Metrics:
         self.dead_letters_lost = counter(
             "dead_letters_lost", "Records for the dead letters that Kafka had already removed."
         )
+        self.dead_letters_ratio = gauge(
+            "dead_letters_ratio",
+            "Part of the last `dead_letters.window` that was dead; above `dead_letters.ratio_max` the "
+            "breaker stops the worker.",
+            "stage",
+        )
         self.commits = counter("commit_requests", "Commits.", "result")
         self.commit_undecided = gauge(
             "commit_undecided_records", "Records read and not yet decided.", "partition"
+        )
+        self.commit_lag_seconds = gauge(
+            "commit_lag_seconds",
+            "Age of the oldest record that is neither durable nor decided, that of traces still open "
+            "included; where all that was read is decided and more waits, of the last record read.",
+            "partition",
+        )
+
+    def clear_lag(self) -> None:
+        """Forget what was said of partitions that may be another process's now."""
+        for gauge in (self.consume_lag_records, self.consume_lag_bytes, self.consume_lag_seconds):
+            gauge.clear()
+
+    def exposition(self) -> bytes:
+        """The metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+
+class SupervisorMetrics:
+    """What the supervisor of several worker processes says of them, beside their own metrics."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        make = _Maker(self.registry)
+        self.up = make.gauge(
+            "supervisor_process_up", "1 while the process answers, else 0.", "process"
+        )
+        self.restarts = make.counter(
+            "supervisor_restarts", "Times that the process died and was replaced.", "process"
         )
 
     def exposition(self) -> bytes:

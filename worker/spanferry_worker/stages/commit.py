@@ -17,17 +17,18 @@ class OffsetTracker:
     __slots__ = ("_next", "_open")
 
     def __init__(self) -> None:
-        self._open: OrderedDict[int, None] = OrderedDict()
+        self._open: OrderedDict[int, int] = OrderedDict()
         self._next: int | None = None
 
-    def begin(self, offset: int) -> bool:
-        """A record was read. Offsets rise, with gaps where Kafka has removed or hidden records.
+    def begin(self, offset: int, timestamp_ms: int = 0) -> bool:
+        """A record was read, which was produced at `timestamp_ms` (since 1970).
 
-        False, and nothing is changed, where the offset was passed before.
+        Offsets rise, with gaps where Kafka has removed or hidden records. False, and nothing is
+        changed, where the offset was passed before.
         """
         if self._next is not None and offset < self._next:
             return False
-        self._open[offset] = None
+        self._open[offset] = timestamp_ms
         self._next = offset + 1
         return True
 
@@ -49,6 +50,11 @@ class OffsetTracker:
     def next_offset(self) -> int | None:
         """One past the last record read; None before anything was read."""
         return self._next
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """When the first undecided record was produced; None where there is none."""
+        return next(iter(self._open.values()), None)
 
     @property
     def undecided(self) -> int:

@@ -11,6 +11,7 @@ from spanferry_schemas import RecordMeta
 __all__ = [
     "FlowGate",
     "FlowPolicy",
+    "MeanSize",
     "PartitionClock",
     "PollSizer",
     "Record",
@@ -98,6 +99,31 @@ class PollSizer:
         """The answer for the next poll, at least 1."""
         fitting = int(self._policy.poll_bytes_max / max(self._average, 1.0))
         return max(1, min(self._policy.poll_records_max, fitting))
+
+
+class MeanSize:
+    """The mean size of the records read last: of at most `window`, and of half as many at least."""
+
+    __slots__ = ("_bytes", "_records", "_window")
+
+    def __init__(self, window: int = 20_000) -> None:
+        self._window = window
+        self._records = 0.0
+        self._bytes = 0.0
+
+    def saw(self, records: int, size: int) -> None:
+        """Records were read, and how many bytes they are together."""
+        self._records += records
+        self._bytes += size
+        if self._records > self._window:
+            factor = self._window / 2 / self._records
+            self._records *= factor
+            self._bytes *= factor
+
+    @property
+    def mean_bytes(self) -> float | None:
+        """Bytes a record; None before anything was read."""
+        return self._bytes / self._records if self._records else None
 
 
 class PartitionClock:
