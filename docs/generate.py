@@ -1,4 +1,5 @@
-"""Writes docs/settings.md and docs/metrics.md from the code: `python docs/generate.py`.
+"""Writes docs/settings.md, docs/metrics.md and the log events in docs/operations.md from the code:
+`python docs/generate.py`.
 
 A test fails while they are not current.
 """
@@ -21,6 +22,7 @@ from spanferry_schemas.security import Security
 from spanferry_worker.services.metrics import Metrics, SupervisorMetrics
 from spanferry_worker.settings import FLAGS
 from spanferry_worker.settings import Settings as WorkerSettings
+from spanferry_worker.telemetry import LogEvent
 
 FOLDER = Path(__file__).parent
 
@@ -81,6 +83,9 @@ and the unit is no part of the name. Where several processes answer for one page
 those that live, unless the highest counts.
 
 """
+
+EVENTS_BEGIN = "<!-- made by docs/generate.py from worker/spanferry_worker/telemetry.py -->"
+EVENTS_END = "<!-- end -->"
 
 METRICS_TABLE = "| metric | type | labels | what |\n|---|---|---|---|\n"
 KINDS = {Kind.COUNTER: "counter", Kind.SUM: "gauge", Kind.HIGHEST: "gauge, the highest"}
@@ -167,7 +172,36 @@ def _first_paragraph(kind: type) -> str:
     return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
 
 
-DOCUMENTS = {"settings.md": settings_document, "metrics.md": metrics_document}
+def events_table() -> str:
+    """The log events, as docs/operations.md has them between two comments."""
+    tree = ast.parse(inspect.getsource(LogEvent))
+    [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef)]
+    notes = {
+        member.targets[0].id: ast.literal_eval(note.value)
+        for member, note in itertools.pairwise(body)
+        if isinstance(member, ast.Assign)
+        and isinstance(member.targets[0], ast.Name)
+        and isinstance(note, ast.Expr)
+    }
+    rows = [f"| `{event}` | {notes[event.name]} |\n" for event in LogEvent]
+    return "".join(["| event | means |\n|---|---|\n", *rows])
+
+
+def operations_document() -> str:
+    """docs/operations.md as it stands, with the table of events made anew."""
+    text = (FOLDER / "operations.md").read_text()
+    head, begin, rest = text.partition(EVENTS_BEGIN)
+    _, end, tail = rest.partition(EVENTS_END)
+    assert begin
+    assert end
+    return f"{head}{begin}\n{events_table()}{end}{tail}"
+
+
+DOCUMENTS = {
+    "settings.md": settings_document,
+    "metrics.md": metrics_document,
+    "operations.md": operations_document,
+}
 
 if __name__ == "__main__":
     for name, make in DOCUMENTS.items():

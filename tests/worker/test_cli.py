@@ -13,7 +13,7 @@ import pytest
 
 from spanferry_worker import cli
 from spanferry_worker.dev.broker.server import EmbeddedBroker
-from spanferry_worker.telemetry import JsonFormatter, TextFormatter
+from spanferry_worker.telemetry import JsonFormatter, LogEvent, TextFormatter
 from tests.services.kafka import KafkaServer
 
 
@@ -156,6 +156,14 @@ def test_json_logs_are_objects_with_their_fields():
     line = json.loads(JsonFormatter().format(record))
     assert (line["level"], line["message"], line["partition"]) == ("warning", "3 gone", 7)
     assert "ValueError: why" in line["traceback"]
+
+
+def test_the_event_is_a_field_for_machines_only():
+    record = log_record(**LogEvent.CONSUME_PAUSED(held_bytes=7))
+    line = json.loads(JsonFormatter().format(record))
+    assert (line["event"], line["held_bytes"]) == ("consume.paused", 7)
+    assert line["time"].endswith("Z")
+    assert TextFormatter().format(record).endswith("3 gone  [held_bytes=7]")
 
 
 def test_text_logs_end_with_their_fields():

@@ -7,6 +7,7 @@ from spanferry_worker.errors import TransientError
 from spanferry_worker.runtime.lanes import Lanes
 from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.settings import Settings
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["Committer"]
 
@@ -44,11 +45,16 @@ class Committer:
                 )
             except TransientError as error:
                 self._parts.metrics.commits.labels("failed").inc()
-                _log.warning("commit failed, tried again later: %s", error)
+                _log.warning(
+                    "commit failed, tried again later: %s", error, extra=LogEvent.COMMIT_FAILED()
+                )
                 return False
             if not ours:
                 self._parts.metrics.commits.labels("lost").inc()
-                _log.warning("commit refused: the partitions went to another worker")
+                _log.warning(
+                    "commit refused: the partitions went to another worker",
+                    extra=LogEvent.COMMIT_LOST(),
+                )
                 self._lanes.close(lane.partition for lane in moved)
                 return False
             for lane, offset in moved.items():

@@ -18,6 +18,7 @@ from spanferry_worker.stages.consume import Record
 from spanferry_worker.stages.decode import DeadReason, Rejected
 from spanferry_worker.stages.trace import AssembledTrace
 from spanferry_worker.stages.write import DeadLetterBreaker
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["DeadLetterOffice", "RebuiltRecord"]
 
@@ -121,7 +122,12 @@ class DeadLetterOffice:
             except TransientError as error:
                 attempt += 1
                 delay_s = self._settings.retry.delay_s(attempt, self._parts.chance.random())
-                _log.warning("dead letters wait, next try in %.1f s: %s", delay_s, error)
+                _log.warning(
+                    "dead letters wait, next try in %.1f s: %s",
+                    delay_s,
+                    error,
+                    extra=LogEvent.DEAD_LETTER_FAILED(next_try_s=delay_s),
+                )
                 await asyncio.sleep(delay_s)
                 continue
             attempt = 0
@@ -152,7 +158,9 @@ class DeadLetterOffice:
         for letter in letters:
             self._parts.metrics.dead_letters.labels(letter.reason).inc()
             record = letter.record
-            where = {"partition": record.partition, "offset": record.offset}
+            where = LogEvent.DEAD_LETTER_SENT(
+                reason=letter.reason, partition=record.partition, offset=record.offset
+            )
             first = _is_new((letter.reason, letter.message), self._said)
             level = logging.WARNING if first else logging.DEBUG
             _log.log(level, "dead letter (%s): %s", letter.reason, letter.message, extra=where)
@@ -167,7 +175,9 @@ class DeadLetterOffice:
         if missing:
             self._parts.metrics.dead_letters_lost.inc(missing)
             first = positions[0]
-            where = {"partition": first.partition, "offset": first.offset, "missing": missing}
+            where = LogEvent.DEAD_LETTER_GONE(
+                partition=first.partition, offset=first.offset, missing=missing
+            )
             _log.error("records for the dead letters are no longer in Kafka", extra=where)
         trace = case.trace
         if records or trace is None or trace.trace_id is None:

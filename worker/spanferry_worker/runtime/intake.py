@@ -15,6 +15,7 @@ from spanferry_worker.settings import Settings
 from spanferry_worker.stages.consume import FlowGate, MeanSize, PollSizer, Record
 from spanferry_worker.stages.sample import Sampler
 from spanferry_worker.stages.trace import AssembledTrace
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["Intake"]
 
@@ -84,13 +85,22 @@ class Intake:
                 )
                 self._take(polled)
             except LogWentBackError as error:
-                _log.error("%s; reading anew from what is committed", error)
+                _log.error(
+                    "%s; reading anew from what is committed",
+                    error,
+                    extra=LogEvent.CONSUME_OFFSETS_BACK(),
+                )
                 return
             except TransientError as error:
                 attempt += 1
                 self._parts.metrics.consume_errors.inc()
                 delay_s = self._settings.retry.delay_s(attempt, self._parts.chance.random())
-                _log.warning("Kafka not available, next try in %.1f s: %s", delay_s, error)
+                _log.warning(
+                    "Kafka not available, next try in %.1f s: %s",
+                    delay_s,
+                    error,
+                    extra=LogEvent.CONSUME_FAILED(next_try_s=delay_s),
+                )
                 await asyncio.sleep(delay_s)
                 continue
             attempt = 0
@@ -107,7 +117,7 @@ class Intake:
             while not self._interrupted and self._gate.update(self.held_bytes):
                 if not paused and self._parts.clock.now_ms() >= deadline_ms:
                     paused = True
-                    held = {"held_bytes": self.held_bytes}
+                    held = LogEvent.CONSUME_PAUSED(held_bytes=self.held_bytes)
                     _log.warning("intake waits for the store", extra=held)
                 if paused:
                     # Again every time: a rebalance brings partitions that are not paused.

@@ -21,8 +21,9 @@ from spanferry_worker.services.kafka_dead_letters import KafkaDeadLetters
 from spanferry_worker.services.memory import memory_limit_bytes
 from spanferry_worker.services.metrics import Metrics
 from spanferry_worker.settings import Settings, require_for_worker
+from spanferry_worker.telemetry import LogEvent
 
-__all__ = ["FATAL_EXIT_CODE", "make_parts", "open_health", "run_worker", "serve"]
+__all__ = ["FATAL_EXIT_CODE", "make_parts", "open_health", "run_worker", "say_fatal", "serve"]
 
 FATAL_EXIT_CODE = 3
 """Restarting does not help; the last line on stderr says what does."""
@@ -80,12 +81,23 @@ def run_worker(settings: Settings, *, supervised: bool = False) -> int:
         parts = make_parts(settings)
         _run(serve(settings, parts, supervised=supervised))
     except FatalError as error:
-        sys.stderr.write(f"spanferry worker: {error}\n")
+        say_fatal(settings, error)
         return FATAL_EXIT_CODE
     except asyncio.CancelledError:
-        _log.error("the stop took too long and was cut short; nothing uncommitted is lost")
+        _log.error(
+            "the stop took too long and was cut short; nothing uncommitted is lost",
+            extra=LogEvent.WORKER_STOP_CUT(),
+        )
         return 1
     return 0
+
+
+def say_fatal(settings: Settings, error: FatalError) -> None:
+    """The last line on stderr, in the format of the logs."""
+    if settings.process.log_format == "json":
+        _log.critical("%s", error, extra=LogEvent.WORKER_FATAL())
+    else:
+        sys.stderr.write(f"spanferry worker: {error}\n")
 
 
 async def serve(settings: Settings, parts: Parts, *, supervised: bool = False) -> None:
@@ -102,7 +114,7 @@ async def serve(settings: Settings, parts: Parts, *, supervised: bool = False) -
     assert task is not None
 
     def stop() -> None:
-        _log.info("stopping")
+        _log.info("stopping", extra=LogEvent.WORKER_STOPPING())
         pipeline.stop()
         loop.call_later(settings.process.stop_s + _GRACE_S, task.cancel)
 
@@ -127,7 +139,13 @@ async def open_health(health: HealthServer, settings: Settings) -> None:
             f"health.port {settings.health.port} on {settings.health.host} cannot be used "
             f"({error.strerror or error}): give another --health-port, or 0 for any"
         ) from error
-    _log.info("health and metrics at http://%s:%d", settings.health.host, port)
+    host = settings.health.host
+    _log.info(
+        "health and metrics at http://%s:%d",
+        host,
+        port,
+        extra=LogEvent.WORKER_LISTENING(host=host, port=port),
+    )
 
 
 async def _watch_supervisor(pipeline: Pipeline) -> None:

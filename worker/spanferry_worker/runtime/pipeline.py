@@ -15,6 +15,7 @@ from spanferry_worker.runtime.wake import wait_for_event
 from spanferry_worker.runtime.watch import Watch
 from spanferry_worker.runtime.writer import Writer
 from spanferry_worker.settings import Settings
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["Pipeline"]
 
@@ -86,7 +87,10 @@ class Pipeline:
                 await parts.letters.close()
                 await parts.sink.close()
         except TimeoutError:
-            _log.warning("connections did not close in time and are left as they are")
+            _log.warning(
+                "connections did not close in time and are left as they are",
+                extra=LogEvent.WORKER_CLOSE_TIMEOUT(),
+            )
 
     async def _open(self, name: str, attempt: Callable[[], Awaitable[None]]) -> bool:
         """Try until it works; False where `stop` came first."""
@@ -100,7 +104,13 @@ class Pipeline:
                 failures += 1
                 delay_s = self._settings.retry.delay_s(failures, self._parts.chance.random())
                 self.state = f"waits for {name}: {error}"
-                _log.warning("%s not available, next try in %.1f s: %s", name, delay_s, error)
+                _log.warning(
+                    "%s not available, next try in %.1f s: %s",
+                    name,
+                    delay_s,
+                    error,
+                    extra=LogEvent.WORKER_WAITING(next_try_s=delay_s),
+                )
                 await wait_for_event(self._stop, delay_s)
             else:
                 return True
@@ -127,7 +137,10 @@ class Pipeline:
         began_ms = self._parts.clock.now_ms()
         # 1. write
         if not await self._flush(stop_s * 0.8):
-            _log.warning("stopped before all was written; the next worker reads it again")
+            _log.warning(
+                "stopped before all was written; the next worker reads it again",
+                extra=LogEvent.WORKER_DRAIN_INCOMPLETE(),
+            )
         # 2. commit
         left_s = stop_s - (self._parts.clock.now_ms() - began_ms) / 1000
         await self._commit(max(1.0, left_s))
@@ -152,14 +165,18 @@ class Pipeline:
             async with asyncio.timeout(timeout_s):
                 await self.committer.commit()
         except TimeoutError:
-            _log.warning("the last commit took too long; some traces will be written again")
+            _log.warning(
+                "the last commit took too long; some traces will be written again",
+                extra=LogEvent.COMMIT_TIMEOUT(),
+            )
 
     def _forget(self, partitions: frozenset[Partition]) -> None:
         self.writer.drop(self.lanes.close(partitions))
 
     def assigned(self, partitions: frozenset[Partition]) -> None:
         """Start with empty lanes: everything from the committed offset on is read again."""
-        _log.info("partitions assigned", extra={"partitions": _numbers(partitions)})
+        numbers = _numbers(partitions)
+        _log.info("partitions assigned", extra=LogEvent.CONSUME_ASSIGNED(partitions=numbers))
         self._parts.metrics.consume_rebalances.inc()
         self._forget(partitions)
         for partition in partitions:
@@ -185,7 +202,8 @@ class Pipeline:
         # 3. forget
         self._forget(ours)
         _log.info(
-            "partitions revoked", extra={"partitions": _numbers(ours), "all_written": flushed}
+            "partitions revoked",
+            extra=LogEvent.CONSUME_REVOKED(partitions=_numbers(ours), all_written=flushed),
         )
 
 

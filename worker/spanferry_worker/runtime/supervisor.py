@@ -16,11 +16,12 @@ import uvloop
 from spanferry_worker.errors import FatalError
 from spanferry_worker.runtime.exposition import merge_expositions
 from spanferry_worker.runtime.health import Answer, HealthServer, fetch, json_answer
-from spanferry_worker.runtime.lifecycle import FATAL_EXIT_CODE, open_health
+from spanferry_worker.runtime.lifecycle import FATAL_EXIT_CODE, open_health, say_fatal
 from spanferry_worker.runtime.wake import wait_for_event
 from spanferry_worker.services.metrics import Metrics, SupervisorMetrics
 from spanferry_worker.settings import Settings, require_for_worker
 from spanferry_worker.stages.write import RetryPolicy
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["Supervisor", "run_supervisor"]
 
@@ -98,7 +99,11 @@ class Supervisor:
             child.restarts += 1
             self._metrics.restarts.labels(str(child.number)).inc()
             _log.error(
-                "worker %d ended with code %s, restarted in %.1f s", child.number, code, delay_s
+                "worker %d ended with code %s, restarted in %.1f s",
+                child.number,
+                code,
+                delay_s,
+                extra=LogEvent.SUPERVISOR_ENDED(worker=child.number, exit_code=code),
             )
             await wait_for_event(self._stop, delay_s)
 
@@ -130,7 +135,10 @@ class Supervisor:
             process.send_signal(signal.SIGTERM)
         done, _ = await asyncio.wait([ended], timeout=self._settings.process.stop_s + _GRACE_S)
         if not done:
-            _log.error("a worker did not stop in time and is killed; nothing uncommitted is lost")
+            _log.error(
+                "a worker did not stop in time and is killed; nothing uncommitted is lost",
+                extra=LogEvent.SUPERVISOR_KILLED(worker_pid=process.pid),
+            )
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
 
@@ -196,7 +204,7 @@ def run_supervisor(settings: Settings, arguments: Sequence[str]) -> int:
         require_for_worker(settings)
         return uvloop.run(_supervise(settings, arguments))
     except FatalError as error:
-        sys.stderr.write(f"spanferry worker: {error}\n")
+        say_fatal(settings, error)
         return FATAL_EXIT_CODE
 
 

@@ -12,6 +12,7 @@ from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.runtime.writer import Writer
 from spanferry_worker.settings import Settings
 from spanferry_worker.stages.consume import StallDetector
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["Watch"]
 
@@ -50,7 +51,7 @@ class Watch:
         try:
             lag = await self._parts.log.lag()
         except TransientError as error:
-            _log.debug("lag unknown: %s", error)
+            _log.debug("lag unknown: %s", error, extra=LogEvent.CONSUME_LAG_UNKNOWN())
             self._set_undecided({})
             return
         self._set_undecided(lag)
@@ -81,7 +82,10 @@ class Watch:
         if stalled:
             self._parts.metrics.consume_stalls.labels("consume").inc()
             numbers = sorted(number for _, number in stalled)
-            _log.error("records wait but none come; joining anew", extra={"partitions": numbers})
+            _log.error(
+                "records wait but none come; joining anew",
+                extra=LogEvent.CONSUME_STALLED(partitions=numbers),
+            )
             self._detector.reset()
             self._intake.interrupt()
 
@@ -92,7 +96,10 @@ class Watch:
             return
         if self.stuck is None:
             self._parts.metrics.consume_stalls.labels("write").inc()
-            _log.error("a write has not returned for %.0f s", self._stall_ms / 1000)
+            stall_s = self._stall_ms / 1000
+            _log.error(
+                "a write has not returned for %.0f s", stall_s, extra=LogEvent.WRITE_STALLED()
+            )
         self.stuck = "a write to the store does not return"
 
     def _set_undecided(self, lag: Mapping[Partition, int]) -> None:

@@ -14,6 +14,7 @@ from spanferry_worker.runtime.wake import wait_for_event
 from spanferry_worker.settings import Settings
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 from spanferry_worker.stages.write import Bisection, Queued, WaitingRoom, WriteQueue
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["Writer"]
 
@@ -149,7 +150,12 @@ class Writer:
             self.failing_since_ms = self._parts.clock.now_ms()
         self._parts.metrics.write_retries.inc()
         delay_s = self._settings.retry.delay_s(attempt, self._parts.chance.random())
-        _log.warning("store not available, next try in %.1f s: %s", delay_s, error)
+        _log.warning(
+            "store not available, next try in %.1f s: %s",
+            delay_s,
+            error,
+            extra=LogEvent.WRITE_FAILED(next_try_s=delay_s),
+        )
         await asyncio.sleep(delay_s)
 
     def _stored(self, part: Sequence[Queued]) -> None:
@@ -188,7 +194,7 @@ async def _store(parts: Parts, traces: Sequence[AssembledTrace]) -> None:
         raise
     except Exception as error:
         # A fault of the sink that it does not know itself: find the trace that causes it.
-        _log.exception("unexpected error of the store")
+        _log.exception("unexpected error of the store", extra=LogEvent.WRITE_UNEXPECTED())
         raise PoisonError(f"{type(error).__name__}: {error}") from error
     parts.metrics.write_seconds.observe(time.perf_counter() - began)
     parts.metrics.write_batch_traces.observe(len(traces))

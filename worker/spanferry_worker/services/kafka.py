@@ -22,6 +22,7 @@ from spanferry_worker.services.kafka_reread import reread
 from spanferry_worker.settings import KafkaSettings
 from spanferry_worker.stages.consume import Record
 from spanferry_worker.stages.trace import Position
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["KafkaLog"]
 
@@ -202,5 +203,7 @@ class _Listener(ConsumerRebalanceListener):
                             resumed.add(Partition(*partition))
                             self._positions.setdefault(partition, committed)
         except TransientError as error:
-            _log.warning("committed offsets unknown: %s", error)
+            _log.warning(
+                "committed offsets unknown: %s", error, extra=LogEvent.CONSUME_OFFSETS_UNKNOWN()
+            )
         self._owner.resumed(frozenset(resumed))

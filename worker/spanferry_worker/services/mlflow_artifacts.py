@@ -14,6 +14,7 @@ from mlflow.tracing.utils.artifact_utils import get_artifact_uri_for_trace
 from spanferry_schemas import Attachment
 from spanferry_worker.errors import PoisonError, TransientError, WorkerError
 from spanferry_worker.services.mlflow_errors import causes, to_worker_error
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["Artifacts"]
 
@@ -53,6 +54,7 @@ class Artifacts:
             "MLflow's artifacts lie behind its server (%s), whose address this worker does not know: "
             "images stay in the spans as base64. Set mlflow.artifact_server to http://…",
             self._default_root,
+            extra=LogEvent.WRITE_PARTLY(),
         )
         return False
 

@@ -36,6 +36,7 @@ from spanferry_worker.services.mlflow_build_spans import SpanBuilder
 from spanferry_worker.services.mlflow_derive import aggregation_nodes, derive, facts_of
 from spanferry_worker.services.mlflow_text import Texts
 from spanferry_worker.stages.trace import AssembledTrace
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["EntityBuilder", "prompt_versions"]
 
@@ -176,4 +177,4 @@ def _link_prompts(info: TraceInfo, prompts: Sequence[PromptVersion]) -> None:
         if names := update_linked_prompts_tag(info.tags.get(key), list(prompts)):
             info.tags[key] = names
     except MlflowException:
-        _logger.debug("the tag %s is the user's own", key)
+        _logger.debug("the tag %s is the user's own", key, extra=LogEvent.WRITE_DETAIL())

@@ -31,6 +31,7 @@ from spanferry_worker.services.mlflow_trace_rows import (
     TRACE_COLUMNS,
     TraceRows,
 )
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["DIALECTS", "TESTED", "BulkInsert", "why_not"]
 
@@ -112,7 +113,9 @@ class BulkInsert:
                 return self._insert(session, traces)
         except Exception as error:
             if any(isinstance(cause, _HAND_OVER) for cause in causes(error)):
-                _logger.info("a batch is left to MLflow's own code: %s", error)
+                _logger.info(
+                    "a batch is left to MLflow's own code: %s", error, extra=LogEvent.WRITE_SLOWLY()
+                )
                 return frozenset()
             raise
 
@@ -147,6 +150,7 @@ class BulkInsert:
                 "MLflow's database now has revision %s: traces are stored through MLflow's own code, "
                 "ten times as slowly, until the worker has an MLflow that goes with it",
                 found,
+                extra=LogEvent.WRITE_SLOWLY(),
             )
         return False
 

@@ -10,6 +10,7 @@ import sqlalchemy.exc
 from mlflow.exceptions import MlflowException, RestException
 
 from spanferry_worker.errors import PoisonError, TransientError, WorkerError
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["causes", "error_code", "is_access", "is_missing", "mapped", "to_worker_error"]
 
@@ -62,7 +63,7 @@ def to_worker_error(error: Exception, doing: str) -> WorkerError:
         message = (
             f"MLflow refuses the worker's credentials, traces wait until it does not: {message}"
         )
-        _logger.error("%s", message)
+        _logger.error("%s", message, extra=LogEvent.STORE_REFUSED())
     return TransientError(message) if _is_transient(error) else PoisonError(message)
 
 

@@ -28,6 +28,7 @@ from spanferry_worker.services.mlflow_errors import is_access
 from spanferry_worker.services.mlflow_private import attribute_texts, credentials
 from spanferry_worker.services.mlflow_server import Server
 from spanferry_worker.services.mlflow_text import Limits
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["HTTP_LIMITS", "HttpBackend"]
 
@@ -69,7 +70,12 @@ class HttpBackend:
                 "upgrade the server, or let the worker write into its database"
             )
         if version.release[:2] > Version(VERSION).release[:2]:
-            _logger.warning("the server runs MLflow %s, this worker knows %s", version, VERSION)
+            _logger.warning(
+                "the server runs MLflow %s, this worker knows %s",
+                version,
+                VERSION,
+                extra=LogEvent.STORE_VERSION(),
+            )
         self._store = RestStore(partial(credentials, self._server.uri))
         self._check_api()
         self._starters = ThreadPoolExecutor(STARTS_AT_ONCE, thread_name_prefix="mlflow-start")

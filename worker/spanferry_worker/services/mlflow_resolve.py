@@ -23,6 +23,7 @@ import spanferry_schemas as wire
 from spanferry_worker.errors import FatalError, NoExperimentError, PoisonError
 from spanferry_worker.services.mlflow_errors import error_code, is_missing, mapped
 from spanferry_worker.services.mlflow_private import validate_model_name
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["Resolver"]
 
@@ -90,7 +91,11 @@ class Resolver:
         except MlflowException as error:
             if name not in self._refused_models and len(self._refused_models) < ENTRIES_MAX:
                 self._refused_models.add(name)
-                _logger.warning("traces are stored without their model: %s", error)
+                _logger.warning(
+                    "traces are stored without their model: %s",
+                    error,
+                    extra=LogEvent.WRITE_PARTLY(),
+                )
             return None
         model_id = self._kept_or("model", name, experiment_id, self._model)
         if params:
@@ -150,7 +155,7 @@ class Resolver:
         created: Experiment
         try:
             created = self._store.get_experiment(self._store.create_experiment(name))
-            _logger.info("created experiment %r", name)
+            _logger.info("created experiment %r", name, extra=LogEvent.STORE_CREATED())
         except MlflowException as error:
             if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -178,10 +183,18 @@ class Resolver:
             self._upload_model_file(model)
         except Exception as error:  # noqa: BLE001 - any artifact store, any error: only registering needs it
             _logger.warning(
-                "model %r has no MLmodel file, so it cannot be registered (%s)", name, error
+                "model %r has no MLmodel file, so it cannot be registered (%s)",
+                name,
+                error,
+                extra=LogEvent.WRITE_PARTLY(),
             )
         self._store.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-        _logger.info("created external model %r in experiment %s", name, experiment_id)
+        _logger.info(
+            "created external model %r in experiment %s",
+            name,
+            experiment_id,
+            extra=LogEvent.STORE_CREATED(),
+        )
         model_id: str = model.model_id
         return model_id
 
@@ -196,7 +209,11 @@ class Resolver:
                 with mapped(f"storing parameters of model {model_id}"):
                     self._store.log_logged_model_params(model_id, missing)
             except PoisonError as error:
-                _logger.warning("a model lacks parameters that the app has given: %s", error)
+                _logger.warning(
+                    "a model lacks parameters that the app has given: %s",
+                    error,
+                    extra=LogEvent.WRITE_PARTLY(),
+                )
         return model_id
 
     def _upload_model_file(self, model: Any) -> None:

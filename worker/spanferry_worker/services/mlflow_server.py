@@ -16,6 +16,7 @@ from packaging.version import InvalidVersion, Version
 from spanferry_worker.errors import FatalError, PoisonError, TransientError, WorkerError
 from spanferry_worker.services.mlflow_errors import error_code, to_worker_error
 from spanferry_worker.services.mlflow_private import credentials
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["Server"]
 
@@ -106,7 +107,11 @@ class Server:
                 "database (`--backend-store-uri`)"
             )
         if status in {401, 403}:
-            _logger.error("%s; traces wait until that is mended", self.refused(status))
+            _logger.error(
+                "%s; traces wait until that is mended",
+                self.refused(status),
+                extra=LogEvent.STORE_REFUSED(),
+            )
             return TransientError(message)
         if any(text in response.text for text in _RACE_TEXTS):
             return TransientError(message)

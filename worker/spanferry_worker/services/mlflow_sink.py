@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from spanferry_worker.errors import FatalError, WorkerError
 from spanferry_worker.services.mlflow_environment import prepare_environment
 from spanferry_worker.stages.trace import AssembledTrace
+from spanferry_worker.telemetry import LogEvent
 
 if TYPE_CHECKING:
     from spanferry_worker.services.mlflow_artifacts import Artifacts
@@ -126,7 +127,10 @@ class MlflowSink:
                 async with asyncio.timeout(CLOSE_S):
                     await asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
             except TimeoutError:
-                _logger.warning("MLflow is still writing; leaving it behind")
+                _logger.warning(
+                    "MLflow is still writing; leaving it behind",
+                    extra=LogEvent.STORE_CLOSE_FAILED(),
+                )
         artifacts, self._artifacts = self._artifacts, None
         if artifacts is not None:
             artifacts.close()

@@ -28,6 +28,7 @@ from spanferry_worker.services.mlflow_backend import calls, disturbed_ms
 from spanferry_worker.services.mlflow_bulk import BulkInsert, why_not
 from spanferry_worker.services.mlflow_errors import mapped
 from spanferry_worker.services.mlflow_text import Limits
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["SQL_LIMITS", "SqlBackend", "check_schema", "connect"]
 
@@ -82,7 +83,9 @@ def check_schema(engine: sa.Engine, *, initialise: bool) -> None:
     where = engine.url.render_as_string(hide_password=True)
     if private.is_empty_database(engine):
         if initialise:
-            _logger.warning("%s is empty: creating MLflow's tables in it", where)
+            _logger.warning(
+                "%s is empty: creating MLflow's tables in it", where, extra=LogEvent.STORE_CREATED()
+            )
             private.initialise_database(engine)
         return
     names = set(sa.inspect(engine).get_table_names())
@@ -231,7 +234,7 @@ class SqlBackend:
         try:
             self._store.engine.dispose()
         except Exception:
-            _logger.exception("closing MLflow's database")
+            _logger.exception("closing MLflow's database", extra=LogEvent.STORE_CLOSE_FAILED())
 
     def _put_back(self, infos: Sequence[TraceInfo], spans: Mapping[str, Sequence[Span]]) -> None:
         """Undo what log_spans does to the records: MLflow's SDK writes them last."""
@@ -275,7 +278,9 @@ def _bulk_of(store: Any) -> BulkInsert | None:
     reason = why_not(store.engine.dialect.name)
     if reason is not None:
         _logger.warning(
-            "traces are stored through MLflow's own code, ten times as slowly: %s", reason
+            "traces are stored through MLflow's own code, ten times as slowly: %s",
+            reason,
+            extra=LogEvent.WRITE_SLOWLY(),
         )
         return None
     return BulkInsert(store.ManagedSessionMaker, store.engine.dialect)

@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from spanferry_worker.telemetry import LogEvent
+
 __all__ = ["Limits", "Texts", "ascii_length"]
 
 _logger = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class Texts:
                 kind,
                 len(text),
                 chars,
+                extra=LogEvent.WRITE_PARTLY(),
             )
         return text[:chars]
 

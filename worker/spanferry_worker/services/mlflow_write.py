@@ -24,6 +24,7 @@ from spanferry_worker.services.mlflow_merge import (
 from spanferry_worker.services.mlflow_resolve import Resolver
 from spanferry_worker.services.mlflow_trace_rows import RowBuilder, TraceRows
 from spanferry_worker.stages.trace import AssembledTrace
+from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["Writer"]
 
@@ -183,7 +184,11 @@ class Writer:
         except PoisonError as error:
             if not self._prompts_failed:
                 self._prompts_failed = True
-                _logger.warning("traces are stored without links to their prompts: %s", error)
+                _logger.warning(
+                    "traces are stored without links to their prompts: %s",
+                    error,
+                    extra=LogEvent.WRITE_PARTLY(),
+                )
 
     def _delete_tags(self, info: TraceInfo, part: wire.TracePart) -> None:
         for key in self._builder.deleted_tags(part):
@@ -264,7 +269,7 @@ class Writer:
         try:
             ids.append(self._resolver.experiment_id(part))
         except PoisonError as error:
-            _logger.debug("searching without it: %s", error)
+            _logger.debug("searching without it: %s", error, extra=LogEvent.WRITE_DETAIL())
         return list(dict.fromkeys(ids))
 
 
