@@ -26,6 +26,7 @@ class _Command(NamedTuple):
 _COMMANDS: Final = {
     "run": _Command("an app, with tracing switched on in it", "spanferry.run"),
     "worker": _Command("carry traces from Kafka into MLflow", "spanferry_worker.cli_worker"),
+    "top": _Command("what workers do, live on the terminal", "spanferry_worker.top.cli"),
     "topics": _Command("create and check the topics", "spanferry_worker.cli_topics"),
     "dlq": _Command("look at dead letters, and replay them", "spanferry_worker.dlq.cli"),
     "spool": _Command("what apps could not send yet", "spanferry.spool.cli"),

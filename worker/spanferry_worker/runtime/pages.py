@@ -35,6 +35,7 @@ def worker_pages(pipeline: Pipeline, metrics: Metrics, clock: Clock) -> dict[str
         return json_answer(ready, state=pipeline.state, problem=problem, partitions=partitions)
 
     async def exposition() -> Answer:
+        pipeline.watch.refresh()
         metrics.ready.set(obstacle() is None)
         metrics.write_failing_seconds.set(failing_s())
         return Answer(200, metrics.content_type, metrics.exposition())

@@ -35,6 +35,7 @@ class Watch:
         self._interval_s = min(_INTERVAL_S, stall_s / 2)
         self._detector = StallDetector(stall_s)
         self._reported: dict[int, tuple[int, int]] = {}
+        self._lag: Mapping[Partition, int] = {}
         self.stuck: str | None = None
         """What stands for good and needs a restart of the process, for /healthz."""
 
@@ -46,15 +47,15 @@ class Watch:
 
     async def look(self) -> None:
         """One look: gauges, lag, stalls."""
-        self._set_gauges()
         self._look_at_writes()
         try:
-            lag = await self._parts.log.lag()
+            self._lag = lag = await self._parts.log.lag()
         except TransientError as error:
             _log.debug("lag unknown: %s", error, extra=LogEvent.CONSUME_LAG_UNKNOWN())
-            self._set_undecided({})
+            self._lag = {}
             return
-        self._set_undecided(lag)
+        finally:
+            self.refresh()
         self._look_at_reads(
             {lane.partition: (lane, lag.get(lane.partition)) for lane in self._lanes}
         )
@@ -101,6 +102,11 @@ class Watch:
                 "a write has not returned for %.0f s", stall_s, extra=LogEvent.WRITE_STALLED()
             )
         self.stuck = "a write to the store does not return"
+
+    def refresh(self) -> None:
+        """Set the gauges to what is so now, but for the lag, which only Kafka knows."""
+        self._set_gauges()
+        self._set_undecided(self._lag)
 
     def _set_undecided(self, lag: Mapping[Partition, int]) -> None:
         """How old what is not decided is. `lag`: records not read yet, where that is known."""

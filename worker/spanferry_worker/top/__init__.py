@@ -1,0 +1,1 @@
+"""`spanferry top`: what the workers do, live on the terminal."""
