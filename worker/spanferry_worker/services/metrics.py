@@ -14,6 +14,9 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from spanferry_worker.stages.dead_letter import REASONS
+from spanferry_worker.stages.trace import FinishReason
+
 __all__ = ["Metrics", "SupervisorMetrics"]
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -129,6 +132,20 @@ class Metrics:
             "included; where all that was read is decided and more waits, of the last record read.",
             "partition",
         )
+
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Labels whose values are known are there from the start: `rate()` sees their first increase."""
+        for reason in REASONS:
+            self.dead_letters.labels(reason)
+            self.decode_rejected.labels(reason)
+        for finished in FinishReason:
+            self.assemble_finished.labels(finished.value)
+        for stage in ("consume", "write"):
+            self.consume_stalls.labels(stage)
+        for result in ("done", "failed", "lost"):
+            self.commits.labels(result)
 
     def clear_lag(self) -> None:
         """Forget what was said of partitions that may be another process's now."""
