@@ -3,6 +3,7 @@
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -13,13 +14,6 @@ from spanferry_worker.settings import Settings, load_settings, require_for_worke
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 PORT = Settings().health.port
-
-
-def kubernetes(kind: str) -> dict[str, Any]:
-    """The one object of a kind in the manifest."""
-    documents = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
-    [found] = [document for document in documents if document["kind"] == kind]
-    return found
 
 
 def compose_services() -> dict[str, Any]:
@@ -57,24 +51,32 @@ def test_compose_starts_commands_and_settings_that_exist(
     assert set(services["worker"]["depends_on"]) <= set(services)
 
 
-def test_kubernetes_starts_a_worker_that_can_drain(tmp_path: Path) -> None:
-    text = kubernetes("ConfigMap")["data"]["worker.toml"]
-    (tmp_path / "worker.toml").write_text(text)
-    pod = kubernetes("Deployment")["spec"]["template"]["spec"]
-    [container] = pod["containers"]
-    environment = {entry["name"]: "postgresql://db/mlflow" for entry in container["env"]}
-    settings = load_settings({}, environment, tmp_path / "worker.toml")
+def test_compose_refers_to_what_it_has() -> None:
+    content = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    services, volumes = content["services"], content["volumes"]
+    for name, service in services.items():
+        assert ("build" in service) == (service["image"] == "spanferry-worker"), name
+        for other, how in service.get("depends_on", {}).items():
+            assert how["condition"] in {
+                "service_started",
+                "service_healthy",
+                "service_completed_successfully",
+            }
+            # Nobody is ever healthy who is not asked.
+            assert how["condition"] != "service_healthy" or "healthcheck" in services[other]
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            assert source in volumes or (DEPLOY / source).is_file(), volume
+    assert (DEPLOY / services["worker"]["build"] / "Dockerfile").is_file()
+
+
+def test_compose_names_hosts_that_are_services() -> None:
+    services = compose_services()
+    settings = load_settings({}, services["worker"]["environment"], DEPLOY / "worker.toml")
     require_for_worker(settings)
-    assert settings.health.host == "0.0.0.0"
-    assert container["ports"] == [{"name": "health", "containerPort": settings.health.port}]
-    assert pod["terminationGracePeriodSeconds"] > settings.process.stop_s
-
-
-def test_kubernetes_selects_its_own_pods() -> None:
-    deployment = kubernetes("Deployment")["spec"]
-    labels = deployment["template"]["metadata"]["labels"]
-    assert deployment["selector"]["matchLabels"] == labels
-    assert kubernetes("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == labels
+    hosts = {settings.kafka.bootstrap_servers, services["topics"]["environment"].popitem()[1]}
+    assert {host.partition(":")[0] for host in hosts} <= set(services)
+    assert urlsplit(settings.mlflow.tracking_uri).hostname in services
 
 
 def test_compose_waits_longer_than_the_worker_drains() -> None:

@@ -4,6 +4,8 @@ Labels that grow: `partition`, which one process has at a time, so that a topic 
 100 series of such a metric however many workers there are; `rule`, of which a policy has a few.
 """
 
+from collections.abc import Callable
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -49,12 +51,21 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)  # memory, CPU, start time, open files: process_*
         make = _Maker(self.registry)
-        counter, gauge, histogram = make.counter, make.gauge, make.histogram
+        self._make_worker(make.gauge)
+        self._make_consume(make.counter, make.gauge)
+        self._make_assemble(make)
+        self._make_write(make)
+        self._make_end(make.counter, make.gauge)
+        self._begin_at_zero()
+
+    def _make_worker(self, gauge: Callable[..., Gauge]) -> None:
         self.ready = gauge("worker_ready", "1 while /readyz says that traces flow, else 0.")
         self.memory_limit_bytes = gauge(
             "worker_memory_limit_bytes",
             "Memory that the process and its neighbours in the container may use; 0: no limit known.",
         )
+
+    def _make_consume(self, counter: Callable[..., Counter], gauge: Callable[..., Gauge]) -> None:
         self.consume_records = counter("consume_records", "Records read.")
         self.consume_bytes = counter("consume_bytes", "Bytes of the values read.")
         self.consume_missing = counter(
@@ -85,6 +96,9 @@ class Metrics:
         self.consume_rebalances = counter("consume_rebalances", "Times that partitions were taken.")
         self.consume_stalls = counter("consume_stalls", "Times that nothing moved.", "stage")
         self.consume_errors = counter("consume_errors", "Failures of the Kafka client.")
+
+    def _make_assemble(self, make: _Maker) -> None:
+        counter, gauge = make.counter, make.gauge
         self.decode_rejected = counter("decode_rejected", "Records that give no event.", "reason")
         self.decode_replayed = counter(
             "decode_replayed", "Pieces of values that were decided before."
@@ -97,6 +111,9 @@ class Metrics:
         self.sample_decisions = counter(
             "sample_decisions", "Traces decided.", "outcome", "rule", "reason"
         )
+
+    def _make_write(self, make: _Maker) -> None:
+        counter, gauge, histogram = make.counter, make.gauge, make.histogram
         self.write_traces = counter("write_traces", "Traces stored.")
         self.write_bytes = counter("write_bytes", "Record bytes stored.")
         self.write_refused = counter("write_refused", "Traces the store can never take.")
@@ -112,6 +129,8 @@ class Metrics:
             "From the newest record of a trace to its being stored.",
             _SECONDS,
         )
+
+    def _make_end(self, counter: Callable[..., Counter], gauge: Callable[..., Gauge]) -> None:
         self.dead_letters = counter("dead_letters", "Records sent to the dead letters.", "reason")
         self.dead_letters_lost = counter(
             "dead_letters_lost", "Records for the dead letters that Kafka had already removed."
@@ -132,8 +151,6 @@ class Metrics:
             "included; where all that was read is decided and more waits, of the last record read.",
             "partition",
         )
-
-        self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
         """Labels whose values are known are there from the start: `rate()` sees their first increase."""
