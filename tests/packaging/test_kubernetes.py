@@ -16,6 +16,7 @@ from cloudcoil.models.kubernetes.policy import v1 as policy
 from cloudcoil.models.prometheus_operator import v1 as operator
 
 from spanferry_worker import cli
+from spanferry_worker.runtime.health import Page
 from spanferry_worker.runtime.lifecycle import _GRACE_S, make_parts
 from spanferry_worker.runtime.pages import worker_pages
 from spanferry_worker.runtime.pipeline import Pipeline
@@ -199,9 +200,14 @@ def test_what_it_may_hold_fits_its_memory(loaded: Settings) -> None:
     assert loaded.process.processes * needed < 0.8 * limit
 
 
-async def test_probes_and_prometheus_ask_for_pages_that_are_served(loaded: Settings) -> None:
+@pytest.fixture
+def pages(loaded: Settings) -> dict[str, Page]:
+    """What this very worker serves, before it has begun."""
     parts = make_parts(loaded)
-    pages = worker_pages(Pipeline(parts, loaded), parts.metrics, parts.clock)
+    return worker_pages(Pipeline(parts, loaded), parts.metrics, parts.clock)
+
+
+async def test_probes_and_prometheus_ask_for_pages_that_are_served(pages: dict[str, Page]) -> None:
     one = container()
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert one[probe]["httpGet"]["path"] in pages
