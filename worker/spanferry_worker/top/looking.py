@@ -73,7 +73,7 @@ class Looker:
             page, ready = await asyncio.gather(
                 self._client.get(f"{url}/metrics"), self._client.get(f"{url}/readyz")
             )
-            if page.status_code != httpx.codes.OK:
+            if not page.is_success:
                 return {}, {"": f"/metrics answers {page.status_code}"}
             return read_page(page.text), _problems(ready.content)
         except httpx.TimeoutException:
