@@ -77,26 +77,36 @@ def test_json_has_a_line_for_each_look(supervised: int):
 
 
 def test_live_until_q(supervised: int):
-    child, terminal = pty.fork()
-    if child == 0:
-        os.environ |= {"COLUMNS": "100", "LINES": "30", "TERM": "xterm"}
-        os.execv(sys.executable, [*COMMAND, f"--url=127.0.0.1:{supervised}"])
+    terminal, inside = pty.openpty()
+    env = os.environ | {"COLUMNS": "100", "LINES": "30", "TERM": "xterm"}
+    running = subprocess.Popen(
+        [*COMMAND, f"--url=127.0.0.1:{supervised}"],
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        env=env,
+        start_new_session=True,
+    )
+    os.close(inside)
+    seen = read_until(terminal, b"q leaves")
+    os.write(terminal, b"q")
+    seen += read_until(terminal, b"never said")
+    assert running.wait(20) == 0
+    os.close(terminal)
+    assert seen.endswith(b"\x1b[?25h\x1b[?1049l")  # the cursor and the screen are as they were
+
+
+def read_until(terminal: int, text: bytes) -> bytes:
+    """What is drawn until the text is, or until nobody draws any more."""
     seen = b""
     deadline_s = time.monotonic() + 40
-    while b"q leaves" not in seen and time.monotonic() < deadline_s:
+    while text not in seen and time.monotonic() < deadline_s:
         if select.select([terminal], [], [], 0.5)[0]:
-            seen += os.read(terminal, 65536)
-    assert b"q leaves" in seen
-    os.write(terminal, b"q")
-    while select.select([terminal], [], [], 20)[0]:
-        try:
-            seen += os.read(terminal, 65536)
-        except OSError:
-            break
-    _, status = os.waitpid(child, 0)
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert seen.endswith(b"\x1b[?25h\x1b[?1049l")  # the cursor and the screen are as they were
+            try:
+                seen += os.read(terminal, 65536)
+            except OSError:
+                break
+    return seen
 
 
 def test_nobody_answers():
@@ -107,10 +117,9 @@ def test_nobody_answers():
     assert "no answer" in ended.stdout
 
 
-def test_without_a_terminal_it_says_what_to_do():
-    ended = top()
-    assert ended.returncode == 2
-    assert "--once" in ended.stderr
+def test_without_a_terminal_it_says_what_to_do(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["top"]) == 2
+    assert "--once" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,28 @@ def test_ascii_terminals_get_ascii(busy: Account):
     assert "█" in screen(busy)
 
 
+def test_without_colours_the_words_are_the_same(busy: Account):
+    def drawn(*, no_color: bool) -> str:
+        file = io.StringIO()
+        console = Console(
+            file=file,
+            width=120,
+            force_terminal=True,
+            no_color=no_color,
+            color_system="truecolor",
+            highlight=False,
+        )
+        console.print(picture(busy, title="spanferry top", note="", console=console))
+        return file.getvalue()
+
+    colour = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
+    escape = re.compile(r"\x1b\[[0-9;]*m")
+    plain, coloured = drawn(no_color=True), drawn(no_color=False)
+    assert colour.search(coloured)
+    assert not colour.search(plain)
+    assert escape.sub("", plain) == escape.sub("", coloured)
+
+
 def test_nothing_was_seen_yet():
     text = screen(account({"a:1": None}))
     assert "nothing decided yet" in text

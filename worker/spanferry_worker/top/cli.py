@@ -73,8 +73,9 @@ def run(args: argparse.Namespace) -> int:
     set_up_logging("text", "error")
     urls = _urls(args.urls, settings.health)
     console = Console(highlight=False)
-    if not (args.once or args.json or console.is_terminal):
-        sys.stderr.write("spanferry top: this is no terminal: add --once or --json\n")
+    live = console.is_terminal and not console.is_dumb_terminal
+    if not (args.once or args.json or live):
+        sys.stderr.write("spanferry top: nothing can be drawn here: add --once or --json\n")
         return _USAGE
     top = _Top(urls, args, console)
     try:
