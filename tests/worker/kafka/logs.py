@@ -13,7 +13,7 @@ from spanferry_worker.ports import Partition, RecordLog
 from spanferry_worker.services.clock import SystemClock
 from spanferry_worker.services.kafka import KafkaLog
 from spanferry_worker.settings import KafkaSettings, Settings
-from spanferry_worker.testing import MemoryBroker, MemoryLog
+from spanferry_worker.testing import GroupLog, MemoryBroker, MemoryGroup, MemoryLog
 
 PARTITIONS = 2
 
@@ -63,13 +63,19 @@ def kafka_settings(bootstrap_servers: str, topic: str = "traces", **changes) -> 
 
 
 @contextlib.asynccontextmanager
-async def memory_place() -> AsyncIterator[Place]:
+async def memory_place(*, grouped: bool = False) -> AsyncIterator[Place]:
+    """`grouped`: with heartbeats, sessions and generations, as the simulation has it."""
     broker = MemoryBroker(SystemClock(), topic="traces", partitions=PARTITIONS)
 
     async def produce(partition: int, value: bytes, headers: Headers) -> int:
         return broker.produce(value, key=b"key", headers=headers, partition=partition).offset
 
-    yield Place("traces", produce, lambda: MemoryLog(broker))
+    group = MemoryGroup(broker, session_s=9.0, rebalance_s=5.0)
+
+    def log() -> RecordLog:
+        return GroupLog(group, heartbeat_s=0.05) if grouped else MemoryLog(broker)
+
+    yield Place("traces", produce, log)
 
 
 @contextlib.asynccontextmanager

@@ -21,11 +21,15 @@ from tests.worker.kafka.logs import (
 )
 
 
-@pytest.fixture(params=["memory", "embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+@pytest.fixture(
+    params=["memory", "group", "embedded", pytest.param("kafka", marks=pytest.mark.kafka)]
+)
 async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
     async with contextlib.AsyncExitStack() as stack:
         if request.param == "memory":
             yield await stack.enter_async_context(memory_place())
+        elif request.param == "group":
+            yield await stack.enter_async_context(memory_place(grouped=True))
         elif request.param == "embedded":
             yield await stack.enter_async_context(embedded_place())
         else:

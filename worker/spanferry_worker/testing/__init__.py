@@ -2,14 +2,22 @@
 
 from spanferry_worker.testing.broker import MemoryBroker, MemoryDeadLetters, MemoryLog, MemoryRecord
 from spanferry_worker.testing.clock import ManualClock
+from spanferry_worker.testing.group import GroupLog, MemoryGroup, Wire
+from spanferry_worker.testing.loop import SimulatedLoop, SimulatedProcess, StepsExhaustedError
 from spanferry_worker.testing.sink import MemorySink, StoredTrace
 
 __all__ = [
+    "GroupLog",
     "ManualClock",
     "MemoryBroker",
     "MemoryDeadLetters",
+    "MemoryGroup",
     "MemoryLog",
     "MemoryRecord",
     "MemorySink",
+    "SimulatedLoop",
+    "SimulatedProcess",
+    "StepsExhaustedError",
     "StoredTrace",
+    "Wire",
 ]

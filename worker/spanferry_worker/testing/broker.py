@@ -40,6 +40,7 @@ class MemoryBroker:
         self._members: list[MemoryLog] = []
         self._moving = asyncio.Lock()
         self.arrived = asyncio.Event()
+        self._waiting: dict[asyncio.Future[None], None] = {}
 
     @property
     def partitions(self) -> list[Partition]:
@@ -63,7 +64,29 @@ class MemoryBroker:
         record = MemoryRecord(self.topic, partition, len(place), stamp, key, value, headers)
         place.append(record)
         self.arrived.set()
+        for waiter in self._waiting:
+            _release(waiter)
         return Position(self.topic, partition, record.offset)
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until a record comes, or the time is over."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(timeout_s, _release, waiter)
+        self._waiting[waiter] = None
+        try:
+            await waiter
+        finally:
+            del self._waiting[waiter]
+            timer.cancel()
+
+    def read(self, positions: Sequence[Position]) -> list[Record]:
+        """These records, as far as retention has left them."""
+        return [
+            self.records[number][offset]
+            for _, number, offset in positions
+            if self.first_offsets[number] <= offset < len(self.records[number])
+        ]
 
     async def join(self, member: "MemoryLog") -> None:
         """A member comes: everyone gives up everything, then all is dealt out again."""
@@ -83,6 +106,11 @@ class MemoryBroker:
             self._members = members
             for index, member in enumerate(members):
                 member.gain([p for p in self.partitions if p.partition % len(members) == index])
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class MemoryLog:
@@ -176,12 +204,7 @@ class MemoryLog:
 
     async def read(self, positions: Sequence[Position]) -> list[Record]:
         """See RecordLog."""
-        first = self._broker.first_offsets
-        return [
-            self._broker.records[number][offset]
-            for _, number, offset in positions
-            if first[number] <= offset < len(self._broker.records[number])
-        ]
+        return self._broker.read(positions)
 
     async def close(self) -> None:
         """Leave the group."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from spanferry_schemas import Assessment, Attachment, Span, TracePart
-from spanferry_worker.errors import PoisonError, TransientError
+from spanferry_worker.errors import PoisonError, TraceNotFoundError, TransientError
 from spanferry_worker.stages.assemble import merge_parts
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 
@@ -32,13 +32,24 @@ class MemorySink:
     `after_failures` (that many calls store everything and fail then, as a lost answer does), `poison`
     (traces for which it is true are refused), `delay_s` (every call takes so long), `blocked` (while
     this event is clear no call ends).
+
+    `particular`: as MLflow it takes feedback and tags only for a trace that it has, else it raises
+    TraceNotFoundError with the rest of the batch before it stored. `beside`: another worker's connection
+    to the same store.
     """
 
-    def __init__(self, *, concurrency: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        concurrency: int = 1,
+        particular: bool = False,
+        beside: "MemorySink | None" = None,
+    ) -> None:
         self._concurrency = concurrency
+        self._particular = particular
         self._under_way: set[bytes | None] = set()
-        self.stored: dict[bytes, StoredTrace] = {}
-        self.orphans: dict[str, Assessment] = {}
+        self.stored: dict[bytes, StoredTrace] = {} if beside is None else beside.stored
+        self.orphans: dict[str, Assessment] = {} if beside is None else beside.orphans
         """Assessments by client request id."""
         self.calls = 0
         self.transient_failures = 0
@@ -95,16 +106,37 @@ class MemorySink:
 
     def _store(self, trace: AssembledTrace) -> None:
         if trace.trace_id is None:
-            self.orphans |= {each.assessment_id: each for each in trace.assessments}
+            self._store_by_request(trace)
             return
         stored = self.stored.get(trace.trace_id)
         if stored is None:
+            if self._particular and not trace.spans:
+                raise TraceNotFoundError(f"no trace {trace.trace_id.hex()}")
             stored = StoredTrace(TracePart(), {}, {}, complete=False, reasons=[])
             self.stored[trace.trace_id] = stored
         stored.trace = merge_parts(stored.trace, trace.trace)
-        stored.spans |= {span.span_id: span for span in trace.spans}
-        stored.assessments |= {each.assessment_id: each for each in trace.assessments}
+        for span in trace.spans:
+            known = stored.spans.get(span.span_id)
+            if known is None or not known.end_ns:
+                stored.spans[span.span_id] = span
+        for each in trace.assessments:
+            stored.assessments.setdefault(each.assessment_id, each)
         stored.attachments |= {each.attachment_id: each for each in trace.attachments}
         stored.complete = stored.complete or trace.complete
         stored.reasons.append(trace.reason)
         stored.writes += 1
+
+    def _store_by_request(self, trace: AssembledTrace) -> None:
+        if not self._particular:
+            self.orphans |= {each.assessment_id: each for each in trace.assessments}
+            return
+        for each in trace.assessments:
+            owners = [
+                stored
+                for stored in self.stored.values()
+                if stored.trace.client_request_id == each.client_request_id
+            ]
+            if not owners:
+                raise TraceNotFoundError(f"no trace of request {each.client_request_id}")
+            if not any(each.assessment_id in owner.assessments for owner in owners):
+                owners[-1].assessments[each.assessment_id] = each
