@@ -134,7 +134,7 @@ class MemoryGroup:
         if silent_s >= self._session_s:
             self.expel(member_id)
         else:
-            self._watch(member_id, self._session_s - silent_s)
+            self._watch(member_id, self._session_s - silent_s + 0.001)
 
 
 class Wire:

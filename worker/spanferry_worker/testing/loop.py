@@ -125,7 +125,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             self._move_clock()
             return
         self._steps_left -= 1
-        if self._steps_left < 0:
+        if self._steps_left == 0:
             raise StepsExhaustedError("the run takes more steps than it may")
         chosen = able[0] if len(able) == 1 else able[int(self._chance.random() * len(able))]
         handle = chosen.ready.popleft()

@@ -1,0 +1,166 @@
+"""What must hold, whatever happens: looked at with every commit and at the end."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from spanferry_schemas import Assessment, Fragment, Span
+from spanferry_schemas.cutting import CUT_ATTRIBUTE
+from spanferry_worker.ports import DeadLetter, Partition
+from spanferry_worker.runtime.pipeline import Pipeline
+from spanferry_worker.stages.trace import Position
+from spanferry_worker.testing import MemoryBroker, MemorySink, StoredTrace
+from tests.simulation.workload import Facts
+
+__all__ = ["Audit"]
+
+
+class Audit:
+    """Knows what every record says, and looks whether it has arrived."""
+
+    def __init__(
+        self, broker: MemoryBroker, store: MemorySink, tell: Callable[[str, str], None]
+    ) -> None:
+        self._broker = broker
+        self._store = store
+        self._tell = tell
+        self._facts: dict[Position, Facts] = {}
+        self._dead: set[Position] = set()
+        self._sampled: set[Position] = set()
+        self.problems: list[str] = []
+
+    def problem(self, text: str) -> None:
+        """Something is wrong."""
+        self.problems.append(text)
+        self._tell("AUDIT", text)
+
+    def produced(self, place: Position, facts: Facts) -> None:
+        """The broker has acknowledged a record."""
+        self._facts[place] = facts
+
+    def sampled(self, places: Sequence[Position]) -> None:
+        """The policy has dropped a trace of these records."""
+        self._sampled.update(places)
+
+    def letter(self, letter: DeadLetter) -> None:
+        """The dead letters have acknowledged one."""
+        record = letter.record
+        place = Position(record.topic, record.partition, record.offset)
+        original = self._broker.records[record.partition][record.offset]
+        same = (record.value, record.key, list(record.headers)) == (
+            original.value,
+            original.key,
+            list(original.headers),
+        )
+        if not same:
+            self.problem(f"the dead letter of {place} is not what the record was")
+        facts = self._facts[place]
+        if not (facts.must_die or facts.may_die):
+            self.problem(f"{place} went to the dead letters ({letter.reason}: {letter.message})")
+        self._dead.add(place)
+
+    def commit(self, partition: Partition, before: int, offset: int) -> None:
+        """Offsets are about to count: below them everything must have arrived."""
+        if offset < before:
+            self.problem(f"{partition.partition}: the commit went back from {before} to {offset}")
+        for each in range(before, offset):
+            place = Position(partition.topic, partition.partition, each)
+            missing = self._missing(place)
+            if missing:
+                self.problem(f"{offset} is committed, but of {partition.partition}/{each} {missing}")
+
+    def _missing(self, place: Position) -> str | None:
+        """What of a record has arrived nowhere."""
+        if place in self._dead or place in self._sampled:
+            return None
+        facts = self._facts[place]
+        event = facts.event
+        if facts.must_die:
+            return "there is no dead letter"
+        if isinstance(event, Assessment):
+            return None if any(self._owners(event)) else f"{event.assessment_id} is lost"
+        assert isinstance(event, Fragment)
+        stored = self._store.stored.get(event.trace_id)
+        if stored is None:
+            return "the whole trace is lost"
+        return next(iter(_lacking(stored, event)), None)
+
+    def _owners(self, event: Assessment) -> Iterable[StoredTrace]:
+        return (
+            stored
+            for stored in self._store.stored.values()
+            if event.assessment_id in stored.assessments
+        )
+
+    def all_committed(self) -> bool:
+        """Everything that was produced lies behind the committed offsets."""
+        return not self.uncommitted()
+
+    def uncommitted(self) -> dict[int, tuple[int, int]]:
+        """By partition, what is committed and where it ends."""
+        return {
+            partition.partition: (self._broker.committed.get(partition, 0), len(records))
+            for partition, records in zip(
+                self._broker.partitions, self._broker.records, strict=True
+            )
+            if self._broker.committed.get(partition, 0) != len(records)
+        }
+
+    def memory(self, name: str, pipeline: Pipeline, polled_bytes_max: int) -> None:
+        """What is read and not decided, counted from the records themselves."""
+        limit = pipeline._settings.consume.held_bytes_max + polled_bytes_max
+        counted = pipeline.intake.held_bytes
+        held = sum(
+            len(self._broker.records[lane.partition.partition][offset].value or b"")
+            for lane in pipeline.lanes
+            for offset in lane.tracker._open
+        )
+        # Pieces of a value are counted without their envelopes, about a third where they are small.
+        if counted > limit or held > limit * 1.5:
+            self.problem(f"{name} holds {held} bytes (counted {counted}), allowed are {limit}")
+
+    def at_the_end(self, refused: set[bytes]) -> None:
+        """Everything is decided: nothing is lost, nothing is there twice, nothing was made up."""
+        for place in self._facts:
+            missing = self._missing(place)
+            if missing:
+                self.problem(f"at the end, of {place.partition}/{place.offset} {missing}")
+        sent = [facts.event for facts in self._facts.values()]
+        fragments = [event for event in sent if isinstance(event, Fragment)]
+        spans = {(event.trace_id, span.span_id) for event in fragments for span in event.spans}
+        counted = Counter[str]()
+        for trace_id, stored in self._store.stored.items():
+            counted.update(stored.assessments.keys())
+            if trace_id in refused:
+                self.problem("a trace is stored that the store has refused")
+            for span_id in stored.spans:
+                if (trace_id, span_id) not in spans:
+                    self.problem(f"a span is stored that nobody sent: {span_id.hex()}")
+        for assessment_id, times in counted.items():
+            if times > 1:
+                self.problem(f"{assessment_id} is stored {times} times")
+
+
+def _lacking(stored: StoredTrace, event: Fragment) -> Iterable[str]:
+    for span in event.spans:
+        there = stored.spans.get(span.span_id)
+        if there is None:
+            yield f"{span.name} is lost"
+        elif not _same(there, span):
+            yield f"{span.name} is stored as {there}"
+    for attachment in event.attachments:
+        if attachment.attachment_id not in stored.attachments:
+            yield f"attachment {attachment.attachment_id} is lost"
+    part = event.trace
+    if part is not None:
+        for key, value in part.tags.items():
+            if stored.trace.tags.get(key) != value:
+                yield f"tag {key} is lost"
+
+
+def _same(there: Span, sent: Span) -> bool:
+    """Whether a stored span is what was sent, its skeleton, or the same one after its end."""
+    if not sent.end_ns and there.end_ns:
+        return there.start_ns == sent.start_ns
+    if CUT_ATTRIBUTE in there.attributes:
+        return (there.name, there.end_ns) == (sent.name, sent.end_ns)
+    return there == sent

@@ -1,0 +1,210 @@
+"""What simulated workers have of the outside: ports that delay, fail, and are cut when their worker dies."""
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine, Sequence
+from random import Random
+from typing import Any, Protocol
+
+from spanferry_worker.errors import TransientError
+from spanferry_worker.ports import DeadLetter
+from spanferry_worker.stages.sample import Decision, Sampler
+from spanferry_worker.stages.trace import AssembledTrace, Position
+from spanferry_worker.testing import MemorySink, SimulatedLoop, SimulatedProcess, Wire
+from tests.worker.events import T0_MS
+
+__all__ = ["LettersPort", "SimulatedClock", "SimulatedWire", "SinkPort", "Weather", "WatchedSampler"]
+
+
+class Weather:
+    """How the outside is just now, for everybody."""
+
+    def __init__(self, chance: Random) -> None:
+        self.chance = chance
+        self.away: set[str] = set()
+        """`store`, `letters`, `broker`: which of them answer nobody."""
+        self.slow_s = 0.0
+        """How long the store takes."""
+        self.failing = self.lost_answers = self.broken_off = 0.0
+        self.deaths: dict[str, int] = {}
+
+    def clear(self) -> None:
+        """All is well from now on."""
+        self.away.clear()
+        self.slow_s = self.failing = self.lost_answers = self.broken_off = 0.0
+        self.deaths.clear()
+
+    def strikes(self, probability: float) -> bool:
+        """Whether something of this probability happens now."""
+        return probability > 0 and self.chance.random() < probability
+
+
+class SimulatedClock:
+    """A process's clock: right, or wrong by as much as the wall clock was when the process began."""
+
+    def __init__(self, loop: SimulatedLoop, wrong_s: float) -> None:
+        self._loop = loop
+        self._start_ms = T0_MS + int(wrong_s * 1000)
+
+    def now_ms(self) -> int:
+        return self._start_ms + int(self._loop.time() * 1000)
+
+
+class SimulatedWire(Wire):
+    """Between one worker and everything else. `die` is called where the plan wants it dead in a call."""
+
+    def __init__(
+        self, process: SimulatedProcess, weather: Weather, die: Callable[[str], None]
+    ) -> None:
+        self._process = process
+        self._weather = weather
+        self._die = die
+
+    def lives(self) -> bool:
+        return self._process.alive and "broker" not in self._weather.away
+
+    async def trip(self, what: str) -> None:
+        weather = self._weather
+        left = weather.deaths.get(what)
+        if left is not None:
+            weather.deaths[what] = left - 1
+            if left == 0:
+                del weather.deaths[what]
+                self._die(what)
+        await self.stand()
+        if what != "poll.asked":
+            await self._take_time()
+        store = what.startswith("write")
+        if ("broker" in weather.away and not store) or weather.strikes(weather.failing):
+            raise TransientError(f"no answer ({what})")
+
+    async def _take_time(self) -> None:
+        luck = self._weather.chance.random()
+        if luck < 0.3:
+            return
+        await asyncio.sleep(0.0 if luck < 0.7 else luck * 0.02)
+        await self.stand()
+
+    async def stand(self) -> None:
+        """Go on only while the process lives."""
+        if not self._process.alive:
+            await asyncio.get_running_loop().create_future()
+
+
+class SinkPort:
+    """A Sink over the shared store; the store works on what it was given whoever dies meanwhile."""
+
+    def __init__(
+        self,
+        wire: SimulatedWire,
+        weather: Weather,
+        sink: MemorySink,
+        told: Callable[[str, Sequence[AssembledTrace]], None],
+    ) -> None:
+        self._wire = wire
+        self._weather = weather
+        self._sink = sink
+        self._told = told
+        # The store is another process than the worker.
+        self._context = contextvars.copy_context()
+
+    @property
+    def concurrency(self) -> int:
+        return self._sink.concurrency
+
+    async def open(self) -> None:
+        await self._wire.trip("store-open.asked")
+        if "store" in self._weather.away:
+            raise TransientError("the store is away")
+        await self._sink.open()
+
+    async def write(self, batch: Sequence[AssembledTrace]) -> None:
+        await self._wire.trip("write.asked")
+        loop = asyncio.get_running_loop()
+        work = loop.create_task(self._serve(batch), context=self._context.copy())
+        await asyncio.shield(work)
+        await self._wire.trip("write.answered")
+
+    async def _serve(self, batch: Sequence[AssembledTrace]) -> None:
+        weather = self._weather
+        if "store" in weather.away:
+            raise TransientError("the store is away")
+        self._sink.delay_s = weather.slow_s or weather.chance.choice((0.0, 0.002, 0.03))
+        if len(batch) > 1 and weather.strikes(weather.broken_off):
+            part = batch[: weather.chance.randrange(1, len(batch))]
+            await self._sink.write(part)
+            self._told("stored a part, then broke off", part)
+            raise TransientError("broke off")
+        await self._sink.write(batch)
+        self._told("stored", batch)
+        if weather.strikes(weather.lost_answers):
+            raise TransientError("the answer was lost")
+
+    async def close(self) -> None:
+        await self._wire.stand()
+
+
+class LettersPort:
+    """A DeadLetterLog; `written` is called with what the topic has got."""
+
+    def __init__(
+        self,
+        wire: SimulatedWire,
+        weather: Weather,
+        written: Callable[[Sequence[DeadLetter]], None],
+    ) -> None:
+        self._wire = wire
+        self._weather = weather
+        self._written = written
+
+    async def open(self) -> None:
+        await self._wire.trip("letters-open.asked")
+
+    async def send(self, letters: Sequence[DeadLetter]) -> None:
+        await self._wire.trip("letters.asked")
+        if "letters" in self._weather.away:
+            raise TransientError("the dead letters are away")
+        self._written(letters)
+        await self._wire.trip("letters.answered")
+
+    async def close(self) -> None:
+        await self._wire.stand()
+
+
+class WatchedSampler(Sampler):
+    """Tells what was decided; the same of the same trace, or `differs` is called."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        decisions: dict[object, Decision],
+        dropped: Callable[[Sequence[Position]], None],
+        differs: Callable[[str], None],
+    ) -> None:
+        super().__init__(sampler._policy)
+        self._decisions = decisions
+        self._dropped = dropped
+        self._differs = differs
+
+    def decide(self, trace: AssembledTrace) -> Decision:
+        decision = super().decide(trace)
+        key = (trace.trace_id, trace.reason, trace.complete, tuple(sorted(trace.positions)))
+        before = self._decisions.setdefault(key, decision)
+        if before != decision:
+            self._differs(f"decided {decision} of a trace of which it was {before}")
+        return decision
+
+    def apply(self, trace: AssembledTrace, decision: Decision) -> AssembledTrace | None:
+        kept = super().apply(trace, decision)
+        if kept is None:
+            self._dropped(trace.positions)
+        return kept
+
+
+Work = Coroutine[Any, Any, None]
+
+
+class Runs(Protocol):
+    """What can run a worker."""
+
+    async def run(self) -> None: ...
