@@ -307,14 +307,19 @@ class World:
             if self.loop.time() > end_s:
                 self.audit.problem(f"no end: {self.audit.uncommitted()}")
                 break
-        await asyncio.sleep(0.5)
         self.tell("world", "the end")
         self.audit.at_the_end(self.work.refused)
-        for worker in [each for each in self.workers if not each.stopping]:
-            held = worker.pipeline.intake.held_bytes
-            if held and self.audit.all_committed():
-                self.audit.problem(f"{worker.name} holds {held} bytes of nothing")
+        await self._let_go(end_s)
         await self._stop_all()
+
+    async def _let_go(self, end_s: float) -> None:
+        """A write whose partition went elsewhere may still be under way; then nobody holds anything."""
+        for worker in [each for each in self.workers if not each.stopping]:
+            while held := worker.pipeline.intake.held_bytes:
+                if self.loop.time() > end_s:
+                    self.audit.problem(f"{worker.name} holds {held} bytes of nothing")
+                    break
+                await asyncio.sleep(0.1)
 
     async def _stop_all(self) -> None:
         rest = list(self.workers)
