@@ -26,9 +26,9 @@ class Audit:
         self._tell = tell
         self._facts: dict[Position, Facts] = {}
         self._dead: set[Position] = set()
-        # A worker that goes on at a committed offset takes a value without its first pieces for decided:
-        # true, unless another one has given up these alone, which the dead letters show.
-        self._given_up: list[Facts] = []
+        self._pieces: dict[Position, int] = {}
+        # By value, the last piece of it that was given up without the rest.
+        self._given_up: dict[int, int] = {}
         self._sampled: set[Position] = set()
         self.problems: list[str] = []
 
@@ -37,9 +37,11 @@ class Audit:
         self.problems.append(text)
         self._tell("AUDIT", text)
 
-    def produced(self, place: Position, facts: Facts) -> None:
-        """The broker has acknowledged a record."""
+    def produced(self, place: Position, facts: Facts, value: int | None = None) -> None:
+        """The broker has acknowledged a record; `value`: the number of the value it is a piece of."""
         self._facts[place] = facts
+        if value is not None:
+            self._pieces[place] = value
 
     def sampled(self, places: Sequence[Position]) -> None:
         """The policy has dropped a trace of these records."""
@@ -61,8 +63,10 @@ class Audit:
         if not (facts.must_die or facts.may_die):
             self.problem(f"{place} went to the dead letters ({letter.reason}: {letter.message})")
         self._dead.add(place)
-        if letter.reason == DeadReason.CHUNKS_INCOMPLETE:
-            self._given_up.append(facts)
+        if letter.reason == DeadReason.CHUNKS_INCOMPLETE and place in self._pieces:
+            self._given_up[self._pieces[place]] = max(
+                place.offset, self._given_up.get(self._pieces[place], 0)
+            )
 
     def commit(self, partition: Partition, before: int, offset: int) -> None:
         """Offsets are about to count: below them everything must have arrived."""
@@ -72,12 +76,14 @@ class Audit:
             place = Position(partition.topic, partition.partition, each)
             missing = self._missing(place)
             if missing:
-                self.problem(f"{offset} is committed, but of {partition.partition}/{each} {missing}")
+                self.problem(
+                    f"{offset} is committed, but of {partition.partition}/{each} {missing}"
+                )
 
     def _missing(self, place: Position) -> str | None:
         """What of a record has arrived nowhere."""
         facts = self._facts[place]
-        if place in self._dead or place in self._sampled or any(facts is each for each in self._given_up):
+        if place in self._dead or place in self._sampled or self._is_given_up(place):
             return None
         event = facts.event
         if facts.must_die:
@@ -89,6 +95,15 @@ class Audit:
         if stored is None:
             return "the whole trace is lost"
         return next(iter(_lacking(stored, event)), None)
+
+    def _is_given_up(self, place: Position) -> bool:
+        """Whether it is the tail of a value whose first pieces have died alone.
+
+        A worker that goes on at a committed offset cannot tell such a tail from that of a value which
+        was decided as a whole: it passes over it.
+        """
+        value = self._pieces.get(place)
+        return value is not None and place.offset > self._given_up.get(value, place.offset)
 
     def _owners(self, event: Assessment) -> Iterable[StoredTrace]:
         return (

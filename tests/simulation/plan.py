@@ -16,10 +16,12 @@ from spanferry_worker.stages.decode import ChunkPolicy
 from spanferry_worker.stages.sample import SamplingPolicy
 from spanferry_worker.stages.write import RetryPolicy, WritePolicy
 
-__all__ = ["FAULTS_S", "INCIDENTS", "POINTS", "Incident", "Plan", "make_plan"]
+__all__ = ["INCIDENTS", "POINTS", "WORK_S", "Incident", "Plan", "make_plan"]
 
-FAULTS_S = 2.5
-"""Faults come within so many seconds; then all is well again, and everything must come to an end."""
+WORK_S = 2.0
+"""Apps send, and most faults come, within so many seconds."""
+_LONG_S = 7.0
+"""A store that is away for longer than intake waits without pausing its client."""
 
 INCIDENTS = (
     "crash",
@@ -71,8 +73,12 @@ class Plan(NamedTuple):
     traces: int
     concurrency: int
     incidents: list[Incident]
+    faults_s: float
+    """After so long all is well, and everything must come to an end."""
     deaths: dict[str, int]
     """Points of calls, each with how many such calls go well before one dies in it."""
+    pauses: dict[str, int]
+    """... in which one stands still for longer than its session lasts, and then goes on."""
     failing: float
     """Probability that a call of the outside fails for a while."""
     lost_answers: float
@@ -90,24 +96,34 @@ def make_plan(seed: int) -> Plan:
     kinds = chance.sample(INCIDENTS, chance.randint(1, 4))
     count = 0 if calm else chance.randint(0, 5)
     incidents = sorted(
-        Incident(chance.uniform(0.0, FAULTS_S), chance.choice(kinds), _lasts_s(chance), n)
+        Incident(chance.uniform(0.0, WORK_S + 0.5), chance.choice(kinds), _lasts_s(chance), n)
         for n in range(count)
     )
+    long = chance.random() < 0.03
+    if long:
+        incidents.append(Incident(WORK_S + 0.5, "store_away", _LONG_S, 0))
     deaths = {
         point: chance.randint(0, 12)
         for point in chance.sample(POINTS, 0 if calm else chance.choice((0, 0, 1, 2)))
     }
+    pauses: dict[str, int] = {}
+    if not calm and chance.random() < 0.5:
+        # A commit of one who has been out of the group for long is the most dangerous.
+        pauses[chance.choice(("commit.asked", *POINTS))] = chance.randint(0, 8)
+    tight = chance.random() < 0.3
     trouble = 0.0 if calm else chance.choice((0.0, 0.02, 0.1))
     return Plan(
         seed=seed,
-        settings=_settings(chance),
+        settings=_settings(chance, tight=tight),
         partitions=chance.choice((1, 2, 3, 5)),
         workers=chance.choice((1, 1, 2, 3)),
         record_bytes_max=chance.choice((260, 400, 900_000)),
-        traces=chance.randint(4, 12),
+        traces=chance.randint(12, 20) if tight else chance.randint(4, 12),
         concurrency=chance.choice((1, 2, 4)),
         incidents=incidents,
+        faults_s=WORK_S + 0.5 + (_LONG_S if long else 0.0),
         deaths=deaths,
+        pauses=pauses,
         failing=trouble,
         lost_answers=trouble,
         broken_off=trouble,
@@ -119,10 +135,9 @@ def _lasts_s(chance: Random) -> float:
     return chance.choice((0.05, 0.3, 1.0)) * chance.uniform(0.5, 1.5)
 
 
-def _settings(chance: Random) -> Settings:
+def _settings(chance: Random, *, tight: bool) -> Settings:
     """Short times, so that a run is over within seconds; limits that are met."""
-    tight = chance.random() < 0.3
-    held_bytes_max = chance.choice((4_000, 8_000)) if tight else 10_000_000
+    held_bytes_max = chance.choice((2_500, 5_000)) if tight else 10_000_000
     waiting_bytes_max = held_bytes_max // 2
     values: dict[str, Any] = {
         "kafka": KafkaSettings(
@@ -130,7 +145,7 @@ def _settings(chance: Random) -> Settings:
         ),
         "consume": ConsumeSettings(
             held_bytes_max=held_bytes_max,
-            poll_bytes_max=min(chance.choice((500, 1_000_000)), held_bytes_max),
+            poll_bytes_max=500 if tight else chance.choice((500, 1_000_000)),
             poll_records_max=chance.choice((1, 4, 500)),
             revoke_flush_s=chance.choice((0.1, 0.5)),
             stall_s=2.0,
@@ -148,9 +163,7 @@ def _settings(chance: Random) -> Settings:
             released_traces_max=chance.choice((0, 3, 1_000)),
             write_open_at_stop=chance.random() < 0.2,
         ),
-        "sample": SamplingPolicy(
-            full_bytes_max=chance.choice((None, 600)), attribute_bytes_max=64
-        ),
+        "sample": SamplingPolicy(full_bytes_max=chance.choice((None, 600)), attribute_bytes_max=64),
         "write": WritePolicy(
             batch_traces_max=chance.choice((1, 3, 50)),
             batch_bytes_max=chance.choice((1_000, 1_000_000)),

@@ -2,9 +2,8 @@
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any, Protocol
 
 from spanferry_worker.errors import TransientError
 from spanferry_worker.ports import DeadLetter
@@ -13,7 +12,14 @@ from spanferry_worker.stages.trace import AssembledTrace, Position
 from spanferry_worker.testing import MemorySink, SimulatedLoop, SimulatedProcess, Wire
 from tests.worker.events import T0_MS
 
-__all__ = ["LettersPort", "SimulatedClock", "SimulatedWire", "SinkPort", "Weather", "WatchedSampler"]
+__all__ = [
+    "LettersPort",
+    "SimulatedClock",
+    "SimulatedWire",
+    "SinkPort",
+    "WatchedSampler",
+    "Weather",
+]
 
 
 class Weather:
@@ -27,12 +33,14 @@ class Weather:
         """How long the store takes."""
         self.failing = self.lost_answers = self.broken_off = 0.0
         self.deaths: dict[str, int] = {}
+        self.pauses: dict[str, int] = {}
 
     def clear(self) -> None:
         """All is well from now on."""
         self.away.clear()
         self.slow_s = self.failing = self.lost_answers = self.broken_off = 0.0
         self.deaths.clear()
+        self.pauses.clear()
 
     def strikes(self, probability: float) -> bool:
         """Whether something of this probability happens now."""
@@ -51,26 +59,34 @@ class SimulatedClock:
 
 
 class SimulatedWire(Wire):
-    """Between one worker and everything else. `die` is called where the plan wants it dead in a call."""
+    """Between one worker and everything else.
+
+    `die` and `pause` are called where the plan wants it dead, or to stand still, in a call.
+    """
 
     def __init__(
-        self, process: SimulatedProcess, weather: Weather, die: Callable[[str], None]
+        self,
+        process: SimulatedProcess,
+        weather: Weather,
+        *,
+        die: Callable[[str], None],
+        pause: Callable[[str], None],
     ) -> None:
         self._process = process
         self._weather = weather
         self._die = die
+        self._pause = pause
 
     def lives(self) -> bool:
         return self._process.alive and "broker" not in self._weather.away
 
     async def trip(self, what: str) -> None:
         weather = self._weather
-        left = weather.deaths.get(what)
-        if left is not None:
-            weather.deaths[what] = left - 1
-            if left == 0:
-                del weather.deaths[what]
-                self._die(what)
+        if _is_due(weather.deaths, what):
+            self._die(what)
+        elif _is_due(weather.pauses, what):
+            self._pause(what)
+            await asyncio.sleep(0)
         await self.stand()
         if what != "poll.asked":
             await self._take_time()
@@ -89,6 +105,17 @@ class SimulatedWire(Wire):
         """Go on only while the process lives."""
         if not self._process.alive:
             await asyncio.get_running_loop().create_future()
+
+
+def _is_due(plan: dict[str, int], what: str) -> bool:
+    """Whether this call is the one that the plan means."""
+    left = plan.get(what)
+    if left is None:
+        return False
+    plan[what] = left - 1
+    if left == 0:
+        del plan[what]
+    return left == 0
 
 
 class SinkPort:
@@ -199,12 +226,3 @@ class WatchedSampler(Sampler):
         if kept is None:
             self._dropped(trace.positions)
         return kept
-
-
-Work = Coroutine[Any, Any, None]
-
-
-class Runs(Protocol):
-    """What can run a worker."""
-
-    async def run(self) -> None: ...

@@ -1,7 +1,8 @@
 """Runs seeds and says what was wrong: `python -m tests.simulation.run 1 2001`, or `make simulate`.
 
-    python -m tests.simulation.run 4711           one seed, with its history
-    python -m tests.simulation.run 1 100001       from the first to below the second; failures only
+python -m tests.simulation.run 4711           one seed, with its history
+python -m tests.simulation.run 1 100001       from the first to below the second; failures only
+python -m tests.simulation.run 1 11 digests   the hashes of their histories
 """
 
 import logging
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from tests.simulation.plan import Plan, make_plan
 from tests.simulation.world import World
 
-__all__ = ["main", "run_seed"]
+__all__ = ["check_seeds", "explain", "main", "run_seed"]
 
 
 def run_seed(seed: int, make: Callable[[Plan], World] = World) -> World:
@@ -38,6 +39,13 @@ def explain(world: World) -> str:
     )
 
 
+def check_seeds(first: int, end: int) -> None:
+    """Fail with the history of the first seed in which something is wrong."""
+    for seed in range(first, end):
+        world = run_seed(seed)
+        assert not world.audit.problems, explain(world)
+
+
 def main(arguments: list[str]) -> int:
     """See the module."""
     first = int(arguments[0])
@@ -49,6 +57,8 @@ def main(arguments: list[str]) -> int:
     failed = 0
     for seed in range(first, int(arguments[1])):
         world = run_seed(seed)
+        if "digests" in arguments:
+            print(seed, world.history.digest())
         if world.audit.problems:
             failed += 1
             print(f"seed {seed}: {world.audit.problems[0]}", flush=True)

@@ -21,7 +21,7 @@ from spanferry_schemas import (
     write_meta,
 )
 from spanferry_worker.stages.trace import Position
-from tests.simulation.plan import FAULTS_S, Plan
+from tests.simulation.plan import WORK_S, Plan
 from tests.worker.events import T0_MS, feedback, number
 
 __all__ = ["App", "Facts", "Sending", "Workload"]
@@ -100,7 +100,7 @@ class Workload:
         self.sendings.sort(key=lambda one: one.at_s)
 
     def _moment(self) -> float:
-        return self._chance.uniform(0.0, FAULTS_S - 0.5)
+        return self._chance.uniform(0.0, WORK_S)
 
     def _repeats(self) -> Iterator[Sending]:
         """Some come twice, as when an app did not hear that Kafka had them."""
@@ -138,9 +138,7 @@ class Workload:
         spans = [self._span(root=not i) for i in range(self._chance.randint(1, 3))]
         image = [Attachment(str(uuid.UUID(int=self._names)), "image/png", b"p" * 20)]
         fields = image if self._chance.random() < 0.2 else []
-        yield self._sending(
-            at_s, Fragment(trace_id, spans, self._part(), End(len(spans)), fields)
-        )
+        yield self._sending(at_s, Fragment(trace_id, spans, self._part(), End(len(spans)), fields))
 
     def _in_parts(self, trace_id: bytes, at_s: float) -> Iterator[Sending]:
         """Children first, as they end; sometimes in another order, sometimes an open span first."""

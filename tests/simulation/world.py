@@ -23,7 +23,7 @@ from spanferry_worker.testing import (
 )
 from tests.simulation.audit import Audit
 from tests.simulation.history import History
-from tests.simulation.plan import FAULTS_S, Incident, Plan
+from tests.simulation.plan import Incident, Plan
 from tests.simulation.ports import (
     LettersPort,
     SimulatedClock,
@@ -124,12 +124,14 @@ class World:
         self.weather.lost_answers = plan.lost_answers
         self.weather.broken_off = plan.broken_off
         self.weather.deaths = dict(plan.deaths)
+        self.weather.pauses = dict(plan.pauses)
         for _ in range(plan.workers):
             self.start_worker()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._apps())
             group.create_task(self._junk())
             group.create_task(self._faults())
+            group.create_task(self._memory())
         await self._to_the_end()
 
     # --- apps
@@ -146,11 +148,11 @@ class World:
                 pieces.append((at_s, order, sending, value))
             sending.facts.may_die |= len(made) > 1
         pieces.sort(key=lambda each: each[:2])
-        for at_s, _, sending, value in pieces:
+        for at_s, order, sending, value in pieces:
             await self._until(at_s)
-            self._send(sending, value)
+            self._send(sending, value, order)
 
-    def _send(self, sending: Sending, value: bytes) -> None:
+    def _send(self, sending: Sending, value: bytes, order: int) -> None:
         app, event = self.apps[sending.app], sending.event
         if self.plan.jumps and self._chance.random() < 0.1:
             app.clock_s += self._chance.choice((-60.0, 60.0, -0.3))
@@ -161,7 +163,7 @@ class World:
         kind = RecordKind.ASSESSMENT if isinstance(event, Assessment) else RecordKind.FRAGMENT
         times = 1 + sending.again
         for place in app.send(value, key, kind, self.loop.time(), times=times):
-            self.audit.produced(place, sending.facts)
+            self.audit.produced(place, sending.facts, order)
             self.tell(f"app-{sending.app}", f"{_at(place)}: {_words(event)}, {len(value)} bytes")
 
     async def _junk(self) -> None:
@@ -179,10 +181,13 @@ class World:
         name = f"worker-{self._started}"
         worker = Worker(name, self.loop.process(name))
         weather, settings = self.weather, self.plan.settings
-        wire = SimulatedWire(worker.process, weather, lambda what: self.crash(worker, what))
-        sink = MemorySink(
-            concurrency=self.plan.concurrency, particular=True, beside=self.store
+        wire = SimulatedWire(
+            worker.process,
+            weather,
+            die=lambda what: self.crash(worker, what),
+            pause=lambda what: self._pause(worker, 1.5, what),
         )
+        sink = MemorySink(concurrency=self.plan.concurrency, particular=True, beside=self.store)
         sink.poison = lambda trace: trace.trace_id in self.work.refused
         wrong_s = self._chance.choice((0.0, -3_600.0, 0.7)) if self.plan.jumps else 0.0
         worker.log = GroupLog(self.group, heartbeat_s=settings.kafka.heartbeat_s, wire=wire)
@@ -247,7 +252,7 @@ class World:
             for _ in range(self._chance.choice((0, 0, 1, 3, 9))):
                 await asyncio.sleep(0)
             self._strike(incident)
-        await self._until(FAULTS_S)
+        await self._until(self.plan.faults_s)
 
     def _strike(self, incident: Incident) -> None:
         kind, whom = incident.kind, incident.whom
@@ -285,10 +290,13 @@ class World:
             worker.pipeline.stop()
             self._later(self._chance.uniform(0.0, 0.6), self.start_worker)
         else:
-            lasts_s = lasts_s if kind == "freeze" else lasts_s + 1.0
-            self.tell(worker.name, f"stands still for {lasts_s:.2f} s")
-            worker.process.frozen = True
-            self._later(lasts_s, lambda: setattr(worker.process, "frozen", False))
+            self._pause(worker, lasts_s if kind == "freeze" else lasts_s + 1.0, "by the plan")
+
+    def _pause(self, worker: Worker, lasts_s: float, why: str) -> None:
+        """As SIGSTOP, and SIGCONT after a while."""
+        self.tell(worker.name, f"stands still for {lasts_s:.2f} s ({why})")
+        worker.process.frozen = True
+        self._later(lasts_s, lambda: setattr(worker.process, "frozen", False))
 
     # --- the end
 
@@ -303,7 +311,6 @@ class World:
         end_s = self.loop.time() + _END_S
         while not self.audit.all_committed():
             await asyncio.sleep(0.1)
-            self._look_at_memory()
             if self.loop.time() > end_s:
                 self.audit.problem(f"no end: {self.audit.uncommitted()}")
                 break
@@ -332,9 +339,12 @@ class World:
                 self.audit.problem(f"{worker.name} does not stop")
             self.loop.kill(worker.process)
 
-    def _look_at_memory(self) -> None:
-        for worker in self.workers:
-            self.audit.memory(worker.name, worker.pipeline, worker.log.polled_bytes_max)
+    async def _memory(self) -> None:
+        """Looked at often while records come."""
+        while self.loop.time() < self.plan.faults_s:
+            for worker in self.workers:
+                self.audit.memory(worker.name, worker.pipeline, worker.log.polled_bytes_max)
+            await asyncio.sleep(0.05)
 
 
 def _at(place: Position) -> str:

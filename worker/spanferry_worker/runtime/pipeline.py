@@ -179,7 +179,7 @@ class Pipeline:
         _log.info("partitions assigned", extra=LogEvent.CONSUME_ASSIGNED(partitions=numbers))
         self._parts.metrics.consume_rebalances.inc()
         self._forget(partitions)
-        for partition in partitions:
+        for partition in sorted(partitions):
             self.lanes.open(partition)
 
     def resumed(self, partitions: frozenset[Partition]) -> None:

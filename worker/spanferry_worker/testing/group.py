@@ -293,13 +293,12 @@ class GroupLog:
         return {p: len(records[p.partition]) - offset for p, offset in self._positions.items()}
 
     async def commit(self, offsets: Mapping[Partition, int]) -> bool:
-        """See RecordLog."""
+        """See RecordLog. The request names member and generation as of when it is sent."""
+        member_id, generation = self._member_id, self._generation
+        if member_id is None or not offsets.keys() <= self._positions.keys():
+            return False
         await self._wire.trip("commit.asked")
-        done = (
-            self._member_id is not None
-            and offsets.keys() <= self._positions.keys()
-            and self._group.commit(self._member_id, self._generation, offsets)
-        )
+        done = self._group.commit(member_id, generation, offsets)
         await self._wire.trip("commit.answered")
         return done
 

@@ -1,0 +1,212 @@
+"""The simulation can fail: a worker, or a double, that is broken on purpose is found within few seeds."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import pytest
+
+from spanferry_worker.ports import Partition
+from spanferry_worker.runtime.dead_letters import DeadLetterOffice
+from spanferry_worker.runtime.lanes import Lane, Lanes
+from spanferry_worker.runtime.writer import Writer
+from spanferry_worker.stages.assemble import Assembler
+from spanferry_worker.stages.commit import OffsetTracker
+from spanferry_worker.stages.consume import FlowGate
+from spanferry_worker.stages.decode import ChunkJoiner, Settled
+from spanferry_worker.stages.sample import Decision, DecisionReason, Outcome, Sampler
+from spanferry_worker.stages.trace import AssembledTrace
+from spanferry_worker.stages.write import Bisection, Queued, WriteQueue
+from spanferry_worker.testing import MemoryGroup, MemorySink
+from tests.simulation.run import explain, run_seed
+
+SEEDS_MAX = 300
+
+Patch = pytest.MonkeyPatch
+
+
+def commits_before_the_write(patch: Patch) -> None:
+    add = Writer.add
+
+    def early(self: Writer, trace: AssembledTrace, lane: Lane) -> None:
+        lane.tracker.done(position.offset for position in trace.positions)
+        add(self, trace, lane)
+
+    patch.setattr(Writer, "add", early)
+
+
+def commits_what_is_open(patch: Patch) -> None:
+    patch.setattr(OffsetTracker, "watermark", lambda self: self.next_offset)
+
+
+def keeps_its_lanes_over_a_rebalance(patch: Patch) -> None:
+    """What was read before it lost the partition counts as read by the next assignment."""
+    opened = Lanes.open
+
+    def open_once(self: Lanes, partition: Partition) -> None:
+        if self.of(partition) is None:
+            opened(self, partition)
+
+    patch.setattr(Lanes, "open", open_once)
+    patch.setattr(Lanes, "close", lambda self, partitions: frozenset())
+
+
+def leaks_what_it_counts(patch: Patch) -> None:
+    """What is dropped with its partition is held for ever, as far as the worker knows."""
+    drop = WriteQueue.drop
+
+    def leak(self: WriteQueue, lane_ids: frozenset[int]) -> None:
+        held_bytes = self.held_bytes
+        drop(self, lane_ids)
+        self.held_bytes = held_bytes
+
+    patch.setattr(WriteQueue, "drop", leak)
+
+
+def loses_a_chunk(patch: Patch) -> None:
+    add = ChunkJoiner.add
+
+    def lossy(self: ChunkJoiner, chunk, positions, size: int, now_ms: int):
+        if chunk.index == 1:
+            return [Settled(positions)]
+        return add(self, chunk, positions, size, now_ms)
+
+    patch.setattr(ChunkJoiner, "add", lossy)
+
+
+def forgets_late_spans(patch: Patch) -> None:
+    expire = Assembler.expire
+
+    def without_late(self: Assembler, now_ms: int) -> list[AssembledTrace]:
+        return [trace for trace in expire(self, now_ms) if trace.reason != "late"]
+
+    patch.setattr(Assembler, "expire", without_late)
+
+
+def gives_up_half_of_what_is_refused(patch: Patch) -> None:
+    refused = Bisection.refused
+
+    def careless(self: Bisection) -> Queued | None:
+        culprit = refused(self)
+        if culprit is None:
+            self._parts.pop()
+        return culprit
+
+    patch.setattr(Bisection, "refused", careless)
+
+
+def takes_refused_for_stored(patch: Patch) -> None:
+    patch.setattr(Writer, "_refuse", lambda self, item, error: self._stored([item]))
+
+
+def does_not_wait_for_the_dead_letters(patch: Patch) -> None:
+    async def send(self: DeadLetterOffice, cases: Sequence[object]) -> None:
+        """Says nothing to anybody."""
+
+    patch.setattr(DeadLetterOffice, "_send", send)
+
+
+def changes_dead_letters(patch: Patch) -> None:
+    originals = DeadLetterOffice._originals
+
+    async def shortened(self: DeadLetterOffice, case):
+        from tests.worker.events import record
+
+        return [
+            record((one.value or b"x")[:-1], one.offset, topic=one.topic, partition=one.partition)
+            for one in await originals(self, case)
+        ]
+
+    patch.setattr(DeadLetterOffice, "_originals", shortened)
+
+
+def takes_in_without_end(patch: Patch) -> None:
+    patch.setattr(FlowGate, "update", lambda self, held_bytes: False)
+
+
+def samples_by_the_toss_of_a_coin(patch: Patch) -> None:
+    tosses = iter(range(10**9))
+
+    def decide(self: Sampler, trace: AssembledTrace) -> Decision:
+        coin = (Outcome.SKELETON, Outcome.FULL)[next(tosses) % 2]
+        return Decision(coin, "coin", 0.5, DecisionReason.SIZE)
+
+    patch.setattr(Sampler, "decide", decide)
+
+
+def drops_without_a_decision(patch: Patch) -> None:
+    decided = Writer.add
+
+    def add(self: Writer, trace: AssembledTrace, lane: Lane) -> None:
+        if len(trace.spans) == 2:
+            lane.tracker.done(position.offset for position in trace.positions)
+        else:
+            decided(self, trace, lane)
+
+    patch.setattr(Writer, "add", add)
+
+
+def broker_takes_commits_of_anybody(patch: Patch) -> None:
+    def commit(
+        self: MemoryGroup, member_id: int, generation: int, offsets: Mapping[Partition, int]
+    ) -> bool:
+        self.broker.committed.update(offsets)
+        return True
+
+    patch.setattr(MemoryGroup, "commit", commit)
+
+
+def store_forgets(patch: Patch) -> None:
+    stores = MemorySink._store
+    calls = iter(range(10**9))
+
+    def forgetful(self: MemorySink, trace: AssembledTrace) -> None:
+        if next(calls) % 50 != 49:
+            stores(self, trace)
+
+    patch.setattr(MemorySink, "_store", forgetful)
+
+
+def store_doubles(patch: Patch) -> None:
+    """It knows an assessment by its trace only."""
+    stores = MemorySink._store_by_request
+
+    def doubling(self: MemorySink, trace: AssembledTrace) -> None:
+        stores(self, trace)
+        for each in trace.assessments:
+            for stored in self.stored.values():
+                stored.assessments[each.assessment_id] = each
+
+    patch.setattr(MemorySink, "_store_by_request", doubling)
+
+
+MUTATIONS: Iterable[Callable[[Patch], None]] = (
+    commits_before_the_write,
+    commits_what_is_open,
+    keeps_its_lanes_over_a_rebalance,
+    leaks_what_it_counts,
+    loses_a_chunk,
+    forgets_late_spans,
+    gives_up_half_of_what_is_refused,
+    takes_refused_for_stored,
+    does_not_wait_for_the_dead_letters,
+    changes_dead_letters,
+    takes_in_without_end,
+    samples_by_the_toss_of_a_coin,
+    drops_without_a_decision,
+    broker_takes_commits_of_anybody,
+    store_forgets,
+    store_doubles,
+)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda each: each.__name__)
+def test_what_is_broken_is_found(mutation: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    mutation(monkeypatch)
+    for seed in range(1, SEEDS_MAX + 1):
+        world = run_seed(seed)
+        if world.audit.problems:
+            break
+    else:
+        pytest.fail(f"not found within {SEEDS_MAX} seeds")
+    told = explain(world)
+    assert world.audit.problems[0] in told
+    assert told.endswith(f"again: .venv/bin/python -m tests.simulation.run {seed}")
