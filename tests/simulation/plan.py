@@ -161,7 +161,7 @@ def _settings(chance: Random, *, tight: bool) -> Settings:
             feedback_grace_s=0.15,
             bytes_max=min(chance.choice((1_500, 1_000_000)), waiting_bytes_max),
             released_traces_max=chance.choice((0, 3, 1_000)),
-            write_open_at_stop=chance.random() < 0.2,
+            write_open_at_stop=chance.random() < 0.5,
         ),
         "sample": SamplingPolicy(full_bytes_max=chance.choice((None, 600)), attribute_bytes_max=64),
         "write": WritePolicy(

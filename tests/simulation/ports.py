@@ -204,7 +204,7 @@ class WatchedSampler(Sampler):
     def __init__(
         self,
         sampler: Sampler,
-        decisions: dict[object, Decision],
+        decisions: dict[object, object],
         dropped: Callable[[Sequence[Position]], None],
         differs: Callable[[str], None],
     ) -> None:

@@ -96,7 +96,7 @@ def test_who_is_killed_takes_no_step_any_more(loop: SimulatedLoop) -> None:
 
 def test_what_goes_round_or_waits_for_ever_is_found(loop: SimulatedLoop) -> None:
     async def spin() -> None:
-        while True:
+        while True:  # noqa: ASYNC110 - that is what it does
             await asyncio.sleep(0)
 
     one = loop.process("one")

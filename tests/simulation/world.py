@@ -10,7 +10,6 @@ from spanferry_worker.ports import DeadLetter, Partition
 from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.runtime.pipeline import Pipeline
 from spanferry_worker.services.metrics import Metrics
-from spanferry_worker.stages.sample import Decision
 from spanferry_worker.stages.trace import AssembledTrace, Position
 from spanferry_worker.testing import (
     GroupLog,
@@ -83,7 +82,7 @@ class World:
         self.loop = SimulatedLoop(Random(f"order {plan.seed}"), steps_max=400_000)
         self.weather = Weather(Random(f"weather {plan.seed}"))
         self.work = Workload(plan)
-        self.decisions: dict[object, Decision] = {}
+        self.decisions: dict[object, object] = {}
         self.workers: list[Worker] = []
         self._started = 0
         self._chance = Random(f"world {plan.seed}")
