@@ -77,11 +77,12 @@ def _go(child: "subprocess.Popen[str]") -> None:
     child.stdin.flush()
 
 
-class Measured(msgspec.Struct):
+class Measured:
     """Rates of the rounds, and CPU seconds a trace, by number of processes."""
 
-    per_second: dict[int, list[float]] = {1: [], 2: []}
-    cpu_s: dict[int, list[float]] = {1: [], 2: []}
+    def __init__(self) -> None:
+        self.per_second: dict[int, list[float]] = {1: [], 2: []}
+        self.cpu_s: dict[int, list[float]] = {1: [], 2: []}
 
     def rows(self, source: str, payload: str, traces: int) -> Iterator[Row]:
         """One and two processes."""
@@ -155,9 +156,7 @@ def _from_kafka(kafka: KafkaServer, payload: str, traces: int, rounds: int) -> M
 def _run_workers(servers: str, topic: str, processes: int, traces: int) -> tuple[float, float]:
     """Traces a second and CPU seconds a trace, between the first tenth and the last."""
     group = uuid.uuid4().hex
-    children = [
-        _child("stages_worker", servers, topic, group, core) for core in range(processes)
-    ]
+    children = [_child("stages_worker", servers, topic, group, core) for core in range(processes)]
     with _children(children):
         until = time.monotonic() + _TIMEOUT_S
         shares = [0] * processes

@@ -39,8 +39,8 @@ PEERS = """
 {own}| OpenTelemetry collector, tail sampling | 9,000 | its `docs/performance.md`, of 2019 (12,000 without) |
 | Splunk's distribution of it | 15,000 | help.splunk.com, sizing and scaling |
 
-Their figures are of other machines and spans of other sizes, and they export what we only count: they show the
-order of magnitude, no more. Theirs are Go; a collector does not assemble from Kafka without losing traces.
+Their figures are of other machines and of spans of other sizes, and they export what is only counted here:
+they show the order of magnitude, no more.
 """
 
 METHOD = """

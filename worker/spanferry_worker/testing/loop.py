@@ -34,7 +34,7 @@ class StepsExhaustedError(RuntimeError):
 class SimulatedProcess:
     """What dies and stands still as one. `run` starts a task in it."""
 
-    def __init__(self, loop: "SimulatedLoop", name: str) -> None:
+    def __init__(self, loop: "_VirtualTime", name: str) -> None:
         self.name = name
         self.alive = True
         self.frozen = False
@@ -44,106 +44,29 @@ class SimulatedProcess:
         self._context = contextvars.copy_context()
         self._context.run(_process.set, self)
 
+    def context(self) -> Context:
+        """For callbacks that belong to this process."""
+        return self._context.copy()
+
     def run(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
         """Start a task of this process."""
-        return self._loop.create_task(work, context=self._context.copy())
+        return self._loop.create_task(work, context=self.context())
 
 
 _process: ContextVar[SimulatedProcess] = ContextVar("simulated_process")
 
 
-class SimulatedLoop(asyncio.AbstractEventLoop):
-    """Only what pure asyncio code needs: no sockets, threads, signals or processes."""
+class _VirtualTime(asyncio.AbstractEventLoop):
+    """What tasks and futures ask of their loop."""
 
-    def __init__(self, chance: Random, *, steps_max: int = 1_000_000) -> None:
-        self._chance = chance
-        self._steps_left = steps_max
+    def __init__(self) -> None:
         self._now = 0.0
         self._timers: list[tuple[float, int, SimulatedProcess, asyncio.TimerHandle]] = []
         self._numbers = 0
         self.world = SimulatedProcess(self, "world")
         """For all that belongs to no process."""
-        self._processes = [self.world]
-        self._dead: list[SimulatedProcess] = []
         self.errors: list[dict[str, Any]] = []
         """What asyncio would have logged: exceptions of callbacks and of tasks nobody awaited."""
-
-    def process(self, name: str) -> SimulatedProcess:
-        """A new process."""
-        process = SimulatedProcess(self, name)
-        self._processes.append(process)
-        return process
-
-    def kill(self, process: SimulatedProcess) -> None:
-        """As kill -9, for the others: it takes no step any more, and its timers never ring.
-
-        Python cannot drop coroutines without running their `finally`; so they are cancelled, off the
-        record, before anybody's next step. What the process holds of the outside must be cut before, so
-        that nobody sees it.
-        """
-        if process.alive:
-            process.alive = False
-            self._processes.remove(process)
-            self._dead.append(process)
-
-    def _bury(self, process: SimulatedProcess) -> None:
-        for _ in range(_BURIAL_ROUNDS):
-            left = [task for task in process.tasks if not task.done()]
-            if not left:
-                return
-            for task in left:
-                task.cancel()
-            for _ in range(_BURIAL_STEPS_MAX):
-                if not process.ready:
-                    break
-                handle = process.ready.popleft()
-                if not handle.cancelled():
-                    handle._run()
-        raise StepsExhaustedError(f"{process.name} cannot be buried")
-
-    def run_until_complete(self, future: Any) -> Any:
-        """Run all processes until this one is done; its result."""
-        before = events._get_running_loop()
-        events._set_running_loop(self)
-        try:
-            main: asyncio.Future[Any] = (
-                future if asyncio.isfuture(future) else self.world.run(future)
-            )
-            while not main.done():
-                self._step()
-            return main.result()
-        finally:
-            while self._dead:
-                self._bury(self._dead.pop())
-            events._set_running_loop(before)
-
-    def _step(self) -> None:
-        while self._dead:
-            self._bury(self._dead.pop())
-        able = [one for one in self._processes if one.ready and not one.frozen]
-        if not able:
-            self._move_clock()
-            return
-        self._steps_left -= 1
-        if self._steps_left == 0:
-            raise StepsExhaustedError("the run takes more steps than it may")
-        chosen = able[0] if len(able) == 1 else able[int(self._chance.random() * len(able))]
-        handle = chosen.ready.popleft()
-        if not handle.cancelled():
-            handle._run()
-
-    def _move_clock(self) -> None:
-        """To the next timer that counts, and let all of that moment ring."""
-        timers = self._timers
-        while timers and (timers[0][3].cancelled() or not timers[0][2].alive):
-            heapq.heappop(timers)
-        if not timers:
-            raise StepsExhaustedError("everybody waits for ever")
-        self._now = max(self._now, timers[0][0])
-        while timers and timers[0][0] <= self._now:
-            _, _, process, timer = heapq.heappop(timers)
-            if process.alive and not timer.cancelled():
-                process.ready.append(timer)
 
     def time(self) -> float:
         """Seconds since the loop was made, in its own time."""
@@ -227,3 +150,91 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def get_debug(self) -> bool:
         """See AbstractEventLoop."""
         return False
+
+
+class SimulatedLoop(_VirtualTime):
+    """Only what pure asyncio code needs: no sockets, threads, signals or processes."""
+
+    def __init__(self, chance: Random, *, steps_max: int = 1_000_000) -> None:
+        super().__init__()
+        self._chance = chance
+        self._steps_left = steps_max
+        self._processes = [self.world]
+        self._dead: list[SimulatedProcess] = []
+
+    def process(self, name: str) -> SimulatedProcess:
+        """A new process."""
+        process = SimulatedProcess(self, name)
+        self._processes.append(process)
+        return process
+
+    def kill(self, process: SimulatedProcess) -> None:
+        """As kill -9, for the others: it takes no step any more, and its timers never ring.
+
+        Python cannot drop coroutines without running their `finally`; so they are cancelled, off the
+        record, before anybody's next step. What the process holds of the outside must be cut before, so
+        that nobody sees it.
+        """
+        if process.alive:
+            process.alive = False
+            self._processes.remove(process)
+            self._dead.append(process)
+
+    def _bury(self, process: SimulatedProcess) -> None:
+        for _ in range(_BURIAL_ROUNDS):
+            left = [task for task in process.tasks if not task.done()]
+            if not left:
+                return
+            for task in left:
+                task.cancel()
+            for _ in range(_BURIAL_STEPS_MAX):
+                if not process.ready:
+                    break
+                handle = process.ready.popleft()
+                if not handle.cancelled():
+                    handle._run()
+        raise StepsExhaustedError(f"{process.name} cannot be buried")
+
+    def run_until_complete(self, future: Any) -> Any:
+        """Run all processes until this one is done; its result."""
+        before = events._get_running_loop()
+        events._set_running_loop(self)
+        try:
+            main: asyncio.Future[Any] = (
+                future if asyncio.isfuture(future) else self.world.run(future)
+            )
+            while not main.done():
+                self._step()
+            return main.result()
+        finally:
+            while self._dead:
+                self._bury(self._dead.pop())
+            events._set_running_loop(before)
+
+    def _step(self) -> None:
+        while self._dead:
+            self._bury(self._dead.pop())
+        able = [one for one in self._processes if one.ready and not one.frozen]
+        if not able:
+            self._move_clock()
+            return
+        self._steps_left -= 1
+        if self._steps_left == 0:
+            raise StepsExhaustedError("the run takes more steps than it may")
+        chosen = able[0] if len(able) == 1 else able[int(self._chance.random() * len(able))]
+        handle = chosen.ready.popleft()
+        if not handle.cancelled():
+            handle._run()
+
+    def _move_clock(self) -> None:
+        """To the next timer that counts, and let all of that moment ring."""
+        timers = self._timers
+        while timers and (timers[0][3].cancelled() or not timers[0][2].alive):
+            heapq.heappop(timers)
+        if not timers:
+            raise StepsExhaustedError("everybody waits for ever")
+        self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            _, _, process, timer = heapq.heappop(timers)
+            if process.alive and not timer.cancelled():
+                process.ready.append(timer)

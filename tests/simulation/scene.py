@@ -1,0 +1,63 @@
+"""What everything in a run shares: the loop, the broker, the store, the audit, the history."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from random import Random
+
+from spanferry_worker.ports import Partition
+from spanferry_worker.testing import MemoryBroker, MemoryGroup, MemorySink, SimulatedLoop
+from tests.simulation.audit import Audit
+from tests.simulation.history import History
+from tests.simulation.plan import Plan
+from tests.simulation.ports import SimulatedClock, Weather
+
+__all__ = ["Scene"]
+
+
+class Scene:
+    """Made outside of every process: broker, store and audit are none of the workers'."""
+
+    def __init__(self, plan: Plan, loop: SimulatedLoop) -> None:
+        self.plan = plan
+        self.loop = loop
+        self.chance = Random(f"world {plan.seed}")
+        self.history = History()
+        self.weather = Weather(Random(f"weather {plan.seed}"))
+        self.broker = MemoryBroker(
+            SimulatedClock(loop, 0.0), topic="traces", partitions=plan.partitions
+        )
+        kafka = plan.settings.kafka
+        self.group = MemoryGroup(
+            self.broker,
+            session_s=kafka.session_timeout_s,
+            rebalance_s=kafka.rebalance_timeout_s,
+        )
+        self.store = MemorySink()
+        self.audit = Audit(self.broker, self.store, self.tell)
+        self.broker.committed = _Committed(self)
+
+    def tell(self, who: str, what: str) -> None:
+        """Note what has happened."""
+        self.history.add(round(self.loop.time(), 6), who, what)
+
+    async def until(self, at_s: float) -> None:
+        """Wait for a moment of the run."""
+        await asyncio.sleep(max(0.0, at_s - self.loop.time()))
+
+    def later(self, delay_s: float, act: Callable[[], object]) -> None:
+        """Do something after a while, whoever is alive then."""
+        self.loop.call_later(delay_s, act, context=self.loop.world.context())
+
+
+class _Committed(dict[Partition, int]):
+    """Shows every commit before it counts."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__()
+        self._scene = scene
+
+    def update(self, offsets: Mapping[Partition, int]) -> None:  # type: ignore[override]
+        for partition, offset in sorted(offsets.items()):
+            self._scene.tell("broker", f"{partition.partition}: committed {offset}")
+            self._scene.audit.commit(partition, self.get(partition, 0), offset)
+        super().update(offsets)
