@@ -131,10 +131,13 @@ class Audit:
         # The envelopes of pieces count when their value is whole; small pieces are a third envelope.
         limit = 1.6 * (pipeline._settings.consume.held_bytes_max + polled_bytes_max)
         counted = pipeline.intake.held_bytes
+        # Of what waits for the dead letters only the positions are held.
+        dying = {place for case in pipeline.office._cases for place in case.rejected.positions}
         held = sum(
             len(self._broker.records[lane.partition.partition][offset].value or b"")
             for lane in pipeline.lanes
             for offset in lane.tracker._open
+            if Position(*lane.partition, offset) not in dying
         )
         if max(counted, held) > limit:
             self.problem(f"{name} holds {held} bytes (counted {counted}), allowed are {limit:.0f}")

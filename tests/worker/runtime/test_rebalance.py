@@ -107,6 +107,17 @@ async def test_a_commit_that_is_refused_forgets_the_partitions():
     assert len(harness.sink.stored) == 2
 
 
+async def test_partitions_given_up_but_still_delivered_are_taken_anew():
+    """A client that does not find out by itself that it is out of the group would stand for ever."""
+    harness = Harness(partitions=1, assemble__idle_s=60, consume__stall_s=0.2)
+    async with harness.running() as worker:
+        await until(lambda: worker.lanes.partitions)
+        worker.lanes.close(worker.lanes.partitions)  # as after a refused commit
+        send(harness.broker, whole(1))
+        await until(harness.all_committed)
+    assert set(harness.sink.stored) == {number(1)}
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_whatever_dies_every_trace_is_stored_once(seed: int):
     """Workers killed in the middle of everything, while fragments and chunks keep coming."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from spanferry_worker.errors import TransientError
 from spanferry_worker.ports import Partition
@@ -56,13 +56,18 @@ class Watch:
             return
         finally:
             self.refresh()
+        ours = self._lanes.partitions
+        # Given up after a refused commit, but still delivered to us: the client has not joined anew.
+        adrift = [partition for partition in lag if partition not in ours]
         self._look_at_reads(
-            {lane.partition: (lane, lag.get(lane.partition)) for lane in self._lanes}
+            {lane.partition: (lane, lag.get(lane.partition)) for lane in self._lanes}, adrift
         )
 
-    def _look_at_reads(self, lags: dict[Partition, tuple[Lane, int | None]]) -> None:
+    def _look_at_reads(
+        self, lags: dict[Partition, tuple[Lane, int | None]], adrift: Sequence[Partition]
+    ) -> None:
         now_ms = self._parts.clock.now_ms()
-        state: dict[tuple[str, int], tuple[int | None, int]] = {}
+        state: dict[tuple[str, int], tuple[int | None, int]] = dict.fromkeys(adrift, (None, 1))
         metrics = self._parts.metrics
         metrics.clear_lag()
         mean_bytes = self._intake.sizes.mean_bytes

@@ -219,11 +219,11 @@ class GroupLog:
     async def _coordinate(self, owner: PartitionOwner) -> None:
         while True:
             await self._rejoin.wait()
-            self._rejoin.clear()
             self._moving = True
             self._ends.clear()
             await owner.revoked(frozenset(self._positions))
             self._positions = {}
+            self._rejoin.clear()
             await self._join(owner)
 
     def _beat(self) -> None:
@@ -231,7 +231,8 @@ class GroupLog:
             answer = self._group.beat(self._member_id, self._generation)
             if answer is Beat.UNKNOWN:
                 self._member_id = None
-            if answer is not Beat.WELL and not self._moving:
+                self._rejoin.set()
+            elif answer is Beat.REBALANCE and not self._moving:
                 self._rejoin.set()
         loop = asyncio.get_running_loop()
         self._beating = loop.call_later(self._heartbeat_s, self._beat)
