@@ -198,8 +198,8 @@ class LettersPort:
         await self._wire.stand()
 
 
-class WatchedSampler(Sampler):
-    """Tells what was decided; the same of the same trace, or `differs` is called."""
+class WatchedSampler:
+    """The worker's sampler. Decisions on the same records must be the same, else `differs` is called."""
 
     def __init__(
         self,
@@ -208,13 +208,13 @@ class WatchedSampler(Sampler):
         dropped: Callable[[Sequence[Position]], None],
         differs: Callable[[str], None],
     ) -> None:
-        super().__init__(sampler._policy)
+        self._sampler = sampler
         self._decisions = decisions
         self._dropped = dropped
         self._differs = differs
 
     def decide(self, trace: AssembledTrace) -> Decision:
-        decision = super().decide(trace)
+        decision = self._sampler.decide(trace)
         key = (trace.trace_id, trace.reason, trace.complete, tuple(sorted(trace.positions)))
         before = self._decisions.setdefault(key, decision)
         if before != decision:
@@ -222,7 +222,7 @@ class WatchedSampler(Sampler):
         return decision
 
     def apply(self, trace: AssembledTrace, decision: Decision) -> AssembledTrace | None:
-        kept = super().apply(trace, decision)
+        kept = self._sampler.apply(trace, decision)
         if kept is None:
             self._dropped(trace.positions)
         return kept
