@@ -10,7 +10,7 @@ from spanferry_worker.runtime.pipeline import Pipeline
 from spanferry_worker.stages.decode import DeadReason
 from spanferry_worker.stages.trace import Position
 from spanferry_worker.testing import MemoryBroker, MemorySink, StoredTrace
-from tests.simulation.workload import Facts
+from tests.simulation.workload import TURN, Facts
 
 __all__ = ["Audit"]
 
@@ -163,6 +163,21 @@ class Audit:
             if times > 1:
                 self.problem(f"{assessment_id} is stored {times} times")
 
+    def in_order(self) -> None:
+        """What was said of a trace again and again stands as it was said last."""
+        said: dict[bytes, list[str]] = {}
+        for _, facts in sorted(self._facts.items(), key=lambda each: each[0]):
+            event = facts.event
+            if isinstance(event, Fragment) and event.trace and TURN in event.trace.tags:
+                said.setdefault(event.trace_id, []).append(event.trace.tags[TURN])
+        for trace_id, turns in said.items():
+            stored = self._store.stored.get(trace_id)
+            if stored is None or len(set(turns)) < len(turns):  # lost, or repeated late
+                continue
+            there = stored.trace.tags.get(TURN)
+            if there != turns[-1]:
+                self.problem(f"trace {int.from_bytes(trace_id)} has turn {there} after {turns}")
+
 
 def _lacking(stored: StoredTrace, event: Fragment) -> Iterable[str]:
     for span in event.spans:
@@ -177,7 +192,7 @@ def _lacking(stored: StoredTrace, event: Fragment) -> Iterable[str]:
     part = event.trace
     if part is not None:
         for key, value in part.tags.items():
-            if stored.trace.tags.get(key) != value:
+            if key != TURN and stored.trace.tags.get(key) != value:
                 yield f"tag {key} is lost"
 
 

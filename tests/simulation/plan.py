@@ -16,7 +16,7 @@ from spanferry_worker.stages.decode import ChunkPolicy
 from spanferry_worker.stages.sample import SamplingPolicy
 from spanferry_worker.stages.write import RetryPolicy, WritePolicy
 
-__all__ = ["INCIDENTS", "POINTS", "WORK_S", "Incident", "Plan", "make_plan"]
+__all__ = ["INCIDENTS", "POINTS", "WORK_S", "Incident", "Plan", "is_orderly", "make_plan"]
 
 WORK_S = 2.0
 """Apps send, and most faults come, within so many seconds."""
@@ -129,6 +129,16 @@ def make_plan(seed: int) -> Plan:
         broken_off=trouble,
         jumps=chance.random() < 0.3,
     )
+
+
+def is_orderly(plan: Plan) -> bool:
+    """Whether no worker can be writing still when another one has its partitions already.
+
+    Such a straggler changes nothing but what is said of a trace more than once: that goes back to what
+    it was when the straggler began.
+    """
+    stragglers = {"freeze", "freeze_long", "expel", "store_slow"}
+    return not plan.pauses and not any(one.kind in stragglers for one in plan.incidents)
 
 
 def _lasts_s(chance: Random) -> float:

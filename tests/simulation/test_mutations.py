@@ -8,6 +8,7 @@ from spanferry_worker.ports import Partition
 from spanferry_worker.runtime.dead_letters import DeadLetterOffice
 from spanferry_worker.runtime.lanes import Lane, Lanes
 from spanferry_worker.runtime.writer import Writer
+from spanferry_worker.stages import assemble
 from spanferry_worker.stages.assemble import Assembler
 from spanferry_worker.stages.commit import OffsetTracker
 from spanferry_worker.stages.consume import FlowGate
@@ -79,6 +80,11 @@ def forgets_late_spans(patch: Patch) -> None:
         return [trace for trace in expire(self, now_ms) if trace.reason != "late"]
 
     patch.setattr(Assembler, "expire", without_late)
+
+
+def lets_the_older_part_win(patch: Patch) -> None:
+    merge = assemble.merge_parts
+    patch.setattr(assemble, "merge_parts", lambda old, new: merge(new, old))
 
 
 def gives_up_half_of_what_is_refused(patch: Patch) -> None:
@@ -185,6 +191,7 @@ MUTATIONS: Iterable[Callable[[Patch], None]] = (
     leaks_what_it_counts,
     loses_a_chunk,
     forgets_late_spans,
+    lets_the_older_part_win,
     gives_up_half_of_what_is_refused,
     takes_refused_for_stored,
     does_not_wait_for_the_dead_letters,

@@ -24,8 +24,10 @@ from spanferry_worker.stages.trace import Position
 from tests.simulation.plan import WORK_S, Plan
 from tests.worker.events import T0_MS, feedback, number
 
-__all__ = ["App", "Facts", "Sending", "Workload"]
+__all__ = ["TURN", "App", "Facts", "Sending", "Workload"]
 
+TURN = "turn"
+"""A tag that every part of a trace sets anew."""
 _JUNK = (b"\x01junk", b"", None, b"\x07later", b"\x01\x93\x09\x01\x02")
 _LARGE = 500
 """Bytes of a payload that needs chunks where records are small."""
@@ -152,7 +154,9 @@ class Workload:
         for i, span in enumerate(spans):
             last = i == parts - 1
             end = End(parts) if last else None
-            yield self._sending(times[i], Fragment(trace_id, [span], self._part(), end))
+            part = self._part()
+            part.tags[TURN] = str(self._names)
+            yield self._sending(times[i], Fragment(trace_id, [span], part, end))
 
     def _of_services(self, trace_id: bytes, at_s: float) -> Iterator[Sending]:
         """Two apps share a trace; either may be first, one may never come."""

@@ -6,7 +6,7 @@ from random import Random
 from spanferry_worker.testing import SimulatedLoop, StepsExhaustedError
 from tests.simulation.apps import Apps
 from tests.simulation.faults import Faults
-from tests.simulation.plan import Plan
+from tests.simulation.plan import Plan, is_orderly
 from tests.simulation.scene import Scene
 from tests.simulation.workers import Workforce
 from tests.simulation.workload import Workload
@@ -89,6 +89,8 @@ class World:
                 break
         self._scene.tell("world", "the end")
         self._audit.at_the_end(self._work.refused)
+        if is_orderly(self.plan):
+            self._audit.in_order()
         await self._let_go(end_s)
         await self._stop_all()
 
