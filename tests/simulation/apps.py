@@ -3,7 +3,8 @@
 from spanferry_schemas import Assessment, RecordKind, assessment_key
 from spanferry_worker.stages.trace import Position
 from tests.simulation.scene import Scene
-from tests.simulation.workload import App, Facts, Sending, Workload
+from tests.simulation.shapes import Facts, Sending
+from tests.simulation.workload import App, Workload
 
 __all__ = ["Apps"]
 

@@ -10,7 +10,7 @@ from spanferry_worker.runtime.pipeline import Pipeline
 from spanferry_worker.stages.decode import DeadReason
 from spanferry_worker.stages.trace import Position
 from spanferry_worker.testing import MemoryBroker, MemorySink, StoredTrace
-from tests.simulation.workload import TURN, Facts
+from tests.simulation.shapes import TURN, Facts
 
 __all__ = ["Audit"]
 
