@@ -112,7 +112,9 @@ def settings_document() -> str:
 def metrics_document() -> str:
     """docs/metrics.md."""
     rows: list[str] = []
-    for metric in [*vars(Metrics()).values(), *vars(SupervisorMetrics()).values()]:
+    metrics = Metrics()
+    known = [*vars(metrics).values(), *vars(metrics.ledger).values()]
+    for metric in [*known, *vars(SupervisorMetrics()).values()]:
         if not hasattr(metric, "_labelnames"):
             continue
         name = metric._name + ("_total" if isinstance(metric, Counter) else "")

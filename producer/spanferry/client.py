@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 from spanferry import bridge, leaving, outlet, termination
 from spanferry.buffer import Buffer, new_buffer
-from spanferry.client_stats import Stats
+from spanferry.client_stats import Stats, dropped_by_reason
 from spanferry.finishing import shorten
 from spanferry.log import logger
 from spanferry.metrics import totals
@@ -153,12 +153,7 @@ class Client:
         put, sent, state = self._buffer.counts, self._sender.dispatcher.counts, self._sender.state
         drops = self._sender.dispatcher.stager.drops
         spool = self._sender.dispatcher.spool_counts
-        dropped = {
-            "buffer_full": put.dropped_full,
-            "oversize": put.dropped_oversize + drops.oversize,
-            "refused": drops.refused,
-            "broken": drops.broken,
-        }
+        dropped = dropped_by_reason(put, drops)
         finished, overhead = outlet.finished(), self._sender.guard.overhead
         traces_dropped = put.dropped_traces + drops.traces
         return Stats(

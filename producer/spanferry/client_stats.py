@@ -1,8 +1,25 @@
 """The app side's account, as `stats()` gives it."""
 
+from typing import TYPE_CHECKING
+
 from msgspec import Struct
 
-__all__ = ["Stats"]
+from spanferry.buffer import BufferCounts
+
+if TYPE_CHECKING:
+    from spanferry.staging import DropCounts
+
+__all__ = ["Stats", "dropped_by_reason"]
+
+
+def dropped_by_reason(put: BufferCounts, drops: "DropCounts") -> dict[str, int]:
+    """Parcels dropped by the buffer, and after they were taken from it."""
+    return {
+        "buffer_full": put.dropped_full,
+        "oversize": put.dropped_oversize + drops.oversize,
+        "refused": drops.refused,
+        "broken": drops.broken,
+    }
 
 
 class Stats(Struct, frozen=True, kw_only=True):

@@ -10,11 +10,13 @@ from typing import Any, Final
 from msgspec import Struct
 
 from spanferry.buffer import Buffer
+from spanferry.client_stats import dropped_by_reason
 from spanferry.lanes import Fate, Lane, Lanes, Ledger, Receipt, Staged
 from spanferry.log import say_once
 from spanferry.pace import Pace
 from spanferry.process import supply_ids
 from spanferry.records import Record, header_of, recut
+from spanferry.reporting import Reporter
 from spanferry.settings import Settings
 from spanferry.spool.spool import SpoolCounts, new_spool
 from spanferry.spooling import Spooler
@@ -65,6 +67,15 @@ class Dispatcher:
             )
             self.stager.write_ahead = spool if spool.writes_ahead else None
         self.counts = DispatchCounts()
+        self.reporter = Reporter(
+            producer_id,
+            settings.topic,
+            self._lanes,
+            lambda: (
+                dropped_by_reason(buffer.counts, self.stager.drops),
+                self.counts.parcels_spooled,
+            ),
+        )
 
     def open(self, producer: Any, partitions: list[int]) -> None:
         """A producer is connected to the topic with these partitions."""
@@ -77,6 +88,7 @@ class Dispatcher:
         self._failure = None
         self.pace.session()
         self._lanes.open(partitions)
+        self.reporter.open(producer, producer.create_batch)
 
     async def close(self) -> None:
         """The producer ends: batches that are out go back to their lanes."""
@@ -84,6 +96,7 @@ class Dispatcher:
             pump.cancel()
         if self._pumps:
             await asyncio.wait(self._pumps, timeout=1)
+        await self.reporter.close()
 
     async def turn(self) -> None:
         """Stage what there is room for and set idle lanes going.
@@ -108,8 +121,11 @@ class Dispatcher:
                 pump = asyncio.get_running_loop().create_task(self._pump(lane))
                 self._pumps.add(pump)
                 pump.add_done_callback(self._pumps.discard)
+        self.reporter.turn()
         if self._failure is not None:
             raise self._failure
+        if self.reporter.failure is not None:
+            raise self.reporter.failure
 
     @property
     def linger_s(self) -> float:
@@ -185,6 +201,7 @@ class Dispatcher:
         finally:
             self.pace.settled(lane.partition, time.monotonic(), acknowledged=acknowledged)
         self.counts.batches_sent += 1
+        lane.settled(staged)
         for one in staged:
             self.counts.records_sent += 1
             self.counts.bytes_sent += len(one.record.value)
@@ -225,6 +242,7 @@ class Dispatcher:
         one = staged[0]
         limit = min(len(one.record.value), self.stager.record_bytes_max) // 2
         if limit < RECORD_BYTES_FLOOR:
+            lane.free(staged)
             self.stager.drops.refused += 1
             self.stager.drop(one.receipt, "refused", ValueError(f"a record of {size} bytes"))
             self.ledger.finish(one.receipt)
@@ -239,14 +257,16 @@ class Dispatcher:
             size,
         )
         lane.put_back_unsent([one])
-        waiting = lane.clear()
-        for piece in waiting:
-            self._recut(lane, piece)
+        for waiting in lane.clear():
+            self._recut(lane, waiting)
 
     def _recut(self, lane: Lane, staged: Staged) -> None:
+        """Cut it where it is too large now. The first piece has its number, if it has one."""
         pieces: list[Record] = list(recut(staged.record, self.stager.record_bytes_max, os.urandom))
         staged.receipt.open += len(pieces) - 1
-        for record in pieces:
+        staged.record = pieces[0]
+        lane.push(staged)
+        for record in pieces[1:]:
             lane.push(Staged(record, staged.receipt))
 
     def _settled(self, receipt: Receipt) -> None:

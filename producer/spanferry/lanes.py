@@ -109,6 +109,8 @@ class Lane:
         self.busy = False
         self.waiting_bytes = 0
         self.next_sequence = next_sequence
+        self.acknowledged = 0
+        """Own records that Kafka has: those numbered below."""
 
     def push(self, staged: Staged) -> None:
         """Append a record."""
@@ -132,14 +134,27 @@ class Lane:
             self.waiting.appendleft(staged)
             self.waiting_bytes += len(staged.record.value)
 
+    def settled(self, batch: Iterable[Staged]) -> None:
+        """Kafka has acknowledged these."""
+        for staged in batch:
+            if staged.sequence >= self.acknowledged:
+                self.acknowledged = staged.sequence + 1
+
+    def free(self, unsent: list[Staged]) -> None:
+        """Records that certainly did not arrive, the newest numbered: their numbers are free again.
+
+        Where later ones are given out already, to records that may have arrived, each keeps its own.
+        """
+        numbered = [staged.sequence for staged in unsent if staged.sequence >= 0]
+        if numbered and numbered[-1] + 1 == self.next_sequence:
+            self.next_sequence = numbered[0]
+            for staged in unsent:
+                staged.sequence = -1
+
     def put_back_unsent(self, batch: Iterable[Staged]) -> None:
         """Records that certainly did not arrive: their sequence numbers are free again."""
         unsent = list(batch)
-        numbered = [staged.sequence for staged in unsent if staged.sequence >= 0]
-        if numbered:
-            self.next_sequence = numbered[0]
-        for staged in unsent:
-            staged.sequence = -1
+        self.free(unsent)
         self.put_back(unsent)
 
     def clear(self) -> list[Staged]:
@@ -156,7 +171,7 @@ class Lanes:
     def __init__(self) -> None:
         self._lanes: dict[int, Lane] = {}
         self._partitions: list[int] = []
-        self._sequences: dict[int, int] = {}
+        self._sequences: dict[int, tuple[int, int]] = {}
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self._lanes.values())
@@ -166,10 +181,14 @@ class Lanes:
         self._partitions = sorted(partitions)
         gone = [lane for number, lane in self._lanes.items() if number not in partitions]
         for number in partitions:
-            self._lanes.setdefault(number, Lane(number, self._sequences.pop(number, 0)))
+            if number not in self._lanes:
+                following, acknowledged = self._sequences.pop(number, (0, 0))
+                self._lanes[number] = Lane(number, following)
+                self._lanes[number].acknowledged = acknowledged
         for lane in gone:
             del self._lanes[lane.partition]
-            self._sequences[lane.partition] = lane.next_sequence  # if it ever comes back
+            # If it ever comes back.
+            self._sequences[lane.partition] = lane.next_sequence, lane.acknowledged
             for staged in lane.clear():
                 staged.sequence, staged.origin = -1, None
                 self.push(staged)
@@ -187,6 +206,13 @@ class Lanes:
         """Kafka's default partitioner, so that every producer of a trace finds the same one."""
         number = (murmur2(key) & 0x7FFFFFFF) % len(self._partitions)
         return self._lanes[self._partitions[number]]
+
+    @property
+    def acknowledged(self) -> tuple[tuple[int, int], ...]:
+        """Partitions that have had own records, each with how many Kafka has acknowledged."""
+        gone = ((number, count) for number, (_, count) in self._sequences.items())
+        lanes = ((lane.partition, lane.acknowledged) for lane in self._lanes.values())
+        return tuple(sorted(one for one in (*lanes, *gone) if one[1]))
 
     @property
     def waiting_bytes(self) -> int:

@@ -120,13 +120,18 @@ class Sessions:
                 self._host.answer_flushes()
                 await self._host.pause(self._dispatcher.linger_s)
         finally:
-            if self.state.connected:
+            began = self.state.connected
+            if began:
                 self.state.connected = False
                 self._away_since_s = time.monotonic()
                 if self._away_since_s - self._connected_at_s >= _HEALTHY_S:
                     self._reminders.clear()
-            await self._dispatcher.close()
-            self._retire(connection)
+            try:
+                await self._dispatcher.close()
+                if began and self._host.stopping:
+                    await self._dispatcher.reporter.last()
+            finally:
+                self._retire(connection)
 
     def _connected(self) -> None:
         away_s = self.away_s

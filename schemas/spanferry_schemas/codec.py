@@ -34,7 +34,7 @@ _VERSION_PREFIX: Final = bytes([WIRE_VERSION])
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
-_KNOWN_TAGS: Final = frozenset({1, 2, 3})
+_KNOWN_TAGS: Final = frozenset({1, 2, 3, 4})
 
 
 class RejectReason(StrEnum):

@@ -12,6 +12,7 @@ from msgspec import Meta, Raw, Struct
 from spanferry_schemas.limits import (
     CHUNK_GROUP_ID_BYTES,
     CHUNKS_MAX,
+    PRODUCER_ID_BYTES,
     SPAN_ID_BYTES,
     TRACE_ID_BYTES,
     VALUE_BYTES_MAX,
@@ -26,6 +27,7 @@ __all__ = [
     "End",
     "Event",
     "Fragment",
+    "Report",
     "Span",
     "SpanEvent",
     "SpanLink",
@@ -40,6 +42,7 @@ AttachmentId = Annotated[
     str,
     Meta(pattern=r"\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"),
 ]
+ProducerId = Annotated[bytes, Meta(min_length=PRODUCER_ID_BYTES, max_length=PRODUCER_ID_BYTES)]
 GroupId = Annotated[bytes, Meta(min_length=CHUNK_GROUP_ID_BYTES, max_length=CHUNK_GROUP_ID_BYTES)]
 Nanoseconds = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -218,4 +221,23 @@ class Assessment(Struct, array_like=True, frozen=True, tag=3):
     overrides: str | None = None
 
 
-Event = Fragment | Chunk | Assessment
+class Report(Struct, array_like=True, frozen=True, tag=4, gc=False):
+    """What a producer has made and dropped since it began: for accounts, not for a trace.
+
+    Every report says it all anew, so that the newest one is enough and a lost one costs nothing. Its
+    record has no header and no number. `acknowledged` are the records that Kafka has acknowledged by
+    partition: those numbered below. `dropped` are parcels (what one trace hands over at once) by
+    reason; `spooled` parcels were moved to disk, from where somebody may send them. `last`: the
+    producer has ended in order.
+    """
+
+    producer_id: ProducerId
+    made_ns: Nanoseconds
+    started_ns: Nanoseconds = 0
+    acknowledged: tuple[tuple[Count, Nanoseconds], ...] = ()
+    dropped: dict[str, Nanoseconds] = {}
+    spooled: Nanoseconds = 0
+    last: bool = False
+
+
+Event = Fragment | Chunk | Assessment | Report

@@ -10,6 +10,7 @@ from spanferry_worker.doctor.kafka_checks import (
     judge_dead_letters,
     judge_group,
     judge_handshake,
+    judge_ledger,
     judge_nodes,
     judge_topic,
 )
@@ -84,6 +85,18 @@ def test_short_retention_is_worth_a_word() -> None:
 def test_several_faults_are_all_told() -> None:
     found = judged(topic(1, cleanup_policy="compact", max_message_bytes="1000"), workers=2)
     assert [finding.level for finding in found] == [Level.PROBLEM] * 3
+
+
+def test_the_ledger() -> None:
+    def said(facts: TopicFacts | None, *, enabled: bool = True) -> list[Finding]:
+        return [judge_ledger(facts, "traces.ledger", enabled=enabled)]
+
+    compacted = TopicFacts("traces.ledger", 1, 0, {"cleanup.policy": "compact"})
+    only(said(compacted), Level.GOOD, "is there")
+    only(said(None), Level.NOTE, "does not exist")
+    only(said(None, enabled=False), Level.GOOD, "no ledger is kept")
+    kept_by_time = TopicFacts("traces.ledger", 1, 0, {"cleanup.policy": "delete"})
+    only(said(kept_by_time), Level.PROBLEM, "not compacted")
 
 
 def test_dead_letters() -> None:

@@ -12,7 +12,7 @@ import pytest
 from spanferry import outlet
 from spanferry.client import disable, enable, flush, stats
 from spanferry_schemas import read_meta
-from tests.producer.topic import read_topic
+from tests.producer.topic import read_numbered
 from tests.producer.traffic import a_trace
 
 __all__ = ["App", "arrived", "until"]
@@ -92,7 +92,7 @@ def arrived(servers: str, topic: str) -> Counter[int]:
     """How often each trace is in the topic; records with the same producer id and sequence once."""
     names: set[tuple[int, bytes, int]] = set()
     found: Counter[int] = Counter()
-    for record in read_topic(servers, topic):
+    for record in read_numbered(servers, topic):
         meta = read_meta(record.headers)
         assert meta is not None
         name = (record.partition, meta.producer_id, meta.sequence)

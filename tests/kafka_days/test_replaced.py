@@ -12,7 +12,7 @@ from spanferry_schemas import read_meta
 from tests.kafka_days.app import App, arrived
 from tests.kafka_days.proxy import Proxy
 from tests.kafka_days.secured import SecuredKafka
-from tests.producer.topic import read_topic
+from tests.producer.topic import read_numbered
 
 pytestmark = [pytest.mark.kafka, pytest.mark.chaos]
 
@@ -39,7 +39,7 @@ def test_a_new_cluster_under_the_same_name(broker: SecuredKafka, topic: str, app
     app.delivers()
     assert arrived(broker.bootstrap_servers, topic) == Counter(range(30, 90))
     by_partition: dict[int, list[int]] = {}
-    for record in read_topic(broker.bootstrap_servers, topic):
+    for record in read_numbered(broker.bootstrap_servers, topic):
         meta = read_meta(record.headers)
         assert meta is not None
         by_partition.setdefault(record.partition, []).append(meta.sequence)

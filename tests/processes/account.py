@@ -3,7 +3,7 @@
 from collections import Counter
 
 from spanferry_schemas import Fragment, decode, read_meta
-from tests.producer.topic import read_topic
+from tests.producer.topic import read_numbered
 
 __all__ = ["arrived", "numbered"]
 
@@ -15,7 +15,7 @@ def arrived(bootstrap_servers: str, topic: str) -> Counter[str]:
     sequence are one."""
     names: set[tuple[int, bytes, int]] = set()
     found: Counter[str] = Counter()
-    for record in read_topic(bootstrap_servers, topic):
+    for record in read_numbered(bootstrap_servers, topic):
         meta = read_meta(record.headers)
         assert meta is not None
         name = (record.partition, meta.producer_id, meta.sequence)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 
 import pytest
 
@@ -68,6 +69,51 @@ def test_sequences_have_neither_gap_nor_repeat(kafka, topic):
     for record in read_topic(kafka.bootstrap_servers, topic):
         by_partition.setdefault(record.partition, []).append(read_meta(record.headers).sequence)
     assert all(found == list(range(len(found))) for found in by_partition.values())
+
+
+def test_the_process_reports_at_its_end_what_it_has_made_and_dropped(kafka, topic):
+    """One record without a number, and none where nothing was made."""
+    from spanferry_schemas import Report, decode, read_meta
+
+    enable(bootstrap_servers=kafka.bootstrap_servers, topic=topic, buffer_bytes=1_000_000)
+    disable()
+    enable(bootstrap_servers=kafka.bootstrap_servers, topic=topic, buffer_bytes=1_000_000)
+    send(20, 2_000)
+    assert flush(20)
+    send(1, 3_000_000)  # more than the buffer takes
+    disable()
+    records = read_topic(kafka.bootstrap_servers, topic)
+    [report] = [one for one in map(decode, (r.value for r in records)) if isinstance(one, Report)]
+    numbered = [record for record in records if read_meta(record.headers) is not None]
+    assert len(numbered) == len(records) - 1 == 20
+    assert {read_meta(one.headers).producer_id for one in numbered} == {report.producer_id}
+    assert dict(report.acknowledged) == Counter(record.partition for record in numbered)
+    assert (report.dropped, report.last) == ({"oversize": 1}, True)
+    assert report.started_ns < report.made_ns
+
+
+def test_while_something_changes_reports_come_now_and_then(kafka, topic, monkeypatch):
+    from spanferry import reporting
+    from spanferry_schemas import Report, decode
+
+    monkeypatch.setattr(reporting, "_REPORT_S", 0.3)
+    enable(bootstrap_servers=kafka.bootstrap_servers, topic=topic)
+
+    def reports() -> list[Report]:
+        events = [decode(record.value) for record in read_topic(kafka.bootstrap_servers, topic)]
+        return [event for event in events if isinstance(event, Report)]
+
+    for expected in (1, 2):
+        send(10)
+        assert flush(20)
+        deadline = time.monotonic() + 20
+        while len(reports()) < expected and time.monotonic() < deadline:
+            time.sleep(0.1)
+    time.sleep(1)
+    found = sorted(reports(), key=lambda report: report.made_ns)
+    assert sum(count for _, count in found[-1].acknowledged) == 20
+    assert len(found) in {2, 3}, "only where something has changed"
+    assert not any(report.last for report in found)
 
 
 def test_the_process_says_what_its_traces_do_not_say_themselves(kafka, topic):
@@ -156,7 +202,7 @@ def test_a_missing_topic_is_named_with_its_remedy(kafka):
 
 def test_leaving_the_program_flushes(kafka, topic):
     done = run_app(kafka, topic, "exit")
-    assert len(read_topic(kafka.bootstrap_servers, topic)) == 100, done.stderr
+    assert len(read_fragments(kafka.bootstrap_servers, topic)) == 100, done.stderr
 
 
 @pytest.mark.parametrize(("mode", "total"), [("fork", 120), ("fork_fresh", 100)])
@@ -224,11 +270,11 @@ def test_exit_without_kafka_is_bounded_and_reported():
 def test_switching_off_and_on_again(kafka, topic):
     done = run_app(kafka, topic, "disable")
     assert json.loads(done.stdout)["enabled"] is False
-    assert len(read_topic(kafka.bootstrap_servers, topic)) == 100
+    assert len(read_fragments(kafka.bootstrap_servers, topic)) == 100
     enable(bootstrap_servers=kafka.bootstrap_servers, topic=topic)
     send(1)
     enable(bootstrap_servers=kafka.bootstrap_servers, topic=topic)
     send(1)
     assert flush(20)
     assert stats().traces == 1
-    assert len(read_topic(kafka.bootstrap_servers, topic)) == 102
+    assert len(read_fragments(kafka.bootstrap_servers, topic)) == 102

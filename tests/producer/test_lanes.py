@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spanferry.lanes import Lane, Ledger, Receipt, Staged
+from spanferry.lanes import Lane, Lanes, Ledger, Receipt, Staged
 from spanferry.records import Record
 from spanferry_schemas import RecordKind
 
@@ -46,6 +46,34 @@ def test_records_leave_in_order_and_no_sequence_is_used_for_two(steps):
         assert by_sequence.setdefault(sequence, name) == name, "two records under one sequence"
     assert sorted(by_sequence) == list(range(len(by_sequence))), "a gap where nothing was lost"
     assert sorted(by_sequence.values()) == list(range(len(by_sequence)))
+
+
+def test_numbers_that_may_have_arrived_are_given_to_nobody_else():
+    """A batch whose fate is unknown goes back; a part of it is refused for its size, and cut."""
+    lane = Lane(0)
+    for name in range(3):
+        lane.push(staged(name))
+    batch = [lane.pop(), lane.pop(), lane.pop()]
+    lane.put_back(batch)
+    refused = [lane.pop()]
+    lane.put_back_unsent(refused)
+    for name in range(3, 5):
+        lane.push(staged(name))
+    assert [lane.pop().sequence for _ in range(5)] == [0, 1, 2, 3, 4]
+
+
+def test_what_is_acknowledged_is_known_by_partition_also_of_those_that_are_gone():
+    lanes = Lanes()
+    lanes.open([0, 1])
+    for lane in lanes:
+        lane.push(staged(lane.partition))
+        lane.push(staged(lane.partition + 10))
+        lane.settled([lane.pop()])
+    assert lanes.acknowledged == ((0, 1), (1, 1))
+    lanes.open([0])
+    assert lanes.acknowledged == ((0, 1), (1, 1))
+    lanes.open([0, 1])
+    assert [lane.next_sequence for lane in lanes] == [1, 1]
 
 
 def test_a_parcel_is_settled_with_its_last_record():

@@ -5,14 +5,20 @@ import asyncio
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from spanferry_schemas import Chunk, Fragment, Rejection, decode, join_chunks
+from spanferry_schemas import Chunk, Fragment, Rejection, Report, decode, join_chunks
 
-__all__ = ["read_fragments", "read_topic"]
+__all__ = ["read_fragments", "read_numbered", "read_topic"]
 
 
 def read_topic(bootstrap_servers: str, topic: str) -> list[ConsumerRecord]:
     """Every record of the topic, partition by partition in order."""
     return asyncio.run(_read(bootstrap_servers, topic))
+
+
+def read_numbered(bootstrap_servers: str, topic: str) -> list[ConsumerRecord]:
+    """The same without producers' reports, which have no number and belong to no trace."""
+    records = read_topic(bootstrap_servers, topic)
+    return [record for record in records if not isinstance(decode(record.value), Report)]
 
 
 def read_fragments(bootstrap_servers: str, topic: str) -> list[Fragment]:

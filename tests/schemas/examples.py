@@ -9,6 +9,7 @@ from spanferry_schemas import (
     Chunk,
     End,
     Fragment,
+    Report,
     Span,
     SpanEvent,
     SpanLink,
@@ -107,6 +108,15 @@ EXAMPLES = {
         client_request_id="req-1",
         error=("TIMEOUT", "judge did not answer", None),
     ),
+    "report": Report(
+        producer_id=b"\x05" * 8,
+        made_ns=1_700_000_003_000_000_000,
+        started_ns=1_700_000_000_000_000_000,
+        acknowledged=((0, 12), (3, 1)),
+        dropped={"buffer_full": 2},
+        spooled=1,
+        last=True,
+    ),
 }
 
 EARLIER = {"fragment", "fragment_minimal", "fragment_full"}
@@ -196,4 +206,14 @@ assessment = st.builds(
     metadata=_strings,
     error=st.none() | st.tuples(_text, st.none() | _text, st.none() | _text),
 )
-event = st.one_of(fragment, chunk, assessment)
+report = st.builds(
+    Report,
+    producer_id=st.binary(min_size=8, max_size=8),
+    made_ns=_ns,
+    started_ns=_ns,
+    acknowledged=st.lists(st.tuples(st.integers(0, 2**31 - 1), _ns), max_size=3).map(tuple),
+    dropped=st.dictionaries(_text, _ns, max_size=3),
+    spooled=_ns,
+    last=st.booleans(),
+)
+event = st.one_of(fragment, chunk, assessment, report)

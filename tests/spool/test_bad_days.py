@@ -14,7 +14,7 @@ import pytest
 
 from spanferry.client import Stats
 from spanferry_schemas import read_meta
-from tests.producer.topic import read_topic
+from tests.producer.topic import read_numbered
 from tests.services.kafka import KafkaServer
 from tests.services.process import free_port
 from tests.spool.program import FORK_STRIDE, PROCESSES
@@ -76,7 +76,7 @@ def arrived(broker: KafkaServer, topic: str) -> Counter[int]:
     """How often each trace is there, records with the same producer and sequence counted once."""
     names: set[tuple[int, bytes, int]] = set()
     found: Counter[int] = Counter()
-    for record in read_topic(broker.bootstrap_servers, topic):
+    for record in read_numbered(broker.bootstrap_servers, topic):
         meta = read_meta(record.headers)
         assert meta is not None
         name = (record.partition, meta.producer_id, meta.sequence)

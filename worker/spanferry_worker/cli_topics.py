@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create = verbs.add_parser(
         "create",
         help="create the topics, or check those that exist",
-        description="Creates the traces' topic and the one for dead letters. What exists already "
-        "is checked and left as it is; the exit code is 1 where it will not do.",
+        description="Creates the traces' topic, the one for dead letters and the ledger's. What exists "
+        "already is checked and left as it is; the exit code is 1 where it will not do.",
     )
     create.add_argument("--partitions", type=int, default=12, help="of the traces' topic")
     create.add_argument(
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Create and check; 0 where both topics will do."""
+    """Create and check; 0 where all topics will do."""
     settings = operator_settings(args, os.environ)
     if args.partitions < 1 or args.max_message_bytes < MESSAGE_BYTES_MIN:
         raise SettingsError(
@@ -67,8 +67,9 @@ def run(args: argparse.Namespace) -> int:
         replication_factor=args.replication_factor,
         message_bytes_max=args.max_message_bytes + _HEADROOM_BYTES,
     )
+    ledger = TopicPlan.for_ledger(settings.ledger_topic, args.replication_factor)
     try:
-        return asyncio.run(_create(settings.kafka, [traces, dead]))
+        return asyncio.run(_create(settings.kafka, [traces, dead, ledger]))
     except TransientError as error:
         sys.stderr.write(f"spanferry topics: {error}\n")
         return 1

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from spanferry_worker.stages.accounts import Entry, Kept
 from spanferry_worker.stages.consume import Record
 from spanferry_worker.stages.trace import AssembledTrace, Position
 
@@ -10,6 +11,8 @@ __all__ = [
     "Clock",
     "DeadLetter",
     "DeadLetterLog",
+    "KeptAccounts",
+    "LedgerLog",
     "Partition",
     "PartitionOwner",
     "RecordLog",
@@ -71,8 +74,11 @@ class PartitionOwner(Protocol):
         """These are now ours, from their committed offset on. Called before any of their records."""
         ...
 
-    def resumed(self, partitions: frozenset[Partition]) -> None:
-        """Those of the assigned ones that go on at an offset that was committed before."""
+    def resumed(self, committed: Mapping[Partition, int]) -> None:
+        """Those of the assigned ones that go on at an offset that was committed before, with it.
+
+        Called after `assigned`, also where there is none.
+        """
         ...
 
     async def revoked(self, partitions: frozenset[Partition]) -> None:
@@ -146,6 +152,33 @@ class DeadLetterLog(Protocol):
 
     async def send(self, letters: Sequence[DeadLetter]) -> None:
         """Returns when every one is acknowledged by all replicas. Raises TransientError, FatalError."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections. Never raises."""
+        ...
+
+
+class KeptAccounts(NamedTuple):
+    """What a LedgerLog holds, and one past the last record of each partition asked for."""
+
+    kept: Sequence[Kept]
+    ends: Mapping[Partition, int]
+
+
+class LedgerLog(Protocol):
+    """Where the accounts of records are kept. Errors are TransientError or FatalError."""
+
+    async def open(self) -> None:
+        """Connect; create the topic where it is missing."""
+        ...
+
+    async def load(self, partitions: Sequence[Partition]) -> KeptAccounts:
+        """The newest of everything that was saved, other partitions' and groups' perhaps too."""
+        ...
+
+    async def save(self, entries: Sequence[Entry]) -> None:
+        """Returns when every one is acknowledged by all replicas."""
         ...
 
     async def close(self) -> None:

@@ -15,6 +15,7 @@ from spanferry_worker.errors import SettingsError
 from spanferry_worker.stages.assemble import AssemblePolicy
 from spanferry_worker.stages.consume import FlowPolicy
 from spanferry_worker.stages.decode import ChunkPolicy
+from spanferry_worker.stages.ledger import LedgerPolicy
 from spanferry_worker.stages.sample import SamplingPolicy
 from spanferry_worker.stages.write import RetryPolicy, WritePolicy
 
@@ -25,6 +26,7 @@ __all__ = [
     "DeadLetterSettings",
     "HealthSettings",
     "KafkaSettings",
+    "LedgerSettings",
     "MlflowSettings",
     "ProcessSettings",
     "Settings",
@@ -112,6 +114,15 @@ class CommitSettings(Struct, frozen=True, kw_only=True):
             raise ValueError("interval_s must be above 0")
 
 
+class LedgerSettings(LedgerPolicy, frozen=True, kw_only=True):
+    """The account of every record, kept over restarts."""
+
+    enabled: bool = True
+    topic: str | None = None
+    """Compacted. Default: the traces' topic and `.ledger`. Without it workers go on, and forget their
+    accounts when they end."""
+
+
 class HealthSettings(Struct, frozen=True, kw_only=True):
     """Where /healthz, /readyz and /metrics are served."""
 
@@ -161,6 +172,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     retry: RetryPolicy = RetryPolicy()
     commit: CommitSettings = CommitSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
+    ledger: LedgerSettings = LedgerSettings()
     health: HealthSettings = HealthSettings()
     mlflow: MlflowSettings = MlflowSettings()
     process: ProcessSettings = ProcessSettings()
@@ -188,6 +200,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     def dead_letter_topic(self) -> str:
         """The topic for what cannot be stored."""
         return self.dead_letters.topic or f"{self.kafka.topic}.dlq"
+
+    @property
+    def ledger_topic(self) -> str:
+        """The topic for the account of every record."""
+        return self.ledger.topic or f"{self.kafka.topic}.ledger"
 
 
 FLAGS: Final[Mapping[str, str]] = {

@@ -54,6 +54,8 @@ class LogEvent(StrEnum):
     """Records wait and none come for `consume.stall_s`; the worker joins the group anew."""
     CONSUME_LAG_UNKNOWN = "consume.lag_unknown"
     """Kafka did not say how much waits (level debug)."""
+    LEDGER_UNKEPT = "ledger.unkept"
+    """The account of records cannot be read or written; traces flow without it. Said once."""
     WRITE_FAILED = "write.failed"
     """The store is away or busy; the batch is tried again, nothing is lost."""
     WRITE_UNEXPECTED = "write.unexpected_error"

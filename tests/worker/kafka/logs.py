@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -31,8 +31,8 @@ class Owner:
     def assigned(self, partitions: frozenset[Partition]) -> None:
         self.partitions = set(partitions)
 
-    def resumed(self, partitions: frozenset[Partition]) -> None:
-        self.resumed_partitions |= partitions
+    def resumed(self, committed: Mapping[Partition, int]) -> None:
+        self.resumed_partitions |= committed.keys()
 
     async def revoked(self, partitions: frozenset[Partition]) -> None:
         if partitions and self.before_revoked is not None:

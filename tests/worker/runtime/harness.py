@@ -11,7 +11,13 @@ from spanferry_worker.runtime.pipeline import Pipeline
 from spanferry_worker.services.clock import SystemClock
 from spanferry_worker.services.metrics import Metrics
 from spanferry_worker.settings import Settings, load_settings
-from spanferry_worker.testing import MemoryBroker, MemoryDeadLetters, MemoryLog, MemorySink
+from spanferry_worker.testing import (
+    MemoryBroker,
+    MemoryDeadLetters,
+    MemoryLedger,
+    MemoryLog,
+    MemorySink,
+)
 
 FAST: dict[str, object] = {
     "assemble.idle_s": 0.3,
@@ -42,6 +48,7 @@ class Harness:
         self.broker = MemoryBroker(self.clock, partitions=partitions)
         self.sink = MemorySink()
         self.letters = MemoryDeadLetters()
+        self.ledger = MemoryLedger(self.broker)
 
     def pipeline(self, **changes: Any) -> Pipeline:
         """A worker, not yet running; its parts may be replaced."""
@@ -52,6 +59,7 @@ class Harness:
             "clock": self.clock,
             "metrics": Metrics(),
             "chance": random.Random(7),
+            "ledger": self.ledger,
         }
         return Pipeline(Parts(**(parts | changes)), self.settings)
 

@@ -81,7 +81,7 @@ def test_the_reasons_are_those_of_the_decoder_and_of_the_stages():
     assert set(REASONS) == {
         *("empty", "unknown_version", "malformed", "unknown_event", "invalid"),
         *("chunks_incomplete", "chunks_mismatch", "chunks_too_big", "chunks_nested"),
-        *("refused", "no_experiment"),
+        *("refused", "no_experiment", "no_trace"),
     }
 
 

@@ -10,6 +10,7 @@ from spanferry_schemas import (
     Event,
     Fragment,
     Rejection,
+    Report,
     Span,
     TracePart,
     decode,
@@ -75,6 +76,8 @@ def _event(event: Event, *, payload: bool) -> Iterator[str]:
             yield f"trace: {trace_id_text(event.trace_id)}"
         case Assessment():
             yield from _assessment(event, payload=payload)
+        case Report():
+            yield f"report of producer {event.producer_id.hex()}, {event.made_ns}"
 
 
 def _fragment(event: Fragment, *, payload: bool) -> Iterator[str]:

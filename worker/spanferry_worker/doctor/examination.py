@@ -13,6 +13,7 @@ from spanferry_worker.doctor.kafka_checks import (
     judge_dead_letters,
     judge_group,
     judge_handshake,
+    judge_ledger,
     judge_nodes,
     judge_topic,
 )
@@ -105,7 +106,13 @@ async def _check_cluster(
     asked, _ = parse_servers(kafka.bootstrap_servers)
     try:
         async with asyncio.timeout(KAFKA_S):
-            facts = await ask_cluster(options, kafka.topic, settings.dead_letter_topic, kafka.group)
+            facts = await ask_cluster(
+                options,
+                kafka.topic,
+                settings.dead_letter_topic,
+                kafka.group,
+                settings.ledger_topic,
+            )
     except (KafkaError, OSError) as error:
         return None, [
             problem(
@@ -121,6 +128,7 @@ async def _check_cluster(
         *nodes,
         *judge_topic(facts.topic, kafka.topic, workers=workers, record_bytes_max=record_bytes_max),
         judge_dead_letters(facts.dead_letters, settings.dead_letter_topic, facts.topic),
+        judge_ledger(facts.ledger, settings.ledger_topic, enabled=settings.ledger.enabled),
         *judge_group(facts.group, facts.topic),
     ]
     return (facts if healthy(nodes) else None), found

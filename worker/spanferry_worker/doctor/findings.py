@@ -21,6 +21,7 @@ class Area(StrEnum):
     BROKER = "broker"
     TOPIC = "topic"
     DEAD_LETTERS = "dead letters"
+    LEDGER = "ledger"
     GROUP = "workers"
     MLFLOW = "mlflow"
     CROSSING = "crossing"

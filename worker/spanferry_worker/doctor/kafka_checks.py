@@ -12,6 +12,7 @@ __all__ = [
     "judge_dead_letters",
     "judge_group",
     "judge_handshake",
+    "judge_ledger",
     "judge_nodes",
     "judge_topic",
 ]
@@ -186,6 +187,27 @@ def judge_dead_letters(letters: TopicFacts | None, name: str, topic: TopicFacts 
             f"max.message.bytes={wanted + 65_536}",
         )
     return good(Area.DEAD_LETTERS, f"{name} is there")
+
+
+def judge_ledger(ledger: TopicFacts | None, name: str, *, enabled: bool) -> Finding:
+    """Whether the account of every record outlives the workers."""
+    if not enabled:
+        return good(Area.LEDGER, "no ledger is kept, as ledger.enabled=false asks for")
+    if ledger is None:
+        return note(
+            Area.LEDGER,
+            f"topic {name!r} does not exist: workers forget their accounts when they end",
+            "a worker makes it when it starts, if it may; spanferry topics create makes it now",
+        )
+    policy = ledger.config.get("cleanup.policy", "compact")
+    if "compact" not in policy:
+        return problem(
+            Area.LEDGER,
+            f"{name} is not compacted (cleanup.policy={policy}): accounts are lost with its retention",
+            f"kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config "
+            "cleanup.policy=compact",
+        )
+    return good(Area.LEDGER, f"{name} is there, compacted")
 
 
 def judge_group(group: GroupFacts, topic: TopicFacts | None) -> list[Finding]:

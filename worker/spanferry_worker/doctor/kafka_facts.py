@@ -67,6 +67,7 @@ class ClusterFacts(Struct, frozen=True):
     dead_letters: TopicFacts | None
     dead_letters_name: str
     group: GroupFacts
+    ledger: TopicFacts | None = None
 
 
 def client_options(settings: KafkaSettings, timeout_s: float) -> dict[str, Any]:
@@ -89,7 +90,7 @@ async def shake_hands(address: Address, options: Mapping[str, Any]) -> Handshake
 
 
 async def ask_cluster(
-    options: Mapping[str, Any], topic: str, dead_letters: str, group_id: str
+    options: Mapping[str, Any], topic: str, dead_letters: str, group_id: str, ledger: str = ""
 ) -> ClusterFacts:
     """Everything at once. Raises KafkaError or OSError where the cluster does not answer."""
     async with _admin(options) as admin:
@@ -98,8 +99,9 @@ async def ask_cluster(
         described = {each["topic"]: each for each in await admin.describe_topics()}
         traces = await _topic(admin, topic, described.get(topic))
         letters = await _topic(admin, dead_letters, described.get(dead_letters))
+        accounts = await _topic(admin, ledger, described.get(ledger))
         group = await _group(admin, options, group_id, traces)
-    return ClusterFacts(nodes, traces, letters, dead_letters, group)
+    return ClusterFacts(nodes, traces, letters, dead_letters, group, accounts)
 
 
 @contextlib.asynccontextmanager

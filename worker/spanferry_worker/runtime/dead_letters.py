@@ -9,14 +9,21 @@ from typing import TypeVar
 from msgspec import Struct
 
 from spanferry_schemas import Fragment, encode
-from spanferry_worker.errors import FatalError, NoExperimentError, PoisonError, TransientError
+from spanferry_worker.errors import (
+    FatalError,
+    NoExperimentError,
+    PoisonError,
+    TraceNotFoundError,
+    TransientError,
+)
 from spanferry_worker.ports import DeadLetter
 from spanferry_worker.runtime.lanes import Lane, Lanes
 from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.settings import Settings
+from spanferry_worker.stages.accounts import Outcome
 from spanferry_worker.stages.consume import Record
 from spanferry_worker.stages.decode import DeadReason, Rejected
-from spanferry_worker.stages.trace import AssembledTrace
+from spanferry_worker.stages.trace import AssembledTrace, Position
 from spanferry_worker.stages.write import DeadLetterBreaker
 from spanferry_worker.telemetry import LogEvent
 
@@ -68,6 +75,8 @@ class DeadLetterOffice:
         self.on_progress: Callable[[], None] = lambda: None
         """Called whenever a case is closed."""
         self.held_bytes = 0
+        self._gone: set[Position] = set()
+        """Positions of open cases whose records Kafka had removed."""
 
     def _breaker(self) -> DeadLetterBreaker:
         settings = self._settings.dead_letters
@@ -100,6 +109,9 @@ class DeadLetterOffice:
             reason = DeadReason.NO_EXPERIMENT
             if _is_new(error.experiment, self._experiments):
                 self.count("write", bad=1, message=message)
+        elif isinstance(error, TraceNotFoundError):
+            # Its trace may have been dropped, by a policy or in the app: no fault of the worker.
+            reason = DeadReason.NO_TRACE
         else:
             self.count("write", bad=1, message=message)
         rejected = Rejected(reason, message, trace.positions)
@@ -143,7 +155,10 @@ class DeadLetterOffice:
         self.held_bytes -= case.size
         lane = self._lanes.owned(case.lane_id)
         if lane is not None:
-            lane.tracker.done(position.offset for position in case.rejected.positions)
+            gone = self._gone.intersection(case.rejected.positions)
+            lane.settle(list(gone), Outcome.LOST)
+            lane.settle(case.rejected.positions, Outcome.DEAD_LETTERED)
+            self._gone -= gone
 
     async def _send(self, cases: Sequence[_Case]) -> None:
         now_ms = self._parts.clock.now_ms()
@@ -181,6 +196,8 @@ class DeadLetterOffice:
             _log.error("records for the dead letters are no longer in Kafka", extra=where)
         trace = case.trace
         if records or trace is None or trace.trace_id is None:
+            found = {(record.partition, record.offset) for record in records}
+            self._gone.update(p for p in positions if (p.partition, p.offset) not in found)
             return records
         value = encode(Fragment(trace.trace_id, trace.spans, trace.trace))
         now_ms = self._parts.clock.now_ms()

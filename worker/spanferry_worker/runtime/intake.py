@@ -12,6 +12,7 @@ from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.runtime.wake import wait_for_event
 from spanferry_worker.runtime.writer import Writer
 from spanferry_worker.settings import Settings
+from spanferry_worker.stages.accounts import Outcome
 from spanferry_worker.stages.consume import FlowGate, MeanSize, PollSizer, Record
 from spanferry_worker.stages.sample import Sampler
 from spanferry_worker.stages.trace import AssembledTrace
@@ -184,6 +185,6 @@ class Intake:
         ).inc()
         kept = self._sampler.apply(trace, decision)
         if kept is None:
-            lane.tracker.done(position.offset for position in trace.positions)
+            lane.settle(trace.positions, Outcome.SAMPLED)
         else:
             self._writer.add(kept, lane)

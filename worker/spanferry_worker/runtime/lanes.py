@@ -9,11 +9,14 @@ from spanferry_schemas import read_meta
 from spanferry_worker.errors import TransientError
 from spanferry_worker.ports import Partition
 from spanferry_worker.settings import Settings
+from spanferry_worker.stages.accounts import UNNUMBERED, Books, Outcome
 from spanferry_worker.stages.assemble import Assembler, shed
 from spanferry_worker.stages.commit import OffsetTracker
 from spanferry_worker.stages.consume import PartitionClock, Record, SequenceLedger
-from spanferry_worker.stages.decode import Decoded, Decoder, Outcome, Rejected
-from spanferry_worker.stages.trace import AssembledTrace
+from spanferry_worker.stages.decode import Decoded, Decoder, Rejected, Reported
+from spanferry_worker.stages.decode import Outcome as DecodeOutcome
+from spanferry_worker.stages.ledger import Ledger
+from spanferry_worker.stages.trace import AssembledTrace, Position
 
 __all__ = ["Gained", "Lane", "Lanes", "LogWentBackError"]
 
@@ -46,6 +49,11 @@ class Lane:
         self.assembler = Assembler(settings.assemble)
         self.tracker = OffsetTracker()
         self.ledger = SequenceLedger()
+        self.books = Ledger(settings.ledger, Books(settings.kafka.group, *partition))
+        self.resumed_at: int | None = None
+        """The committed offset that it goes on at, once that is known and if there is one."""
+        self.kept: bool | None = None
+        """Whether its books are kept in Kafka; None as long as that is not known."""
         self.committed: int | None = None
         """What the broker has, or where we began: that is not committed before anything moves."""
         self.newest_ms = 0
@@ -59,7 +67,7 @@ class Lane:
         size = 0
         if self.committed is None:
             self.committed = records[0].offset
-        clock, ledger, tracker = self.clock, self.ledger, self.tracker
+        clock, ledger, tracker, books = self.clock, self.ledger, self.tracker, self.books
         for record in records:
             if not tracker.begin(record.offset, record.timestamp):
                 raise LogWentBackError(
@@ -69,8 +77,11 @@ class Lane:
             now_ms = clock.record(record.timestamp, wall_ms)
             self.newest_ms = record.timestamp
             meta = read_meta(record.headers)
-            if meta is not None:
+            if meta is None:
+                books.read(record.offset, UNNUMBERED, -1, record.timestamp)
+            else:
                 ledger.saw(meta)
+                books.read(record.offset, meta.producer_id, meta.sequence, record.timestamp)
             if record.value:
                 size += len(record.value)
             self._accept(self.decoder.take(record, meta, now_ms), now_ms, gained)
@@ -88,7 +99,7 @@ class Lane:
         outcomes = self.decoder.drop_oldest("before the worker held too much")
         self._accept(outcomes, self.clock.now_ms, gained)
 
-    def _accept(self, outcomes: Iterable[Outcome], now_ms: int, gained: Gained) -> None:
+    def _accept(self, outcomes: Iterable[DecodeOutcome], now_ms: int, gained: Gained) -> None:
         for outcome in outcomes:
             if isinstance(outcome, Decoded):
                 trace = self.assembler.add(outcome, now_ms)
@@ -97,9 +108,18 @@ class Lane:
             elif isinstance(outcome, Rejected):
                 gained.rejected.append((outcome, self))
                 gained.good -= len(outcome.positions)
+            elif isinstance(outcome, Reported):
+                self.books.tell(outcome.report)
+                self.settle(outcome.positions, Outcome.REPORT)
             else:
                 gained.replayed += len(outcome.positions)
-                self.tracker.done(position.offset for position in outcome.positions)
+                self.settle(outcome.positions, Outcome.SETTLED)
+
+    def settle(self, positions: Sequence[Position], outcome: Outcome) -> None:
+        """Records are decided for good: their offsets may be committed."""
+        offsets = [position.offset for position in positions]
+        self.books.decided(offsets, outcome)
+        self.tracker.done(offsets)
 
     @property
     def held_bytes(self) -> int:

@@ -18,6 +18,7 @@ from spanferry_worker.runtime.pipeline import Pipeline
 from spanferry_worker.services.clock import SystemClock
 from spanferry_worker.services.kafka import KafkaLog
 from spanferry_worker.services.kafka_dead_letters import KafkaDeadLetters
+from spanferry_worker.services.kafka_ledger import KafkaLedger
 from spanferry_worker.services.memory import memory_limit_bytes
 from spanferry_worker.services.metrics import Metrics
 from spanferry_worker.settings import Settings, require_for_worker
@@ -49,6 +50,7 @@ def make_parts(settings: Settings) -> Parts:
         clock=SystemClock(),
         metrics=_metrics(settings),
         chance=random.Random(),  # noqa: S311 - spreads retries
+        ledger=KafkaLedger(settings) if settings.ledger.enabled else None,
     )
 
 

@@ -4,7 +4,7 @@ import random
 
 from msgspec import Struct
 
-from spanferry_worker.ports import Clock, DeadLetterLog, RecordLog, Sink
+from spanferry_worker.ports import Clock, DeadLetterLog, LedgerLog, RecordLog, Sink
 from spanferry_worker.services.metrics import Metrics
 
 __all__ = ["Parts"]
@@ -19,3 +19,5 @@ class Parts(Struct, frozen=True, kw_only=True):
     clock: Clock
     metrics: Metrics
     chance: random.Random
+    ledger: LedgerLog | None = None
+    """None: the accounts are forgotten when the worker ends."""

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from spanferry_worker.errors import FatalError, TransientError
 from spanferry_worker.ports import Partition
+from spanferry_worker.runtime.books import Bookkeeper
 from spanferry_worker.runtime.committer import Committer
 from spanferry_worker.runtime.dead_letters import DeadLetterOffice
 from spanferry_worker.runtime.intake import Intake
@@ -37,7 +38,8 @@ class Pipeline:
         self.office = DeadLetterOffice(parts, settings, self.lanes)
         self.writer = Writer(parts, settings, self.lanes, self.office)
         self.intake = Intake(parts, settings, self.lanes, self.writer, self.office)
-        self.committer = Committer(parts, settings, self.lanes)
+        self.books = Bookkeeper(parts, self.lanes)
+        self.committer = Committer(parts, settings, self.lanes, self.books)
         self.watch = Watch(parts, settings, self.lanes, self.intake, self.writer)
 
     def stop(self) -> None:
@@ -61,6 +63,7 @@ class Pipeline:
             if not (
                 await self._open("store", parts.sink.open)
                 and await self._open("dead letters", parts.letters.open)
+                and await self._open("ledger", self.books.open)
                 and await self._open("Kafka", lambda: parts.log.open(self))
             ):
                 return
@@ -70,6 +73,7 @@ class Pipeline:
                     group.create_task(self.office.run(), name="dead-letters"),
                     group.create_task(self.committer.run(), name="commit"),
                     group.create_task(self.watch.run(), name="watch"),
+                    group.create_task(self.books.run(), name="ledger"),
                 ]
                 await self._consume()
                 await self._drain()
@@ -85,6 +89,7 @@ class Pipeline:
             async with asyncio.timeout(_CLOSE_S):
                 await parts.log.close()
                 await parts.letters.close()
+                await self.books.close()
                 await parts.sink.close()
         except TimeoutError:
             _log.warning(
@@ -182,12 +187,14 @@ class Pipeline:
         for partition in sorted(partitions):
             self.lanes.open(partition)
 
-    def resumed(self, partitions: frozenset[Partition]) -> None:
+    def resumed(self, committed: Mapping[Partition, int]) -> None:
         """See PartitionOwner."""
-        for partition in partitions:
+        for partition, offset in committed.items():
             lane = self.lanes.of(partition)
             if lane is not None:
+                lane.resumed_at = offset
                 lane.decoder.resume()
+        self.books.begin()
 
     async def revoked(self, partitions: frozenset[Partition]) -> None:
         """Write what is decided, THEN commit it, then forget the rest: the next owner reads it."""

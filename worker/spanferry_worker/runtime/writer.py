@@ -12,6 +12,7 @@ from spanferry_worker.runtime.lanes import Lane, Lanes
 from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.runtime.wake import wait_for_event
 from spanferry_worker.settings import Settings
+from spanferry_worker.stages.accounts import Outcome
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 from spanferry_worker.stages.write import Bisection, Queued, WaitingRoom, WriteQueue
 from spanferry_worker.telemetry import LogEvent
@@ -167,7 +168,7 @@ class Writer:
             lane = self._lanes.owned(item.lane_id)
             # A write that returns after its partition was lost must move no offset.
             if lane is not None:
-                lane.tracker.done(position.offset for position in item.trace.positions)
+                lane.settle(item.trace.positions, Outcome.STORED)
             if item.recorded_ms is not None:
                 delay_s = max(0, now_ms - item.recorded_ms) / 1000
                 self._parts.metrics.write_delay_seconds.observe(delay_s)

@@ -193,17 +193,17 @@ class _Listener(ConsumerRebalanceListener):
         """After the rejoin. The owner must know before anything is waited for: records may come."""
         self._positions.clear()
         self._owner.assigned(frozenset(Partition(*each) for each in assigned))
-        resumed: set[Partition] = set()
+        resumed: dict[Partition, int] = {}
         try:
             with kafka_border("ask for the committed offsets"):
                 async with asyncio.timeout(_QUESTION_S):
                     for partition in assigned:
                         committed = await self._consumer.committed(partition)
                         if committed is not None:
-                            resumed.add(Partition(*partition))
+                            resumed[Partition(*partition)] = committed
                             self._positions.setdefault(partition, committed)
         except TransientError as error:
             _log.warning(
                 "committed offsets unknown: %s", error, extra=LogEvent.CONSUME_OFFSETS_UNKNOWN()
             )
-        self._owner.resumed(frozenset(resumed))
+        self._owner.resumed(resumed)

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -22,6 +22,13 @@ __all__ = [
     "problems",
 ]
 
+_COMPACTED: Final[dict[str, int | float | str | None]] = {
+    "cleanup.policy": "compact",
+    "segment.bytes": 8 * 1024 * 1024,
+    "segment.ms": 3_600_000,
+    "min.cleanable.dirty.ratio": 0.1,
+}
+
 MESSAGE_BYTES_MIN = RECORD_BYTES_MAX + 16_384
 """The smallest `max.message.bytes` that takes the producers' largest record with its headers."""
 
@@ -34,6 +41,7 @@ class TopicState(Struct, frozen=True, kw_only=True):
     replication_factor: int
     message_bytes_max: int | None = None
     retention_ms: int | None = None
+    cleanup_policy: str | None = None
 
 
 class TopicPlan(Struct, frozen=True, kw_only=True):
@@ -44,6 +52,13 @@ class TopicPlan(Struct, frozen=True, kw_only=True):
     replication_factor: int = -1
     message_bytes_max: int | None = None
     retention_ms: int | None = None
+    compacted: bool = False
+
+    @classmethod
+    def for_ledger(cls, name: str, replication_factor: int) -> Self:
+        """One partition that keeps the newest entry of every key, in small segments: only those that
+        are closed are compacted, and the whole of it is read when a worker takes over partitions."""
+        return cls(name=name, partitions=1, replication_factor=replication_factor, compacted=True)
 
     @classmethod
     def for_dead_letters(cls, name: str, traces: TopicState) -> Self:
@@ -81,6 +96,7 @@ async def describe_topic(settings: KafkaSettings, name: str) -> TopicState | Non
             replication_factor=min(len(each["replicas"]) for each in topic["partitions"]),
             message_bytes_max=_number(configs.get("max.message.bytes")),
             retention_ms=_number(configs.get("retention.ms")),
+            cleanup_policy=configs.get("cleanup.policy"),
         )
 
 
@@ -105,7 +121,12 @@ def _number(text: str | None) -> int | None:
 
 async def create_topic(settings: KafkaSettings, plan: TopicPlan) -> str | None:
     """Create the topic; why not, in words, or None where it is there now. Raises aiokafka's errors."""
-    wanted = {"max.message.bytes": plan.message_bytes_max, "retention.ms": plan.retention_ms}
+    wanted: dict[str, int | float | str | None] = {
+        "max.message.bytes": plan.message_bytes_max,
+        "retention.ms": plan.retention_ms,
+    }
+    if plan.compacted:
+        wanted |= _COMPACTED
     by_default = -1 in {plan.partitions, plan.replication_factor}
     topic = NewTopic(
         plan.name,
@@ -141,10 +162,16 @@ def problems(plan: TopicPlan, state: TopicState) -> list[str]:
             f"kafka-topics.sh --alter --topic {state.name} --partitions {plan.partitions}"
         )
     size, wanted = state.message_bytes_max, plan.message_bytes_max or MESSAGE_BYTES_MIN
-    if size is not None and size < wanted:
+    if not plan.compacted and size is not None and size < wanted:
         found.append(
             f"{state.name} takes records up to {size} bytes (max.message.bytes), {wanted} are wanted: "
             f"kafka-configs.sh --alter --entity-type topics --entity-name {state.name} "
             f"--add-config max.message.bytes={wanted}"
+        )
+    if plan.compacted and "compact" not in (state.cleanup_policy or "compact"):
+        found.append(
+            f"{state.name} is not compacted (cleanup.policy={state.cleanup_policy}): the account of "
+            f"records is lost with its retention: kafka-configs.sh --alter --entity-type topics "
+            f"--entity-name {state.name} --add-config cleanup.policy=compact"
         )
     return found

@@ -42,6 +42,27 @@ class _Maker:
         return Histogram(f"spanferry_{name}", text, buckets=buckets, registry=self._registry)
 
 
+class LedgerMetrics:
+    """What the ledger says of the partitions that are ours."""
+
+    def __init__(self, make: _Maker) -> None:
+        self.records = make.counter(
+            "ledger_records",
+            "Records counted below the commit: stored, sampled, dead_lettered, settled, lost, repeated, "
+            "unaccounted.",
+            "outcome",
+        )
+        self.missing = make.gauge(
+            "ledger_missing_records", "Numbers of the producers told apart that are nowhere."
+        )
+        self.dropped = make.gauge(
+            "ledger_dropped_parcels", "Parcels that apps have dropped, as their reports say."
+        )
+        self.producers = make.gauge("ledger_producers", "Producers told apart, by partition.")
+        self.kept = make.gauge("ledger_kept", "1 while the ledger is kept in Kafka.")
+        self.errors = make.counter("ledger_errors", "Times that it could not be read or written.")
+
+
 class Metrics:
     """One worker process's metrics in a registry of its own."""
 
@@ -56,6 +77,7 @@ class Metrics:
         self._make_assemble(make)
         self._make_write(make)
         self._make_end(make.counter, make.gauge)
+        self.ledger = LedgerMetrics(make)
         self._begin_at_zero()
 
     def _make_worker(self, gauge: Callable[..., Gauge]) -> None:

@@ -19,7 +19,6 @@ from mlflow.tracing.utils import (
 )
 
 import spanferry_schemas as wire
-from spanferry_schemas import mlflow_keys
 from spanferry_worker.services.mlflow_build import EntityBuilder
 from spanferry_worker.services.mlflow_derive import (
     aggregation_nodes,
@@ -28,6 +27,8 @@ from spanferry_worker.services.mlflow_derive import (
     is_root,
     root_of,
 )
+from spanferry_worker.services.mlflow_span_rows import is_added_cost
+from spanferry_worker.stages.trace import PROCESS_METADATA
 
 __all__ = ["is_stale", "merged_info", "same_info", "unstored_spans"]
 
@@ -49,17 +50,6 @@ _DERIVED_METADATA: Final = frozenset(
         TraceMetadataKey.COST,
     }
 )
-_OF_THE_PROCESS: Final = frozenset(
-    {
-        mlflow_keys.METADATA_SOURCE_NAME,
-        mlflow_keys.METADATA_SOURCE_TYPE,
-        mlflow_keys.METADATA_GIT_COMMIT,
-        mlflow_keys.METADATA_GIT_BRANCH,
-        mlflow_keys.METADATA_GIT_REPO_URL,
-        mlflow_keys.METADATA_PROCESS_USER,
-    }
-)
-"""Metadata that each process attaches by itself: those of the root's process stand."""
 
 
 def unstored_spans(spans: Sequence[Span], stored: Sequence[Span]) -> list[Span]:
@@ -126,7 +116,7 @@ def merged_info(
     if union is None:
         return info
     mine = {span.span_id: span for span in came}
-    spans = [mine.get(span.span_id, span) for span in union]
+    spans = [mine.get(span.span_id) or _as_sent(span) for span in union]
     for key in _DERIVED_METADATA:
         info.trace_metadata.pop(key, None)
     derive(info, [facts_of(span) for span in spans])
@@ -134,11 +124,20 @@ def merged_info(
         aggregation_nodes(union, SpanAttributeKey.CHAT_USAGE)
     ):
         info.trace_metadata[TraceMetadataKey.TOKEN_USAGE] = json.dumps(usage)
-    # Once a cost is stored only the record's own writer can change it.
+    builder.finish(info, spans)
+    # Once a cost is stored only the record's own writer can change it. Sizes are counted without.
     if cost := aggregate_cost_from_span_nodes(aggregation_nodes(union, SpanAttributeKey.LLM_COST)):
         info.trace_metadata[TraceMetadataKey.COST] = json.dumps(cost)
-    builder.finish(info, spans)
     return info
+
+
+def _as_sent(stored: Span) -> Span:
+    """Without the cost that the store has added, so that sizes are those of what came."""
+    if not is_added_cost(facts_of(stored).attributes):
+        return stored
+    plain = stored.to_dict()
+    attributes = {k: v for k, v in plain["attributes"].items() if k != SpanAttributeKey.LLM_COST}
+    return Span.from_dict({**plain, "attributes": attributes})
 
 
 def same_info(new: TraceInfo, stored: TraceInfo) -> bool:
@@ -166,6 +165,6 @@ def _without_root(stored: TraceInfo, part: wire.TracePart, came: Sequence[Span])
     metadata = {
         key: value
         for key, value in part.metadata.items()
-        if key not in _OF_THE_PROCESS or key not in stored.trace_metadata
+        if key not in PROCESS_METADATA or key not in stored.trace_metadata
     }
     return msgspec.structs.replace(part, metadata=metadata)

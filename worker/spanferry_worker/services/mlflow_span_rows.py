@@ -172,6 +172,14 @@ def _translated(texts: dict[str, str]) -> dict[str, str]:
     return stored
 
 
+def is_added_cost(stored: Mapping[str, str]) -> bool:
+    """Whether a stored span's cost is what MLflow's store works out itself, of its model and tokens."""
+    try:
+        return _COST in stored and json.loads(stored[_COST]) == _cost_of(stored)
+    except ValueError:
+        return False
+
+
 def _model_of(attributes: Mapping[str, str]) -> str | None:
     """The model that inputs, else outputs name."""
     for key in (_INPUTS, _OUTPUTS):

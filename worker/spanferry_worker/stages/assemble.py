@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from spanferry_schemas import Assessment, Attachment, End, Fragment, Span, TracePart
 from spanferry_worker.stages.decode import Decoded
-from spanferry_worker.stages.trace import AssembledTrace, FinishReason, Position
+from spanferry_worker.stages.trace import PROCESS_METADATA, AssembledTrace, FinishReason, Position
 
 __all__ = ["AssemblePolicy", "Assembler", "merge_parts", "shed"]
 
@@ -303,8 +304,7 @@ def _merge(entry: _Open, event: Fragment, decoded: Decoded) -> int:
             if event.end is not None:
                 entry.tally.count(event.end)
             if event.trace is not None:
-                part = entry.part
-                entry.part = event.trace if part is None else merge_parts(part, event.trace)
+                _add_part(entry, event.trace, event.spans)
     for span in event.spans:
         known = spans.get(span.span_id)
         if known is not None:
@@ -315,6 +315,33 @@ def _merge(entry: _Open, event: Fragment, decoded: Decoded) -> int:
     for attachment in event.attachments:
         entry.attachments[attachment.attachment_id] = attachment
     return repeated
+
+
+def _add_part(entry: _Open, part: TracePart, spans: Sequence[Span]) -> None:
+    """A later part over an earlier one; but what each process says for itself, its experiment above
+    all, is what the root's process says, whichever comes first."""
+    known = entry.part
+    if known is None:
+        entry.part = part
+        return
+    if not any(span.parent_id is None for span in spans):
+        part = _without_own(part, known)
+    entry.part = merge_parts(known, part)
+
+
+def _without_own(part: TracePart, known: TracePart) -> TracePart:
+    placed = known.experiment_id is not None or known.experiment is not None
+    return replace(
+        part,
+        experiment_id=None if placed else part.experiment_id,
+        experiment=None if placed else part.experiment,
+        active_model=None if known.active_model is not None else part.active_model,
+        metadata={
+            key: value
+            for key, value in part.metadata.items()
+            if key not in PROCESS_METADATA or key not in known.metadata
+        },
+    )
 
 
 def _repeat_key(event: Fragment, origin: bytes | None) -> object | None:

@@ -13,6 +13,7 @@ from spanferry_schemas import (
     RecordMeta,
     Rejection,
     RejectReason,
+    Report,
     decode,
     join_chunks,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "Decoder",
     "Outcome",
     "Rejected",
+    "Reported",
     "Settled",
 ]
 
@@ -45,6 +47,8 @@ class DeadReason(StrEnum):
     """Chunks within chunks, deeper than the wire allows."""
     REFUSED = "refused"
     """The store can never take the trace."""
+    NO_TRACE = "no_trace"
+    """Feedback or tags whose trace is not in MLflow, and did not come in `write.absent_s`."""
     NO_EXPERIMENT = "no_experiment"
     """The app has named an experiment that does not exist, or is deleted."""
 
@@ -73,7 +77,14 @@ class Settled(NamedTuple):
     positions: list[Position]
 
 
-Outcome = Decoded | Rejected | Settled
+class Reported(NamedTuple):
+    """A producer's report, which concerns no trace."""
+
+    report: Report
+    positions: list[Position]
+
+
+Outcome = Decoded | Rejected | Settled | Reported
 
 
 class ChunkPolicy(Struct, frozen=True, kw_only=True):
@@ -181,6 +192,9 @@ class ChunkJoiner:
         event = decode(value)
         if isinstance(event, Rejection):
             return [Rejected(event.reason, event.message, group.positions)]
+        if isinstance(event, Report):
+            message = "a report in pieces"
+            return [Rejected(RejectReason.INVALID, message, group.positions)]
         if isinstance(event, Chunk):
             return self._add(event, group.positions, group.size, now_ms, depth=group.depth + 1)
         return [Decoded(event, group.positions, group.size, group_id)]
@@ -240,6 +254,8 @@ class Decoder:
         if isinstance(event, Chunk):
             outcomes = self._joiner.add(event, [position], size, now_ms)
             return [_with_bytes(outcome, record, position) for outcome in outcomes]
+        if isinstance(event, Report):
+            return [Reported(event, [position])]
         origin = None if meta is None else meta.producer_id + meta.sequence.to_bytes(8, "big")
         return [Decoded(event, [position], size, origin)]
 

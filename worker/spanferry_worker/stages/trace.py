@@ -1,13 +1,25 @@
 """The trace between assembly and the write: what the stages and the sinks speak of."""
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from spanferry_schemas import Assessment, Attachment, Span, TracePart
+from spanferry_schemas import Assessment, Attachment, Span, TracePart, mlflow_keys
 
-__all__ = ["AssembledTrace", "FinishReason", "Position"]
+__all__ = ["PROCESS_METADATA", "AssembledTrace", "FinishReason", "Position"]
+
+PROCESS_METADATA: Final = frozenset(
+    {
+        mlflow_keys.METADATA_SOURCE_NAME,
+        mlflow_keys.METADATA_SOURCE_TYPE,
+        mlflow_keys.METADATA_GIT_COMMIT,
+        mlflow_keys.METADATA_GIT_BRANCH,
+        mlflow_keys.METADATA_GIT_REPO_URL,
+        mlflow_keys.METADATA_PROCESS_USER,
+    }
+)
+"""Metadata that each process attaches by itself: those of the root's process stand."""
 
 
 class FinishReason(StrEnum):

@@ -33,10 +33,14 @@ class WritePolicy(Struct, frozen=True, kw_only=True):
     """... and this often."""
     absent_max: int = 10_000
     """More of it than this does not wait."""
+    absent_bytes_max: int = 32 * 1024 * 1024
+    """Nor does what has more record bytes together: intake must not stand for its sake."""
 
     def __post_init__(self) -> None:
-        if self.absent_s < 0 or self.absent_retry_s <= 0 or self.absent_max < 0:
-            raise ValueError("absent_retry_s must be above 0, absent_s and absent_max at least 0")
+        if self.absent_s < 0 or self.absent_retry_s <= 0:
+            raise ValueError("absent_retry_s must be above 0, absent_s at least 0")
+        if self.absent_max < 0 or self.absent_bytes_max < 0:
+            raise ValueError("absent_max and absent_bytes_max must be at least 0")
         if self.batch_traces_max < 1 or self.batch_bytes_max < 1 or self.linger_s < 0:
             raise ValueError(
                 "batch_traces_max and batch_bytes_max must be at least 1, linger_s at least 0"
@@ -190,6 +194,7 @@ class WaitingRoom:
         self._absent_ms = int(policy.absent_s * 1000)
         self._retry_ms = int(policy.absent_retry_s * 1000)
         self._places = policy.absent_max
+        self._bytes_max = policy.absent_bytes_max
         self._waiting: deque[_Waiting] = deque()
         self.held_bytes = 0
 
@@ -197,6 +202,8 @@ class WaitingRoom:
         """Let it wait; False where it has waited for long enough, or too many do."""
         since_ms = now_ms if item.absent_since_ms is None else item.absent_since_ms
         if now_ms - since_ms >= self._absent_ms or len(self._waiting) >= self._places:
+            return False
+        if self.held_bytes + item.trace.size > self._bytes_max:
             return False
         self._waiting.append(_Waiting(item._replace(absent_since_ms=since_ms), now_ms))
         self.held_bytes += item.trace.size

@@ -3,6 +3,7 @@
 from spanferry_worker.testing.broker import MemoryBroker, MemoryDeadLetters, MemoryLog, MemoryRecord
 from spanferry_worker.testing.clock import ManualClock
 from spanferry_worker.testing.group import GroupLog, MemoryGroup, Wire
+from spanferry_worker.testing.ledger import MemoryLedger
 from spanferry_worker.testing.loop import SimulatedLoop, SimulatedProcess, StepsExhaustedError
 from spanferry_worker.testing.sink import MemorySink, StoredTrace
 
@@ -12,6 +13,7 @@ __all__ = [
     "MemoryBroker",
     "MemoryDeadLetters",
     "MemoryGroup",
+    "MemoryLedger",
     "MemoryLog",
     "MemoryRecord",
     "MemorySink",

@@ -145,7 +145,7 @@ class MemoryLog:
         self._positions = {p: max(committed.get(p, 0), first[p.partition]) for p in partitions}
         if self._owner is not None:
             self._owner.assigned(frozenset(partitions))
-            self._owner.resumed(frozenset(p for p in partitions if p in committed))
+            self._owner.resumed({p: committed[p] for p in partitions if p in committed})
 
     async def poll(
         self, *, timeout_s: float, records_max: int

@@ -209,11 +209,11 @@ class GroupLog:
         }
         self._moving = False
         owner.assigned(frozenset(share.partitions))
-        resumed = frozenset(one for one in share.partitions if one in committed)
+        resumed = {one: committed[one] for one in share.partitions if one in committed}
         try:
             await self._wire.trip("committed.answered")
         except TransientError:
-            resumed = frozenset()
+            resumed = {}
         owner.resumed(resumed)
 
     async def _coordinate(self, owner: PartitionOwner) -> None:

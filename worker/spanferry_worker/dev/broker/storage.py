@@ -13,8 +13,11 @@ __all__ = ["TOPIC_DEFAULTS", "Batch", "PartitionLog", "Storage", "Topic"]
 TOPIC_DEFAULTS: Final[Mapping[str, str]] = {
     "cleanup.policy": "delete",
     "max.message.bytes": "1048588",
+    "min.cleanable.dirty.ratio": "0.5",
     "retention.bytes": "-1",
     "retention.ms": "604800000",
+    "segment.bytes": "1073741824",
+    "segment.ms": "604800000",
 }
 """The topic settings that exist here, with Kafka's defaults. Only max.message.bytes has an effect."""
 

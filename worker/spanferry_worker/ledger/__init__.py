@@ -1,0 +1,1 @@
+"""`spanferry ledger`: what became of every record that apps have produced."""

@@ -1,0 +1,156 @@
+"""Keeps the ledger in Kafka: read when partitions come, written with every commit."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from spanferry_worker.errors import FatalError, WorkerError
+from spanferry_worker.ports import KeptAccounts, LedgerLog
+from spanferry_worker.runtime.lanes import Lane, Lanes
+from spanferry_worker.runtime.parts import Parts
+from spanferry_worker.telemetry import LogEvent
+
+__all__ = ["Bookkeeper"]
+
+_log = logging.getLogger("spanferry.ledger")
+_LOAD_S = 15.0
+_SAVE_S = 5.0
+_LOOK_S = 5.0
+_RETRY_S = 30.0
+"""Where no ledger can be kept, it is tried again so often."""
+
+
+class Bookkeeper:
+    """Delivery never waits for it in vain: what it cannot write it says once, and goes on without."""
+
+    def __init__(self, parts: Parts, lanes: Lanes) -> None:
+        self._parts = parts
+        self._lanes = lanes
+        self._loading: set[asyncio.Task[None]] = set()
+        self._is_open = False
+        self._said: str | None = None
+
+    async def open(self) -> None:
+        """Connect, if that goes at once; else it is tried again when partitions come."""
+        if self._parts.ledger is None:
+            return
+        try:
+            async with asyncio.timeout(_LOAD_S):
+                await self._connect(self._parts.ledger)
+        except (WorkerError, TimeoutError) as error:
+            self._cannot(error)
+
+    def begin(self) -> None:
+        """Partitions have come, and where they go on is known: read what is kept of them."""
+        lanes = [lane for lane in self._lanes if lane.kept is None]
+        if not lanes:
+            return
+        task = asyncio.ensure_future(self._load(lanes))
+        self._loading.add(task)
+        task.add_done_callback(self._loading.discard)
+
+    async def run(self) -> None:
+        """Gauges, and another try where no ledger can be kept, for ever."""
+        waited_s = 0.0
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self._look()
+            waited_s += _LOOK_S
+            if waited_s >= _RETRY_S:
+                waited_s = 0.0
+                await self._load([lane for lane in self._lanes if lane.kept is False])
+
+    async def close(self) -> None:
+        """Release what it has opened."""
+        for task in self._loading:
+            task.cancel()
+        if self._parts.ledger is not None:
+            await self._parts.ledger.close()
+
+    async def write(self, moved: Mapping[Lane, int]) -> None:
+        """Count up to these offsets, and write what has changed. Never raises for Kafka's sake."""
+        if any(lane.kept is None for lane in moved):
+            if not self._loading:
+                self.begin()
+            if self._loading:
+                await asyncio.wait(set(self._loading))
+        now_ms = self._parts.clock.now_ms()
+        for lane, offset in moved.items():
+            lane.books.fold(offset, now_ms)
+            for name, count in lane.books.counted.items():
+                self._parts.metrics.ledger.records.labels(name).inc(count)
+            lane.books.counted.clear()
+        await self._save([lane for lane in moved if lane.kept])
+
+    async def _save(self, lanes: Sequence[Lane]) -> None:
+        ledger = self._parts.ledger
+        if ledger is None or not lanes:
+            return
+        now_ms = self._parts.clock.now_ms()
+        entries = [entry for lane in lanes for entry in lane.books.changes(now_ms)]
+        try:
+            async with asyncio.timeout(_SAVE_S):
+                await ledger.save(entries)
+        except (WorkerError, TimeoutError) as error:
+            self._cannot(error)
+            for lane in lanes:
+                lane.books.rewrite()
+                lane.kept = not isinstance(error, FatalError)
+        else:
+            self._said = None
+
+    async def _load(self, lanes: Sequence[Lane]) -> None:
+        """Begin the ledgers of these lanes; those that are off already go on where anything is kept."""
+        if not lanes:
+            return
+        found = await self._read(lanes)
+        now_ms = self._parts.clock.now_ms()
+        for lane in lanes:
+            if lane.kept is None:
+                lane.books.begin(
+                    () if found is None else found.kept,
+                    resumed_at=lane.resumed_at,
+                    end=None if found is None else found.ends.get(lane.partition),
+                    now_ms=now_ms,
+                )
+            elif found is not None:
+                lane.books.go_on(found.kept, now_ms)
+            lane.kept = found is not None
+
+    async def _read(self, lanes: Iterable[Lane]) -> KeptAccounts | None:
+        ledger = self._parts.ledger
+        if ledger is None:
+            return None
+        try:
+            async with asyncio.timeout(_LOAD_S):
+                await self._connect(ledger)
+                return await ledger.load([lane.partition for lane in lanes])
+        except (WorkerError, TimeoutError) as error:
+            self._cannot(error)
+            return None
+
+    async def _connect(self, ledger: LedgerLog) -> None:
+        if not self._is_open:
+            await ledger.open()
+            self._is_open = True
+
+    def _cannot(self, error: Exception) -> None:
+        self._parts.metrics.ledger.errors.inc()
+        text = str(error) or "Kafka does not answer in time"
+        level = logging.DEBUG if text == self._said else logging.WARNING
+        self._said = text
+        _log.log(
+            level,
+            "the ledger is not kept, traces flow without it: %s",
+            text,
+            extra=LogEvent.LEDGER_UNKEPT(),
+        )
+
+    def _look(self) -> None:
+        metrics = self._parts.metrics.ledger
+        lanes = list(self._lanes)
+        metrics.kept.set(bool(lanes) and all(lane.kept for lane in lanes))
+        metrics.missing.set(sum(lane.books.missing for lane in lanes))
+        metrics.producers.set(sum(len(lane.books.accounts) for lane in lanes))
+        reports = [report for lane in lanes for report in lane.books.reports.values()]
+        metrics.dropped.set(sum(sum(report.dropped.values()) for report in reports))

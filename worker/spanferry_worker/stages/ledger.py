@@ -1,0 +1,318 @@
+"""ledger: every number of every producer is accounted for, up to what is committed."""
+
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from spanferry_schemas import Report
+from spanferry_worker.stages.accounts import (
+    UNNUMBERED,
+    Account,
+    Books,
+    Entry,
+    Folded,
+    Kept,
+    Outcome,
+    Page,
+    Place,
+    Told,
+    key_of,
+    write_entry,
+)
+
+__all__ = ["Ledger", "LedgerPolicy", "Window"]
+
+_PAGES: Final = 4
+"""Entries that a partition's accounts are spread over, so that not all are written anew each time."""
+_REWRITE_MS: Final = 600_000
+"""Every entry is written this often: that heals what a worker wrote which had lost the partition."""
+_LOOK_MS: Final = 60_000
+_IDS_MAX: Final = 4_096
+_IDLE_ENTRIES: Final = 8_192
+
+
+class LedgerPolicy(Struct, frozen=True, kw_only=True):
+    """How many producers are told apart, and how long."""
+
+    keep_s: float = 7 * 24 * 3600.0
+    """A producer not heard of for this long is added to those that are gone."""
+    producers_max: int = 10_000
+    """Told apart in one partition; of more, those not heard of for longest are added to the gone."""
+
+    def __post_init__(self) -> None:
+        if self.keep_s <= 0 or self.producers_max < 1:
+            raise ValueError("keep_s must be above 0, producers_max at least 1")
+
+
+class Window:
+    """The records between the watermark and what was read last: 33 bytes for each."""
+
+    def __init__(self) -> None:
+        self._offsets = array("q")
+        self._sequences = array("q")
+        self._times = array("q")
+        self._producers: list[bytes] = []
+        self._outcomes = bytearray()
+        self._start = 0
+        self._ids: dict[bytes, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._offsets) - self._start
+
+    @property
+    def first(self) -> int | None:
+        """The first offset in it."""
+        return self._offsets[self._start] if len(self) else None
+
+    def read(self, offset: int, producer_id: bytes, sequence: int, time_ms: int) -> None:
+        """A record was read; offsets rise. `sequence` -1: it has none."""
+        self._offsets.append(offset)
+        self._sequences.append(sequence)
+        self._times.append(time_ms)
+        self._producers.append(self._ids.setdefault(producer_id, producer_id))
+        self._outcomes.append(Outcome.UNDECIDED)
+
+    def decided(self, offsets: Iterable[int], outcome: Outcome) -> None:
+        """What became of records. The first word stands; what is not in the window is passed over."""
+        own, start, outcomes = self._offsets, self._start, self._outcomes
+        end = len(own)
+        if start == end:
+            return
+        first = own[start]
+        for offset in offsets:
+            at = start + offset - first
+            if not (start <= at < end and own[at] == offset):
+                at = bisect_left(own, offset, start)
+                if at == end or own[at] != offset:
+                    continue
+            if outcomes[at] == Outcome.UNDECIDED:
+                outcomes[at] = outcome
+
+    def pop(self, watermark: int) -> Iterable[tuple[int, bytes, int, int, Outcome]]:
+        """Take out what lies below: offset, producer, number, time, outcome of each, in order."""
+        end = bisect_left(self._offsets, watermark, self._start)
+        for at in range(self._start, end):
+            yield (
+                self._offsets[at],
+                self._producers[at],
+                self._sequences[at],
+                self._times[at],
+                Outcome(self._outcomes[at]),
+            )
+        self._start = end
+        if end > _IDLE_ENTRIES and end * 2 > len(self._offsets):
+            for column in (self._offsets, self._sequences, self._times):
+                del column[:end]
+            del self._producers[:end], self._outcomes[:end]
+            self._start = 0
+            self._ids = {one: one for one in self._producers}
+
+
+class Ledger:
+    """The ledger of one partition during one assignment.
+
+    Records are read and decided at once, and counted when the watermark has passed them: what is
+    written is true for an offset, and who begins there counts nothing twice. `begin` comes once the
+    kept entries are read, before the first `fold`.
+    """
+
+    def __init__(self, policy: LedgerPolicy, books: Books) -> None:
+        self._keep_ms = int(policy.keep_s * 1000)
+        self._producers_max = policy.producers_max
+        self._books = books
+        self._window = Window()
+        self.place = Place(*books)
+        """How far the accounts are true."""
+        self.folded = Folded(*books)
+        """The producers that are gone."""
+        self._gone: set[bytes] = set()
+        self.accounts: dict[bytes, Account] = {}
+        self.reports: dict[bytes, Report] = {}
+        self._pages: set[int] = set()
+        self._told: set[bytes] = set()
+        self._taken_back: list[Entry] = []
+        self._gone_changed = False
+        self._rewritten_ms = self._looked_ms = 0
+        self.counted: Counter[str] = Counter()
+        """What `fold` has counted since the caller cleared it."""
+
+    # What happens.
+
+    def read(self, offset: int, producer_id: bytes, sequence: int, time_ms: int) -> None:
+        """A record was read. Without a readable header: UNNUMBERED and -1."""
+        self._window.read(offset, producer_id, sequence, time_ms)
+
+    def decided(self, offsets: Iterable[int], outcome: Outcome) -> None:
+        """What became of records, by their offsets. The first word on a record stands."""
+        self._window.decided(offsets, outcome)
+
+    def tell(self, report: Report) -> None:
+        """A producer's report has come."""
+        known = self.reports.get(report.producer_id)
+        if known is None or known.made_ns < report.made_ns:
+            self.reports[report.producer_id] = report
+            self._told.add(report.producer_id)
+
+    # What is kept.
+
+    def begin(
+        self, kept: Iterable[Kept], *, resumed_at: int | None, end: int | None, now_ms: int
+    ) -> None:
+        """Take over what is kept of this partition; entries of others are passed over.
+
+        `resumed_at`: the committed offset that the partition goes on at, where there is one. `end`:
+        one past its last record, where that is known.
+        """
+        place = self._take_over(kept)
+        if place is not None and end is not None and place.offset > end:
+            # The partition was made anew: offsets began again, numbers did not.
+            for account in self.accounts.values():
+                account.offset = 0
+            place = Place(*self._books)
+        self.place = place or Place(*self._books)
+        if resumed_at is not None and resumed_at > self.place.offset:
+            self._leave_hole(resumed_at, now_ms)
+        elif place is None and resumed_at is None and (self._window.first or 0) > 0:
+            # What retention had removed before anybody kept a ledger.
+            self._leave_hole(self._window.first or 0, now_ms)
+        self._pages = set(range(_PAGES))
+
+    def go_on(self, kept: Iterable[Kept], now_ms: int) -> None:
+        """The entries could be read only now that some was folded: what is kept goes before that.
+
+        Where nothing is kept of this partition, what was folded stands.
+        """
+        some = [one for one in kept if (one.group, one.topic, one.partition) == self._books]
+        if any(isinstance(one, Place) for one in some):
+            self.begin(some, resumed_at=self.place.offset, end=None, now_ms=now_ms)
+        self.rewrite()
+
+    def _take_over(self, kept: Iterable[Kept]) -> Place | None:
+        """Where a topic that has grown shows two states of one thing, the one further on stands."""
+        self.accounts = {}
+        place: Place | None = None
+        for one in kept:
+            if (one.group, one.topic, one.partition) != self._books:
+                continue
+            match one:
+                case Page():
+                    _take_page(self.accounts, one)
+                case Place():
+                    place = one if place is None or one.offset >= place.offset else place
+                case Folded():
+                    self.folded = max(self.folded, one, key=lambda folded: folded.producers)
+                case Told():
+                    self.tell(one.report)
+        self._gone = set(self.folded.ids)
+        for producer_id in self._gone & self.accounts.keys():
+            # Added to the gone, and not taken back before the worker died.
+            del self.accounts[producer_id]
+        return place
+
+    def _leave_hole(self, offset: int, now_ms: int) -> None:
+        self.place.hole_offset, self.place.hole_ms = offset, now_ms
+        self.place.offset = offset
+
+    def fold(self, watermark: int, now_ms: int) -> None:
+        """Count what lies below the watermark, which is about to be committed."""
+        for offset, producer_id, sequence, time_ms, outcome in self._window.pop(watermark):
+            if outcome not in {Outcome.REPORT, Outcome.UNDECIDED}:
+                self._count(offset, producer_id, sequence, time_ms, outcome)
+        self.place.offset = max(self.place.offset, watermark)
+        if now_ms - self._looked_ms >= _LOOK_MS:
+            self._looked_ms = now_ms
+            self._fold_away(now_ms)
+        if now_ms - self._rewritten_ms >= _REWRITE_MS:
+            self.rewrite()
+            self._rewritten_ms = now_ms
+
+    def _count(
+        self, offset: int, producer_id: bytes, sequence: int, time_ms: int, outcome: Outcome
+    ) -> None:
+        account = self.accounts.get(producer_id)
+        if account is None:
+            account = self.accounts[producer_id] = Account(producer_id)
+            hole_ms = self.place.hole_ms
+            doubtful = producer_id in self._gone or (
+                self.place.hole_offset > 0 and time_ms - hole_ms < self._keep_ms
+            )
+        elif offset < account.offset:
+            return  # counted before, by who owned the partition then
+        else:
+            doubtful = account.offset < self.place.hole_offset
+        skipped = account.counts.unaccounted
+        name = account.take(None if sequence < 0 else sequence, outcome, doubtful=doubtful)
+        account.offset = offset + 1
+        account.seen_ms = max(account.seen_ms, time_ms)
+        self.counted[name] += 1
+        self.counted["unaccounted"] += account.counts.unaccounted - skipped
+        self._pages.add(_page_of(producer_id))
+
+    def _fold_away(self, now_ms: int) -> None:
+        """Add up producers that are gone, or too many, and forget reports that are as old."""
+        told = [account for account in self.accounts.values() if account.producer_id != UNNUMBERED]
+        told.sort(key=lambda account: account.seen_ms)
+        excess = len(told) - self._producers_max
+        for index, account in enumerate(told):
+            if index >= excess and now_ms - account.seen_ms < self._keep_ms:
+                break
+            self._add_to_gone(account)
+        for producer_id, report in list(self.reports.items()):
+            if now_ms - report.made_ns // 1_000_000 >= self._keep_ms:
+                del self.reports[producer_id]
+                self._told.discard(producer_id)
+                self._taken_back.append(Entry(key_of(Told(*self._books, report)), None))
+
+    def _add_to_gone(self, account: Account) -> None:
+        folded = self.folded
+        del self.accounts[account.producer_id]
+        folded.producers += 1
+        folded.following += account.following
+        folded.missing += account.missing
+        folded.counts.add(account.counts)
+        folded.ids = [*folded.ids[1 - _IDS_MAX :], account.producer_id]
+        self._gone = set(folded.ids)
+        self._gone_changed = True
+        self._pages.add(_page_of(account.producer_id))
+
+    def rewrite(self) -> None:
+        """Everything is to be written again: what was written last may not have arrived."""
+        self._pages = set(range(_PAGES))
+        self._told = set(self.reports)
+        self._gone_changed = self.folded.producers > 0
+
+    def changes(self, now_ms: int) -> list[Entry]:
+        """What is to be written now, and counts as written. After a failure call `rewrite`.
+
+        The gone come first: a worker that dies in between leaves a producer in both, which `begin` sees.
+        """
+        self.place.written_ms = now_ms
+        kept: list[Kept] = [self.folded] if self._gone_changed else []
+        for number in sorted(self._pages):
+            some = [one for one in self.accounts.values() if _page_of(one.producer_id) == number]
+            kept.append(Page(*self._books, number, some))
+        kept += [Told(*self._books, self.reports[one]) for one in sorted(self._told)]
+        entries = [*map(write_entry, kept), *self._taken_back, write_entry(self.place)]
+        self._pages, self._told, self._taken_back = set(), set(), []
+        self._gone_changed = False
+        return entries
+
+    @property
+    def missing(self) -> int:
+        """Numbers of the producers told apart that are nowhere."""
+        return sum(account.missing for account in self.accounts.values())
+
+
+def _take_page(accounts: dict[bytes, Account], page: Page) -> None:
+    for account in page.accounts:
+        known = accounts.get(account.producer_id)
+        if known is None or known.offset <= account.offset:
+            accounts[account.producer_id] = account
+
+
+def _page_of(producer_id: bytes) -> int:
+    return producer_id[0] % _PAGES if producer_id else 0
