@@ -154,7 +154,7 @@ class Client:
         drops = self._sender.dispatcher.stager.drops
         spool = self._sender.dispatcher.spool_counts
         dropped = {
-            "buffer_full": put.dropped_full,
+            "buffer_full": put.dropped_full + drops.full,
             "oversize": put.dropped_oversize + drops.oversize,
             "refused": drops.refused,
             "broken": drops.broken,
@@ -280,7 +280,8 @@ def disable() -> None:
 
 
 def flush(timeout_s: float = _FLUSH_TIMEOUT_S) -> bool:
-    """Wait until Kafka has acknowledged every trace that ended before. Not for the request path.
+    """Wait until Kafka has acknowledged every trace that ended before, or the spool has taken it while
+    Kafka was away. Not for the request path.
 
     Returns False where `timeout_s` was not enough; nothing is dropped then.
     """

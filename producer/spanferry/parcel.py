@@ -34,6 +34,19 @@ def encoded(spans: list[SentSpan]) -> list[bytes]:
     return [span if isinstance(span, bytes) else span.encoded() for span in spans]
 
 
+class Whole(Protocol):
+    """A trace that may be handed over in several parcels."""
+
+    doomed: bool
+    """One of them was dropped before any was sent: none is to be sent any more."""
+    begun: bool
+    """The sender has sent one, or put it into the spool: too late to drop all of it."""
+
+    def lose(self) -> None:
+        """One of its parcels was dropped."""
+        ...
+
+
 class Waiting(Protocol):
     """What an outlet takes: a parcel, or a trace that becomes one when the sender looks at it."""
 
@@ -45,6 +58,11 @@ class Waiting(Protocol):
     @property
     def ends_trace(self) -> bool:
         """Whether the trace's local root is in it."""
+        ...
+
+    @property
+    def whole(self) -> Whole | None:
+        """The trace that it is part of, or is; None where nothing else belongs to it."""
         ...
 
     def parcel(self) -> "Parcel":
@@ -73,6 +91,7 @@ class Parcel(Struct, gc=False):
     assessment: Assessment | None = None
     remote: bool = False
     attachments: Sequence[Attachment] = ()
+    whole: Whole | None = None
 
     @property
     def ends_trace(self) -> bool:

@@ -18,7 +18,7 @@ from msgspec import Struct
 from spanferry import budget
 from spanferry.buffer import Buffer
 from spanferry.dispatch import Dispatcher
-from spanferry.log import logger
+from spanferry.log import logger, say_hourly
 from spanferry.loop import Rest, SenderLoop
 from spanferry.metrics import totals
 from spanferry.native import NativeThread, new_thread
@@ -208,7 +208,10 @@ class Sender:
         """Have the spool take what memory should not hold, until cancelled."""
         while True:
             hopeless = self._sessions.away_s >= _AWAY_S
-            await self.dispatcher.overflow(connected=self.state.connected, hopeless=hopeless)
+            try:
+                await self.dispatcher.overflow(connected=self.state.connected, hopeless=hopeless)
+            except Exception as error:  # noqa: BLE001  what a disk answers to may be anything
+                say_hourly("spool-task", "nothing can be spooled now: %r", error)
             await asyncio.sleep(self.dispatcher.linger_s)
 
     def answer_flushes(self) -> None:

@@ -15,13 +15,17 @@ from spanferry.values import text
 from spanferry.watching import Account
 from spanferry_schemas import Attachment, End, TracePart, mlflow_keys
 
-__all__ = ["LiveTrace", "OpenedSpan", "TraceDefaults"]
+__all__ = ["INCOMPLETE", "LiveTrace", "OpenedSpan", "TraceDefaults"]
 
 T = TypeVar("T")
 
 _SESSION: Final = mlflow_keys.METADATA_SESSION
 _TRACE_NAME: Final = mlflow_keys.TAG_TRACE_NAME
 
+
+INCOMPLETE: Final = "spanferry.incomplete"
+"""Metadata of a trace of which spans are missing, because a part of it was dropped."""
+_DROPPED: Final = "dropped"
 
 _HANDED_OVER: Final = b""
 """In the place of a root that the sender has taken: a span that goes on does not keep it."""
@@ -107,6 +111,24 @@ class LiveTrace(Struct, eq=False):
     """What it costs, where that is watched."""
     ends_trace: bool = True
     """An outlet is given a trace when its local root has ended."""
+    begun: bool = False
+    """A part of it is off to Kafka or the spool."""
+    doomed: bool = False
+    """A part of it was dropped before that: none is sent any more."""
+    torn: bool = False
+    """A part of it was dropped later: what remains says so."""
+
+    @property
+    def whole(self) -> "LiveTrace":
+        """Itself."""
+        return self
+
+    def lose(self) -> None:
+        """A part of it was dropped: a trace is so as a whole, unless a part of it is gone already."""
+        if self.begun:
+            self.torn = True
+        else:
+            self.doomed = True
 
     @property
     def ended(self) -> bool:
@@ -188,6 +210,8 @@ class LiveTrace(Struct, eq=False):
         if isinstance(root, EndedSpan):
             duration_ns = root.end_ns - root.start_ns
         part = (self.sent_facts or self.facts) if self.changed or not self.remote else None
+        if self.torn and part is not None:
+            part.metadata[INCOMPLETE] = _DROPPED
         duration_ns = 0 if self.remote else max(duration_ns, 0)
         end = End(self.spans_at_end, self.contexts_out, self.remote)
         return self._parcel_of(spans, attachments, self.size, part, end, duration_ns)
@@ -244,6 +268,7 @@ class LiveTrace(Struct, eq=False):
             None,
             self.remote,
             attachments,
+            self,
         )
 
     def _hand_over_from_fork(self, span: SentSpan, size: int, *, error: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from spanferry.log import say_once
+from spanferry.log import say_hourly
 from spanferry.settings import SpoolFsync
 from spanferry.spool.directory import Directory, Owner
 from spanferry.spool.entries import FRAME_BYTES
@@ -40,10 +40,10 @@ class Health:
         return time.monotonic() >= self._retry_at_s
 
     def trouble(self, error: OSError) -> None:
-        """It has refused; said once for each kind of trouble."""
+        """It has refused; said at most hourly for each kind of trouble."""
         self._retry_at_s = time.monotonic() + _RETRY_S
         self.refused += 1
-        say_once(
+        say_hourly(
             f"spool-{error.errno}",
             "nothing can be spooled to %s now (%s): traces wait in memory. Make room there or raise "
             "spool_bytes; `spanferry spool status` says what is there.",
@@ -84,6 +84,11 @@ class Log:
         """Whether there is a segment that is not sealed yet."""
         return self._open is not None
 
+    @property
+    def lost(self) -> bool:
+        """Whether somebody has removed the segment that is being written."""
+        return self._open is not None and self._open.writer.lost
+
     def append(self, owner: Owner, payload: bytes) -> tuple[Segment, int] | None:
         """Where the entry is now; None where there is no room for it, or the disk said no."""
         opened = self._open
@@ -120,9 +125,10 @@ class Log:
         self._sealed(opened.segment)
 
     def forget(self) -> None:
-        """In a forked child: the file is the parent's."""
-        if self._open is not None:
-            self._open.writer.forget()
+        """In a forked child: the file is the parent's. It stays as it is."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            opened.writer.forget()
 
     def _begin(self, owner: Owner, payload: bytes) -> _Open | None:
         with self._trouble_is_said(), self._directory.room(room_for(payload)) as there_is:
