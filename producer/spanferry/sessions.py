@@ -121,10 +121,7 @@ class Sessions:
                 await self._host.pause(self._dispatcher.linger_s)
         finally:
             if self.state.connected:
-                self.state.connected = False
-                self._away_since_s = time.monotonic()
-                if self._away_since_s - self._connected_at_s >= _HEALTHY_S:
-                    self._reminders.clear()
+                self._disconnected()
             await self._dispatcher.close()
             self._retire(connection)
 
@@ -142,6 +139,12 @@ class Sessions:
         held, self._held = self._held, None
         if held is not None:
             self._say(held)
+
+    def _disconnected(self) -> None:
+        self.state.connected = False
+        self._away_since_s = time.monotonic()
+        if self._away_since_s - self._connected_at_s >= _HEALTHY_S:
+            self._reminders.clear()
 
     def _failed(self, trouble: Trouble, *, begun: bool) -> None:
         kind = trouble.kind

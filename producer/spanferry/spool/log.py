@@ -39,16 +39,18 @@ class Health:
         """Whether it is worth trying."""
         return time.monotonic() >= self._retry_at_s
 
-    def trouble(self, error: OSError) -> None:
+    def trouble(self, error: Exception) -> None:
         """It has refused; said at most hourly for each kind of trouble."""
         self._retry_at_s = time.monotonic() + _RETRY_S
         self.refused += 1
+        number = error.errno if isinstance(error, OSError) else type(error).__name__
+        what = error.strerror if isinstance(error, OSError) else None
         say_hourly(
-            f"spool-{error.errno}",
+            f"spool-{number}",
             "nothing can be spooled to %s now (%s): traces wait in memory. Make room there or raise "
             "spool_bytes; `spanferry spool status` says what is there.",
             self._directory.path,
-            error.strerror or error,
+            what or error,
         )
 
 
@@ -102,7 +104,7 @@ class Log:
             return None
         try:
             return opened.segment, opened.writer.append(payload)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  what a disk answers to may be anything
             self._health.trouble(error)
             return None
 
@@ -146,7 +148,7 @@ class Log:
     def _trouble_is_said(self) -> Generator[None, None, None]:
         try:
             yield
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  as above
             self._health.trouble(error)
 
 
