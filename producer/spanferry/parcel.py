@@ -15,6 +15,7 @@ from spanferry_schemas import Assessment, Attachment, End, TracePart
 
 __all__ = [
     "PARCEL_OVERHEAD_BYTES",
+    "TEXT_OVERHEAD_BYTES",
     "Outlet",
     "Parcel",
     "SentSpan",
@@ -24,6 +25,9 @@ __all__ = [
 
 PARCEL_OVERHEAD_BYTES = 512
 """What a parcel costs beside its spans, for the buffer's account: objects, queue slot, trace part."""
+
+TEXT_OVERHEAD_BYTES = 128
+"""What a tag, or a text of the metadata, takes beside its characters."""
 
 
 SentSpan: TypeAlias = EndedSpan | bytes
