@@ -282,7 +282,9 @@ class _Tokens:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(settle, token, problem)
 
-        new_thread(ask, "spanferry-token").start()  # a greenlet would wait for this thread, which waits
+        new_thread(
+            ask, "spanferry-token"
+        ).start()  # a greenlet would wait for this thread, which waits
         try:
             return await asyncio.wait_for(answer, _TOKEN_S)
         except TimeoutError:

@@ -24,8 +24,8 @@ from spanferry_schemas import TracePart, mlflow_keys
 __all__ = [
     "Kinds",
     "complain_not_enabled",
-    "expect_no_traces",
     "dress_with_ours",
+    "expect_no_traces",
     "install_kinds",
     "makes_plain_spans",
     "new_trace",

@@ -20,6 +20,7 @@ __all__ = [
     "Parcel",
     "SentSpan",
     "Waiting",
+    "Whole",
     "encoded",
 ]
 
@@ -38,17 +39,22 @@ def encoded(spans: list[SentSpan]) -> list[bytes]:
     return [span if isinstance(span, bytes) else span.encoded() for span in spans]
 
 
-class Whole(Protocol):
-    """A trace that may be handed over in several parcels."""
+class Whole(Struct, gc=False):
+    """What the parcels have in common in which a long trace is handed over: one goes with the others."""
 
-    doomed: bool
-    """One of them was dropped before any was sent: none is to be sent any more."""
-    begun: bool
-    """The sender has sent one, or put it into the spool: too late to drop all of it."""
+    begun: bool = False
+    """The sender has sent one, or put it into the spool: too late to drop all of them."""
+    doomed: bool = False
+    """One was dropped before that: none is to be sent any more."""
+    torn: bool = False
+    """One was dropped later: what remains says so."""
 
     def lose(self) -> None:
-        """One of its parcels was dropped."""
-        ...
+        """One of them was dropped."""
+        if self.begun:
+            self.torn = True
+        else:
+            self.doomed = True
 
 
 class Waiting(Protocol):
@@ -66,7 +72,7 @@ class Waiting(Protocol):
 
     @property
     def whole(self) -> Whole | None:
-        """The trace that it is part of, or is; None where nothing else belongs to it."""
+        """None where the trace has no other parcels."""
         ...
 
     def parcel(self) -> "Parcel":

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from spanferry import outlet as outlets
 from spanferry.ended_span import EndedSpan
-from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Outlet, Parcel, SentSpan
+from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Outlet, Parcel, SentSpan, Whole
 from spanferry.process import PROCESS
 from spanferry.values import text
 from spanferry.watching import Account
@@ -111,24 +111,8 @@ class LiveTrace(Struct, eq=False):
     """What it costs, where that is watched."""
     ends_trace: bool = True
     """An outlet is given a trace when its local root has ended."""
-    begun: bool = False
-    """A part of it is off to Kafka or the spool."""
-    doomed: bool = False
-    """A part of it was dropped before that: none is sent any more."""
-    torn: bool = False
-    """A part of it was dropped later: what remains says so."""
-
-    @property
-    def whole(self) -> "LiveTrace":
-        """Itself."""
-        return self
-
-    def lose(self) -> None:
-        """A part of it was dropped: a trace is so as a whole, unless a part of it is gone already."""
-        if self.begun:
-            self.torn = True
-        else:
-            self.doomed = True
+    whole: Whole | None = None
+    """Of one that was handed over in parts before its end."""
 
     @property
     def ended(self) -> bool:
@@ -210,7 +194,7 @@ class LiveTrace(Struct, eq=False):
         if isinstance(root, EndedSpan):
             duration_ns = root.end_ns - root.start_ns
         part = (self.sent_facts or self.facts) if self.changed or not self.remote else None
-        if self.torn and part is not None:
+        if part is not None and self.whole is not None and self.whole.torn:
             part.metadata[INCOMPLETE] = _DROPPED
         duration_ns = 0 if self.remote else max(duration_ns, 0)
         end = End(self.spans_at_end, self.contexts_out, self.remote)
@@ -230,6 +214,9 @@ class LiveTrace(Struct, eq=False):
             size += sum(len(one) if isinstance(one, bytes) else one.size for one in spans)
         self.pending_bytes = 0
         self.due_ns = self.now_ns() + self.defaults.fragment_age_ns
+        whole = Whole()
+        if self.whole is None and not self.ended:  # nor was another thread faster
+            self.whole = whole
         part = None if self.ended else self._sent_part()
         self.defaults.outlet.put(self._parcel_of(spans, attachments, size, part, None, 0))
 
@@ -268,7 +255,7 @@ class LiveTrace(Struct, eq=False):
             None,
             self.remote,
             attachments,
-            self,
+            self.whole,
         )
 
     def _hand_over_from_fork(self, span: SentSpan, size: int, *, error: bool) -> None:

@@ -1,7 +1,7 @@
 """What the log gets of troubles that last for hours, and of those that come back after weeks."""
 
 import logging
-from collections.abc import Iterator
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -29,12 +29,12 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     one = Clock()
     for module in (log, sessions):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=one.monotonic))
     monkeypatch.setattr(log, "_said_at_s", {})
-    yield one
+    return one
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_kafka_away_for_a_day_is_a_line_an_hour(
         fails(story, clock, 5, TroubleKind.UNREACHABLE)
         at_s += [clock.now_s - 1_005] * (len(caplog.records) - before)
     assert at_s[:5] == [0, 60, 180, 420, 900]
-    gaps = [later - sooner for sooner, later in zip(at_s, at_s[1:], strict=False)]
+    gaps = [later - sooner for sooner, later in pairwise(at_s)]
     assert max(gaps) == HOUR_S
     assert len(at_s) < 24 + 7
     assert story.state.troubles == {"unreachable": 24 * HOUR_S // 5}
