@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,10 +13,12 @@ from spanferry.lanes import Fate, Lanes, Ledger, Receipt
 from spanferry.parcel import Waiting
 from spanferry.records import Record
 from spanferry.settings import DropPolicy, Settings
+from spanferry.spooling import Spooler
 from spanferry.staging import Breath, Stager
 from spanferry.trace_state import INCOMPLETE
 from spanferry_schemas import Fragment, decode
 from tests.producer.traffic import a_trace
+from tests.spool.made import spool_in
 
 PART_BYTES = 4_000
 NAME = "mlflow.traceName"
@@ -30,7 +33,7 @@ class Small:
         )
         self.buffer = Buffer(bytes_max, policy)
         self.settled: list[Receipt] = []
-        lanes = Lanes()
+        self.lanes = lanes = Lanes()
         lanes.open([0])
         self.ledger = Ledger(self._settle)
         self.stager = Stager(self.settings, self.buffer, lanes, self.ledger, Breath())
@@ -154,3 +157,26 @@ def test_a_session_that_ends_in_the_middle_of_a_parcel_does_not_lose_it():
     assert sum(len(one.value) for one in records) > 3_000_000
     assert len({one.value for one in records}) == len(records) > 2
     assert small.ledger.taken == 1
+
+
+def test_what_one_task_has_in_hand_is_waited_for_by_the_one_that_puts_all_away(tmp_path: Path):
+    """The exit asks for everything while the spool is being filled anyway; then the loop ends."""
+    small = Small(10_000_000)
+    trace = a_trace(3_000_000)
+    spool = spool_in(tmp_path)
+    spooler = Spooler(spool, small.buffer, small.stager, small.lanes, small.ledger, Breath())
+
+    async def at_the_exit() -> None:
+        small.put(trace)
+        beside = asyncio.ensure_future(spooler.overflow(0))
+        await asyncio.sleep(0)
+        assert small.buffer.take() is None, "it has it in hand"
+        await spooler.put_away(bytes(8))
+        beside.cancel()
+        await asyncio.wait({beside})
+
+    asyncio.run(at_the_exit())
+    assert [one.fate for one in small.settled] == [Fate.SPOOLED]
+    found = spool.next()
+    assert found is not None
+    assert found[1].size > 3_000_000
