@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from spanferry.log import say_once
+from spanferry.log import say_hourly, say_once
 from spanferry.parcel import Waiting
 from spanferry.process import PROCESS
 from spanferry.settings import DropPolicy
@@ -138,10 +138,13 @@ class Buffer:
     def _put_into_full(self, waiting: Waiting) -> bool:
         """Drop the oldest that wait until it fits. What is in flight cannot be called back.
 
-        A giant drives nobody out, and leaves a quarter of the buffer to the others.
+        A giant drives nobody out, and leaves a quarter of the buffer to the others. Of a trace that has
+        lost a part before nothing is taken.
         """
         size, bytes_max = waiting.size, self._bytes_max
-        if size > _giant_of(bytes_max):
+        if waiting.whole is not None and waiting.whole.doomed:
+            bytes_max = 0
+        elif size > _giant_of(bytes_max):
             bytes_max = self._easy_bytes_max
         elif size <= bytes_max and self._policy is DropPolicy.OLDEST:
             while self._used + size > bytes_max:
@@ -171,7 +174,9 @@ class Buffer:
             self._dropped_full += 1
         if waiting.ends_trace:
             self._dropped_traces += 1
-        say_once(
+        if waiting.whole is not None:
+            waiting.whole.lose()
+        say_hourly(
             "buffer-full",
             "the buffer of %d bytes is full: traces are dropped and counted, see stats()",
             self._bytes_max,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Unpack
 
-from spanferry import bridge, leaving, outlet, termination
+from spanferry import bridge, leaving, opening, outlet, termination
 from spanferry.buffer import Buffer, new_buffer
 from spanferry.client_stats import Stats, dropped_by_reason
 from spanferry.finishing import shorten
@@ -229,8 +229,8 @@ def enable(**options: Unpack[Options]) -> None:
         logger.info("tracing stays off: %s", off)
         return
     settings = load_settings(options, os.environ)
-    disable()
-    with _switch:
+    with _switch:  # two at once: the second one ends what the first has begun
+        _switch_off()
         client = _switch_on(settings)
         if not greenlets():
             client.start()
@@ -264,18 +264,23 @@ def _switch_on(settings: Settings) -> Client:
 def disable() -> None:
     """Flush for at most `exit_timeout_s`, then stop. Traced functions go on untraced."""
     with _switch:
-        client = _client
-        if client is not None:
-            bridge.switch_off()
-        _install(None)
-        if client is not None:
-            client.close(client.settings.exit_timeout_s)
-            totals.follow(None)
-            termination.restore()
+        _switch_off()
+
+
+def _switch_off() -> None:
+    client = _client
+    if client is not None:
+        bridge.switch_off()
+    _install(None)
+    if client is not None:
+        client.close(client.settings.exit_timeout_s)
+        totals.follow(None)
+        termination.restore()
 
 
 def flush(timeout_s: float = _FLUSH_TIMEOUT_S) -> bool:
-    """Wait until Kafka has acknowledged every trace that ended before. Not for the request path.
+    """Wait until Kafka has acknowledged every trace that ended before, or the spool has taken it while
+    Kafka was away. Not for the request path.
 
     Returns False where `timeout_s` was not enough; nothing is dropped then.
     """
@@ -330,6 +335,7 @@ def _at_exit() -> None:
     client = _client
     if client is not None:
         _install(None)
+        opening.expect_no_traces()
         bridge.hand_over_what_has_ended()
         with contextlib.suppress(KeyboardInterrupt):  # the process ends already
             client.close(client.settings.exit_timeout_s)

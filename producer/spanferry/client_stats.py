@@ -15,7 +15,7 @@ __all__ = ["Stats", "dropped_by_reason"]
 def dropped_by_reason(put: BufferCounts, drops: "DropCounts") -> dict[str, int]:
     """Parcels dropped by the buffer, and after they were taken from it."""
     return {
-        "buffer_full": put.dropped_full,
+        "buffer_full": put.dropped_full + drops.full,
         "oversize": put.dropped_oversize + drops.oversize,
         "refused": drops.refused,
         "broken": drops.broken,

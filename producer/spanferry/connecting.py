@@ -13,6 +13,7 @@ import weakref
 from typing import Any, Final
 
 from spanferry.log import quiet
+from spanferry.native import new_thread
 from spanferry.settings import Settings
 from spanferry.troubles import (
     TokenError,
@@ -281,7 +282,9 @@ class _Tokens:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(settle, token, problem)
 
-        threading.Thread(target=ask, name="spanferry-token", daemon=True).start()
+        new_thread(
+            ask, "spanferry-token"
+        ).start()  # a greenlet would wait for this thread, which waits
         try:
             return await asyncio.wait_for(answer, _TOKEN_S)
         except TimeoutError:

@@ -8,7 +8,15 @@ from msgspec import Struct
 from spanferry.values import clean, text
 from spanferry_schemas import Span, SpanEvent, SpanLink, StatusCode, encode_span, mlflow_keys
 
-__all__ = ["SPAN_OVERHEAD_BYTES", "EndedSpan", "level_of", "named", "with_level"]
+__all__ = [
+    "SPAN_OVERHEAD_BYTES",
+    "EndedSpan",
+    "attributes_size",
+    "level_of",
+    "moments_size",
+    "named",
+    "with_level",
+]
 
 _INFO_TYPES: Final = frozenset({"LLM", "CHAT_MODEL", "TOOL", "RETRIEVER", "AGENT", "EMBEDDING"})
 """Span types that MLflow's UI shows at its default verbosity."""
@@ -17,8 +25,15 @@ _INPUTS: Final = mlflow_keys.SPAN_INPUTS
 _OUTPUTS: Final = mlflow_keys.SPAN_OUTPUTS
 _LOG_LEVEL: Final = mlflow_keys.SPAN_LOG_LEVEL
 
-SPAN_OVERHEAD_BYTES: Final = 160
-"""What a span takes beside its attributes' values and its events, for the buffer's account."""
+SPAN_OVERHEAD_BYTES: Final = 240
+"""What a span takes in memory beside its values, attributes, events and links. As the next three it is
+for the buffer's account: what an app may fill is its memory, not what Kafka will get."""
+
+_ATTRIBUTE_OVERHEAD_BYTES: Final = 128
+"""The objects of its key and its value, and its place in a dict, but for their texts."""
+
+_EVENT_OVERHEAD_BYTES: Final = 192
+_LINK_OVERHEAD_BYTES: Final = 256
 
 _DEBUG: Final = b"10"
 _INFO: Final = b"20"
@@ -52,8 +67,9 @@ class EndedSpan(Struct, gc=False):
     def size(self) -> int:
         """About what it takes, in bytes."""
         size = SPAN_OVERHEAD_BYTES + len(self.inputs or b"") + len(self.outputs or b"")
-        size += sum(map(len, (self.attributes or {}).values()))
-        return size + sum(len(event.attributes) + len(event.name) for event in self.events)
+        if self.attributes is not None:
+            size += attributes_size(self.attributes)
+        return size + len(self.message) + moments_size(self.events, self.links)
 
     def encoded(self) -> bytes:
         """As `spanferry_schemas.encode_span` gives it. Never raises."""
@@ -89,6 +105,20 @@ class EndedSpan(Struct, gc=False):
                 list(self.links) if self.links else [],
             )
         )
+
+
+def attributes_size(attributes: dict[str, bytes]) -> int:
+    """About what they take, in bytes. Another thread may be setting some meanwhile."""
+    held = attributes.copy()
+    size = len(held) * _ATTRIBUTE_OVERHEAD_BYTES
+    return size + sum(map(len, held)) + sum(map(len, held.values()))
+
+
+def moments_size(events: Sequence[SpanEvent], links: Sequence[SpanLink]) -> int:
+    """About what a span's events and links take, in bytes."""
+    size = len(events) * _EVENT_OVERHEAD_BYTES + len(links) * _LINK_OVERHEAD_BYTES
+    size += sum(len(event.attributes) + len(event.name) for event in events)
+    return size + sum(len(link.attributes) for link in links)
 
 
 def named(

@@ -1,13 +1,17 @@
 """Saying a thing once, loudly, and never on the app's request path more than a set lookup."""
 
 import logging
+import time
 from typing import Final
 
-__all__ = ["logger", "say_once"]
+__all__ = ["logger", "say_hourly", "say_once"]
 
 logger: Final = logging.getLogger("spanferry")
 
+_AGAIN_S: Final = 3600.0
+
 _said: set[str] = set()
+_said_at_s: dict[str, float] = {}
 
 
 def say_once(key: str, message: str, *args: object, level: int = logging.WARNING) -> None:
@@ -15,6 +19,17 @@ def say_once(key: str, message: str, *args: object, level: int = logging.WARNING
     if key in _said:
         return
     _said.add(key)
+    logger.log(level, message, *args)
+
+
+def say_hourly(key: str, message: str, *args: object, level: int = logging.WARNING) -> None:
+    """Log `message` unless that was done within the last hour: for what loses traces, and may come
+    again weeks later. Costs a look at the clock."""
+    now_s = time.monotonic()
+    said_at_s = _said_at_s.get(key)
+    if said_at_s is not None and now_s - said_at_s < _AGAIN_S:
+        return
+    _said_at_s[key] = now_s
     logger.log(level, message, *args)
 
 

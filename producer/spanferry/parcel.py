@@ -15,15 +15,20 @@ from spanferry_schemas import Assessment, Attachment, End, TracePart
 
 __all__ = [
     "PARCEL_OVERHEAD_BYTES",
+    "TEXT_OVERHEAD_BYTES",
     "Outlet",
     "Parcel",
     "SentSpan",
     "Waiting",
+    "Whole",
     "encoded",
 ]
 
 PARCEL_OVERHEAD_BYTES = 512
 """What a parcel costs beside its spans, for the buffer's account: objects, queue slot, trace part."""
+
+TEXT_OVERHEAD_BYTES = 128
+"""What a tag, or a text of the metadata, takes beside its characters."""
 
 
 SentSpan: TypeAlias = EndedSpan | bytes
@@ -32,6 +37,24 @@ SentSpan: TypeAlias = EndedSpan | bytes
 def encoded(spans: list[SentSpan]) -> list[bytes]:
     """Every span as it is sent."""
     return [span if isinstance(span, bytes) else span.encoded() for span in spans]
+
+
+class Whole(Struct, gc=False):
+    """What the parcels have in common in which a long trace is handed over: one goes with the others."""
+
+    begun: bool = False
+    """The sender has sent one, or put it into the spool: too late to drop all of them."""
+    doomed: bool = False
+    """One was dropped before that: none is to be sent any more."""
+    torn: bool = False
+    """One was dropped later: what remains says so."""
+
+    def lose(self) -> None:
+        """One of them was dropped."""
+        if self.begun:
+            self.torn = True
+        else:
+            self.doomed = True
 
 
 class Waiting(Protocol):
@@ -45,6 +68,11 @@ class Waiting(Protocol):
     @property
     def ends_trace(self) -> bool:
         """Whether the trace's local root is in it."""
+        ...
+
+    @property
+    def whole(self) -> Whole | None:
+        """None where the trace has no other parcels."""
         ...
 
     def parcel(self) -> "Parcel":
@@ -73,6 +101,7 @@ class Parcel(Struct, gc=False):
     assessment: Assessment | None = None
     remote: bool = False
     attachments: Sequence[Attachment] = ()
+    whole: Whole | None = None
 
     @property
     def ends_trace(self) -> bool:

@@ -18,7 +18,7 @@ from msgspec import Struct
 from spanferry import budget
 from spanferry.buffer import Buffer
 from spanferry.dispatch import Dispatcher
-from spanferry.log import logger
+from spanferry.log import logger, say_hourly
 from spanferry.loop import Rest, SenderLoop
 from spanferry.metrics import totals
 from spanferry.native import NativeThread, new_thread
@@ -72,24 +72,32 @@ class Sender:
         self.state = self._sessions.state
         self.guard = budget.Guard(settings.budget_ms)
 
-    def start(self) -> None:
-        """Start the thread unless it runs. Does not wait for Kafka."""
+    def start(self) -> bool:
+        """Start the thread unless it runs. Does not wait for Kafka.
+
+        False where there are no more threads: the next trace tries it again.
+        """
         if not self._starting.acquire(blocking=False):
-            return
+            return True
         try:
             if self._thread is None and not self.stopping:
                 thread = new_thread(self._run, "spanferry-sender")
                 thread.start()
                 self._thread = thread
                 self._buffer.on_put = None
+        except RuntimeError as error:
+            say_hourly("sender-thread", "traces wait: the sender could not be started: %s", error)
+            return False
         finally:
             self._starting.release()
+        return True
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until what was put before is acknowledged. False where the time was not enough."""
         if self._thread is None and len(self._buffer) == 0:
             return True
-        self.start()
+        if not self.start():
+            return False
         done: concurrent.futures.Future[bool] = concurrent.futures.Future()
         # Rather one too many than one too few: read before `taken`, and one may be neither in the
         # buffer any more nor in the ledger yet. Where nothing is left the number does not matter.
@@ -105,7 +113,8 @@ class Sender:
         """Have the spool, if there is one, take all that waits. False where that took too long."""
         if self.dispatcher.spooler is None:
             return False
-        self.start()
+        if not self.start():
+            return False
         done: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._put_away.append(done)
         self._wake_up()
@@ -208,7 +217,10 @@ class Sender:
         """Have the spool take what memory should not hold, until cancelled."""
         while True:
             hopeless = self._sessions.away_s >= _AWAY_S
-            await self.dispatcher.overflow(connected=self.state.connected, hopeless=hopeless)
+            try:
+                await self.dispatcher.overflow(connected=self.state.connected, hopeless=hopeless)
+            except Exception as error:  # noqa: BLE001  what a disk answers to may be anything
+                say_hourly("spool-task", "nothing can be spooled now: %r", error)
             await asyncio.sleep(self.dispatcher.linger_s)
 
     def answer_flushes(self) -> None:

@@ -122,10 +122,7 @@ class Sessions:
         finally:
             began = self.state.connected
             if began:
-                self.state.connected = False
-                self._away_since_s = time.monotonic()
-                if self._away_since_s - self._connected_at_s >= _HEALTHY_S:
-                    self._reminders.clear()
+                self._disconnected()
             try:
                 await self._dispatcher.close()
                 if began and self._host.stopping:
@@ -147,6 +144,12 @@ class Sessions:
         held, self._held = self._held, None
         if held is not None:
             self._say(held)
+
+    def _disconnected(self) -> None:
+        self.state.connected = False
+        self._away_since_s = time.monotonic()
+        if self._away_since_s - self._connected_at_s >= _HEALTHY_S:
+            self._reminders.clear()
 
     def _failed(self, trouble: Trouble, *, begun: bool) -> None:
         kind = trouble.kind

@@ -76,7 +76,7 @@ class Settings(Security, frozen=True, kw_only=True):
     experiment_id: str | None = None
     """MLflow experiment by id; goes before the name."""
     buffer_bytes: int = 64 * 1024 * 1024
-    """What may wait for Kafka, in-flight batches included."""
+    """What may wait for Kafka, in-flight batches included: about the memory that it takes."""
     drop: DropPolicy = DropPolicy.NEWEST
     """What gives way when the buffer is full: `newest`, the trace that comes, or `oldest`, those that
     wait longest. Also beside a spool, where that takes nothing or more comes than its disk can write."""

@@ -7,7 +7,14 @@ from time import perf_counter_ns
 from typing import Any, ClassVar, Final
 
 from spanferry import values
-from spanferry.ended_span import SPAN_OVERHEAD_BYTES, EndedSpan, level_of, with_level
+from spanferry.ended_span import (
+    SPAN_OVERHEAD_BYTES,
+    EndedSpan,
+    attributes_size,
+    level_of,
+    moments_size,
+    with_level,
+)
 from spanferry.entities import (
     EventLike,
     Link,
@@ -204,9 +211,9 @@ class Span(SpanRecorder):
             inputs, outputs, attributes = self._inputs, self._outputs, self._attributes
             size = SPAN_OVERHEAD_BYTES + len(inputs or b"") + len(outputs or b"")
             if attributes is not None:
-                size += sum(map(len, attributes.copy().values()))
-            if self._events:
-                size += sum(len(event.attributes) + len(event.name) for event in self._events)
+                size += attributes_size(attributes)
+            if self._events or self._links or status is _FAILED:
+                size += len(self._message) + moments_size(self._events, self._links)
             ended = EndedSpan(
                 self.span_id_bytes, self._parent_id, self._name, self._span_type, self._start_ns, end_ns,
                 status, self._message, inputs, outputs, attributes, self._events, self._links,

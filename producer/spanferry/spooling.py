@@ -1,5 +1,6 @@
 """Spooling: parcels that Kafka does not take now go to disk, and come back when it does."""
 
+import asyncio
 from typing import Final
 
 from spanferry.buffer import Buffer
@@ -33,9 +34,15 @@ class Spooler:
         self._lanes = lanes
         self._ledger = ledger
         self._breath = breath
+        self._overflowing = asyncio.Lock()
+        """Whoever has it may have a parcel in hand, which nobody else sees."""
 
     async def overflow(self, down_to_bytes: int) -> None:
         """Put away what waits until memory holds no more than that, or the spool takes nothing."""
+        async with self._overflowing:
+            await self._overflow(down_to_bytes)
+
+    async def _overflow(self, down_to_bytes: int) -> None:
         while self._buffer.used_bytes > down_to_bytes and self.spool.ready:
             taken = await self._stager.take()
             if taken is None:

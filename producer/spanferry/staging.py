@@ -10,8 +10,8 @@ from msgspec import Struct
 from spanferry.buffer import Buffer
 from spanferry.environment import collect_environment
 from spanferry.lanes import Fate, Lanes, Ledger, Receipt, Staged
-from spanferry.log import logger, say_once
-from spanferry.parcel import Waiting
+from spanferry.log import logger, say_hourly
+from spanferry.parcel import Parcel, Whole
 from spanferry.process import PROCESS
 from spanferry.process_metadata import say_what_is_too_long
 from spanferry.records import Record, records_of
@@ -33,6 +33,8 @@ _SLICE_RECORDS: Final = 8
 class DropCounts(Struct):
     """Parcels that were taken from the buffer and cannot be sent, by reason."""
 
+    full: int = 0
+    """Of a trace of which the buffer has dropped another parcel."""
     oversize: int = 0
     """Above what the wire can carry at all."""
     refused: int = 0
@@ -116,14 +118,21 @@ class Stager:
             if waiting is None:
                 return None
             receipt = self._ledger.enter(size=waiting.size, ends_trace=waiting.ends_trace)
+            doomed = _is_doomed(waiting.whole)
             try:
-                return receipt, await self._records(waiting)
+                parcel = waiting.parcel()
+                if not doomed:
+                    return receipt, await self._records(receipt, parcel)
+                self.drops.full += 1
+                self._give_up(receipt)
             except ValueError as error:
                 self.drops.oversize += 1
                 self.drop(receipt, "oversize", error)
             except Exception as error:  # noqa: BLE001  one parcel must not stop the others
                 self.drops.broken += 1
                 self.drop(receipt, "broken", error)
+            if waiting.whole is not None:
+                waiting.whole.lose()
             self._ledger.finish(receipt)
 
     def give_back(self, receipt: Receipt, records: list[Record]) -> None:
@@ -132,25 +141,35 @@ class Stager:
 
     def drop(self, receipt: Receipt, reason: str, error: Exception) -> None:
         """A parcel is given up: count its trace, say it once."""
+        self._give_up(receipt)
+        say_hourly(f"dropped-{reason}", "a trace was dropped (%s): %s", reason, error)
+        logger.debug("a trace was dropped (%s): %s", reason, error)
+
+    def _give_up(self, receipt: Receipt) -> None:
         receipt.fate = Fate.DROPPED
         if receipt.ends_trace:
             self.drops.traces += 1
-        say_once(f"dropped-{reason}", "a trace was dropped (%s): %s", reason, error)
-        logger.debug("a trace was dropped (%s): %s", reason, error)
 
-    async def _records(self, waiting: Waiting) -> list[Record]:
-        records = []
-        parcel = waiting.parcel()
+    async def _records(self, receipt: Receipt, parcel: Parcel) -> list[Record]:
+        """Where the session ends in the middle of it they are given back, all of them: the buffer does
+        not have the parcel any more."""
+        records: list[Record] = []
         if parcel.trace is not None:
             say_what_is_too_long(parcel.trace)
-        for record in records_of(
+        more = records_of(
             parcel,
             environment=self._environment,
             record_bytes_max=self.record_bytes_max,
             chance=os.urandom,
-        ):
-            records.append(record)
-            await self._breath.after(len(record.value))
+        )
+        try:
+            for record in more:
+                records.append(record)
+                await self._breath.after(len(record.value))
+        except asyncio.CancelledError:
+            records.extend(more)
+            self.give_back(receipt, records)
+            raise
         return records
 
     def _room(self) -> int:
@@ -158,3 +177,11 @@ class Stager:
         idles, a little more is taken than the limit allows."""
         room = self._room_bytes - self._lanes.waiting_bytes
         return _SLICE_BYTES if room <= 0 and self._lanes.any_idle else room
+
+
+def _is_doomed(whole: Whole | None) -> bool:
+    """Whether a part of the trace was dropped before; if not, from now on it is begun."""
+    if whole is None or whole.doomed:
+        return whole is not None
+    whole.begun = True
+    return False

@@ -9,19 +9,23 @@ from msgspec.structs import replace
 
 from spanferry import outlet as outlets
 from spanferry.ended_span import EndedSpan
-from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Outlet, Parcel, SentSpan
+from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Outlet, Parcel, SentSpan, Whole
 from spanferry.process import PROCESS
 from spanferry.values import text
 from spanferry.watching import Account
 from spanferry_schemas import Attachment, End, TracePart, mlflow_keys
 
-__all__ = ["LiveTrace", "OpenedSpan", "TraceDefaults"]
+__all__ = ["INCOMPLETE", "LiveTrace", "OpenedSpan", "TraceDefaults"]
 
 T = TypeVar("T")
 
 _SESSION: Final = mlflow_keys.METADATA_SESSION
 _TRACE_NAME: Final = mlflow_keys.TAG_TRACE_NAME
 
+
+INCOMPLETE: Final = "spanferry.incomplete"
+"""Metadata of a trace of which spans are missing, because a part of it was dropped."""
+_DROPPED: Final = "dropped"
 
 _HANDED_OVER: Final = b""
 """In the place of a root that the sender has taken: a span that goes on does not keep it."""
@@ -107,6 +111,8 @@ class LiveTrace(Struct, eq=False):
     """What it costs, where that is watched."""
     ends_trace: bool = True
     """An outlet is given a trace when its local root has ended."""
+    whole: Whole | None = None
+    """Of one that was handed over in parts before its end."""
 
     @property
     def ended(self) -> bool:
@@ -188,6 +194,8 @@ class LiveTrace(Struct, eq=False):
         if isinstance(root, EndedSpan):
             duration_ns = root.end_ns - root.start_ns
         part = (self.sent_facts or self.facts) if self.changed or not self.remote else None
+        if part is not None and self.whole is not None and self.whole.torn:
+            part.metadata[INCOMPLETE] = _DROPPED
         duration_ns = 0 if self.remote else max(duration_ns, 0)
         end = End(self.spans_at_end, self.contexts_out, self.remote)
         return self._parcel_of(spans, attachments, self.size, part, end, duration_ns)
@@ -206,6 +214,9 @@ class LiveTrace(Struct, eq=False):
             size += sum(len(one) if isinstance(one, bytes) else one.size for one in spans)
         self.pending_bytes = 0
         self.due_ns = self.now_ns() + self.defaults.fragment_age_ns
+        whole = Whole()
+        if self.whole is None and not self.ended:  # nor was another thread faster
+            self.whole = whole
         part = None if self.ended else self._sent_part()
         self.defaults.outlet.put(self._parcel_of(spans, attachments, size, part, None, 0))
 
@@ -244,6 +255,7 @@ class LiveTrace(Struct, eq=False):
             None,
             self.remote,
             attachments,
+            self.whole,
         )
 
     def _hand_over_from_fork(self, span: SentSpan, size: int, *, error: bool) -> None:

@@ -11,6 +11,7 @@ from spanferry.dressing import Dressing, TraceDestination, dress
 from spanferry.entities import LinkLike, SpanLogLevel, SpanType, nanoseconds_of
 from spanferry.log import say_once
 from spanferry.opening import complain_not_enabled, open_span
+from spanferry.parcel import TEXT_OVERHEAD_BYTES
 from spanferry.propagation import (
     get_tracing_context_headers_for_http_request,
     set_tracing_context_from_http_request_headers,
@@ -185,7 +186,7 @@ def _add_texts(
                 say_once(f"text-{what}", "values of %s are stored as text: %s", what, own_key)
         if own_key not in leave_out:
             kept[own_key] = own_text
-            trace.pending_bytes += len(own_key) + len(own_text)
+            trace.pending_bytes += TEXT_OVERHEAD_BYTES + len(own_key) + len(own_text)
     trace.changed = True
 
 

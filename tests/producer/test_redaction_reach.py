@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -220,7 +221,7 @@ def test_redaction_that_fails_loses_no_trace_and_sends_nothing(unsaid: None) -> 
 def test_a_fault_of_ours_costs_a_spans_content_only(captured: capture) -> None:
     with spanferry.start_span("root"), spanferry.start_span("child") as child:
         child.set_inputs(MAIL)
-        child._links = (3,)  # type: ignore[assignment]
+        child._links = (SimpleNamespace(attributes=b"{}"),)  # type: ignore[assignment]
     (trace,) = captured.traces
     assert [span.name for span in trace.spans] == ["root", "[REDACTED:withheld]"]
     assert trace.complete

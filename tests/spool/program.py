@@ -36,6 +36,16 @@ def say() -> None:
     os.write(1, msgspec.json.encode(stats()) + b"\n")
 
 
+def on_disk() -> int:
+    """Traces that the sender has written, beside memory or instead."""
+    from spanferry import client
+
+    current = client._client
+    assert current is not None
+    kept = current._sender.dispatcher.ledger.traces_kept
+    return stats().traces_spooled + kept
+
+
 def fork(count: int) -> None:
     """As gunicorn --preload: the parent has traced, its children go on."""
     send(0, 10, per_s=1000)
@@ -79,7 +89,8 @@ def main(bootstrap_servers: str, topic: str, folder: str, mode: str, count: str)
         send(0, int(count), per_s=1e6)
     elif mode.startswith("die"):
         send(0, int(count), per_s=1e6)
-        time.sleep(2.0 if mode == "die-overflow" else 0.5)  # it hopes for Kafka for a second
+        while on_disk() < int(count):
+            time.sleep(0.05)
         say()
         os.kill(os.getpid(), 9)
 

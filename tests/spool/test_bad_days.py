@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,15 +74,20 @@ def replay(broker: KafkaServer, topic: str, folder: Path) -> None:
 
 def arrived(broker: KafkaServer, topic: str) -> Counter[int]:
     """How often each trace is there, records with the same producer and sequence counted once."""
+    return Counter({number: len(values) for number, values in contents(broker, topic).items()})
+
+
+def contents(broker: KafkaServer, topic: str) -> dict[int, list[bytes]]:
+    """The values of each trace's records, of those with the same producer and sequence the first."""
     names: set[tuple[int, bytes, int]] = set()
-    found: Counter[int] = Counter()
+    found: defaultdict[int, list[bytes]] = defaultdict(list)
     for record in read_numbered(broker.bootstrap_servers, topic):
         meta = read_meta(record.headers)
         assert meta is not None
         name = (record.partition, meta.producer_id, meta.sequence)
         if name not in names:
             names.add(name)
-            found[int.from_bytes(record.key, "big")] += 1
+            found[int.from_bytes(record.key, "big")].append(record.value)
     return found
 
 
@@ -91,7 +96,7 @@ def test_what_is_left_at_the_exit_is_spooled_in_time_and_said_in_one_line(
 ) -> None:
     begun = time.monotonic()
     _, said = ended(app(f"127.0.0.1:{free_port()}", topic, tmp_path, "exit", 2000))
-    assert time.monotonic() - begun < 3.0 + 2.0  # and Python's own start and end
+    assert time.monotonic() - begun < 3.0 + 5.0  # and Python's own start and end, on a busy machine
     lines = [line for line in said.splitlines() if "not acknowledged" in line]
     assert len(lines) == 1, said
     assert (
@@ -140,6 +145,10 @@ def test_four_forked_processes_while_kafka_comes_and_goes(
     expected = Counter(range(10))
     for number in range(1, PROCESSES + 1):
         expected.update(range(number * FORK_STRIDE, number * FORK_STRIDE + each))
-    found = arrived(broker, topic)
+    found = contents(broker, topic)
     assert set(found) == set(expected)
-    print({"away": away, "again": sum(found.values()) - len(found)})
+    # What was on its way out of the spool when its process ended may come under another name too: it
+    # must be the same to the byte then, because the worker stores what is the same once.
+    again = {number: values for number, values in found.items() if len(values) > 1}
+    assert all(len(set(values)) == 1 for values in again.values())
+    assert len(again) < len(found) / 100, "nearly all keep the name under which they went out first"

@@ -255,3 +255,33 @@ def test_names_that_are_not_ours_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.seg").write_text("mine")
     (tmp_path / "a-b-c.seg").write_text("mine")
     assert Directory(tmp_path, 10**9).segments() == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "meanwhile", "later"),
+    [("never", 0, 0), ("interval", 3, 4), ("always", 6, 6)],
+    ids=["never", "interval", "always"],
+)
+@pytest.mark.parametrize("mode", ["overflow", "always"])
+def test_the_disk_is_waited_for_as_the_policy_says(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: str,
+    meanwhile: int,
+    later: int,
+    mode: str,
+) -> None:
+    """Six looks, half a second apart, each after an entry; where nothing is new nobody waits."""
+    spool = spool_in(tmp_path, spool_fsync=policy, spool_mode=mode)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    begun_s = time.monotonic() + 10
+    for look in range(6):
+        assert spool.keep(entry(look)) if mode == "always" else spool.put(entry(look))
+        monkeypatch.setattr(time, "monotonic", lambda now=begun_s + look / 2: now)
+        spool.tick()
+    assert len(synced) == meanwhile
+    for second in (10, 20):
+        monkeypatch.setattr(time, "monotonic", lambda now=begun_s + second: now)
+        spool.tick()
+    assert len(synced) == later

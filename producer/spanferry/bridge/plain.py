@@ -46,6 +46,9 @@ __all__ = ["BridgedExporter", "BridgedProcessor"]
 _OWN_FIELDS: Final = frozenset({mlflow_keys.REQUEST_ID, mlflow_keys.SPAN_TYPE})
 _EXPERIMENT_ID: Final = "mlflow.experimentId"
 _DEFAULT_EXPERIMENT: Final = "0"
+
+_OVERHEAD_BYTES: Final = 128
+"""What an encoded span takes in memory beside its bytes."""
 """MLflow's id of the experiment that traces belong to of which nobody says anything else."""
 _check_json: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
@@ -244,12 +247,13 @@ def _hand_over(span: ReadableSpan) -> None:
         data = bytes(attachment.content_bytes)
         trace.attach(Attachment(attachment.id, values.text(attachment.content_type), data))
     error = wire.status is StatusCode.ERROR
+    size = len(encoded) + _OVERHEAD_BYTES
     if not is_root:
-        trace.add(encoded, len(encoded), error=error)
+        trace.add(encoded, size, error=error)
         return
     tags = trace.facts.tags
     tags.setdefault(mlflow_keys.TAG_TRACE_NAME, wire.name)
-    trace.finish(encoded, len(encoded), error=error, duration_ns=wire.end_ns - wire.start_ns)
+    trace.finish(encoded, size, error=error, duration_ns=wire.end_ns - wire.start_ns)
 
 
 def _without(attachments: Iterable[Any], wire: WireSpan, trace_id: str) -> WireSpan:

@@ -109,6 +109,17 @@ class Backlog:
         for legacy in self._legacies:
             legacy.owner.forget()
 
+    def begin_anew(self) -> None:
+        """Let go of everything: it waits on disk for whoever adopts it, as far as it is there."""
+        self.write_done()
+        self.forget()
+        self._legacies.clear()
+        for segment in self._unfinished:
+            segment.forget()
+        self._unfinished.clear()
+        self._waiting.clear()
+        self._reading = None
+
     def _begin(self) -> bool:
         if not self._waiting:
             return False

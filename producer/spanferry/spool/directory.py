@@ -57,6 +57,11 @@ class Owner:
         self._path = path
         self._descriptor = descriptor
 
+    @property
+    def lost(self) -> bool:
+        """Whether somebody has removed the lock's file: then others may take it for theirs."""
+        return os.fstat(self._descriptor).st_nlink == 0
+
     def release(self, *, empty: bool) -> None:
         """Let others inherit; where nothing is left the lock's file goes too."""
         if empty:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from spanferry.log import say_once
+from spanferry.log import say_hourly
 from spanferry.settings import SpoolFsync
 from spanferry.spool.directory import Directory, Owner
 from spanferry.spool.entries import FRAME_BYTES
@@ -39,16 +39,18 @@ class Health:
         """Whether it is worth trying."""
         return time.monotonic() >= self._retry_at_s
 
-    def trouble(self, error: OSError) -> None:
-        """It has refused; said once for each kind of trouble."""
+    def trouble(self, error: Exception) -> None:
+        """It has refused; said at most hourly for each kind of trouble."""
         self._retry_at_s = time.monotonic() + _RETRY_S
         self.refused += 1
-        say_once(
-            f"spool-{error.errno}",
+        number = error.errno if isinstance(error, OSError) else type(error).__name__
+        what = error.strerror if isinstance(error, OSError) else None
+        say_hourly(
+            f"spool-{number}",
             "nothing can be spooled to %s now (%s): traces wait in memory. Make room there or raise "
             "spool_bytes; `spanferry spool status` says what is there.",
             self._directory.path,
-            error.strerror or error,
+            what or error,
         )
 
 
@@ -84,6 +86,11 @@ class Log:
         """Whether there is a segment that is not sealed yet."""
         return self._open is not None
 
+    @property
+    def lost(self) -> bool:
+        """Whether somebody has removed the segment that is being written."""
+        return self._open is not None and self._open.writer.lost
+
     def append(self, owner: Owner, payload: bytes) -> tuple[Segment, int] | None:
         """Where the entry is now; None where there is no room for it, or the disk said no."""
         opened = self._open
@@ -97,7 +104,7 @@ class Log:
             return None
         try:
             return opened.segment, opened.writer.append(payload)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  what a disk answers to may be anything
             self._health.trouble(error)
             return None
 
@@ -120,9 +127,10 @@ class Log:
         self._sealed(opened.segment)
 
     def forget(self) -> None:
-        """In a forked child: the file is the parent's."""
-        if self._open is not None:
-            self._open.writer.forget()
+        """In a forked child: the file is the parent's. It stays as it is."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            opened.writer.forget()
 
     def _begin(self, owner: Owner, payload: bytes) -> _Open | None:
         with self._trouble_is_said(), self._directory.room(room_for(payload)) as there_is:
@@ -140,7 +148,7 @@ class Log:
     def _trouble_is_said(self) -> Generator[None, None, None]:
         try:
             yield
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  as above
             self._health.trouble(error)
 
 

@@ -76,7 +76,7 @@ class Segment:
 
     def write_done(self) -> None:
         """Note what is settled. Where that fails it will be sent twice, and the worker sees it."""
-        if not self._done:
+        if self.finished or not self._done:
             return
         lines = b"".join(_DONE.pack(offset, _check(offset)) for offset in self._done)
         self._done.clear()
@@ -88,6 +88,11 @@ class Segment:
                 os.write(descriptor, lines)
             finally:
                 os.close(descriptor)
+
+    def forget(self) -> None:
+        """The file is somebody else's, or is gone: nothing is written or removed any more."""
+        self._complete = False
+        self.finished = True
 
     def _finish(self) -> None:
         if self.corrupt_bytes:
@@ -148,6 +153,11 @@ class Writer:
         if self._unsynced:
             self._unsynced = False
             os.fdatasync(self._descriptor)
+
+    @property
+    def lost(self) -> bool:
+        """Whether somebody has removed the file."""
+        return os.fstat(self._descriptor).st_nlink == 0
 
     def close(self) -> Path:
         """No more entries: the path under which the segment is found from now on."""

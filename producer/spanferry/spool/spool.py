@@ -14,6 +14,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from spanferry.log import say_hourly
 from spanferry.settings import Settings, SpoolFsync, SpoolMode
 from spanferry.spool import entries
 from spanferry.spool.backlog import Backlog
@@ -132,6 +133,9 @@ class Spool:
             if self.health.good:
                 self.open()
             return
+        if self._owner.lost or self._put.lost or self._kept.lost:
+            self._begin_anew(self._owner)
+            return
         if self._fsync is SpoolFsync.ALWAYS or now_s - self._synced_at_s >= _SYNC_S:
             self._synced_at_s = now_s
             self._sync()
@@ -164,6 +168,26 @@ class Spool:
         if self._owner is not None:
             self._owner.forget()
 
+    def _begin_anew(self, owner: Owner) -> None:
+        """Somebody has emptied the folder, or removed it. What is left of ours there is adopted as
+        anybody's is; what waits in memory goes into new files."""
+        say_hourly(
+            "spool-removed",
+            "somebody has removed files from the spool %s: the traces in them are lost. To empty it "
+            "leave that to `spanferry spool drop`",
+            self.directory.path,
+        )
+        self._put.forget()
+        self._kept.forget()
+        self.backlog.begin_anew()
+        for segment in self._kept_segments:
+            segment.write_done()
+            segment.forget()
+        self._kept_segments.clear()
+        owner.forget()
+        self._owner = None
+        self.open()
+
     def _sync(self) -> None:
         self._put.sync()
         self._kept.sync()
@@ -179,4 +203,5 @@ def new_spool(settings: Settings) -> Spool | None:
     """The spool that the settings ask for; nothing is looked at before `open`."""
     if not settings.spool_dir:
         return None
-    return Spool(settings, Directory(Path(settings.spool_dir), settings.spool_bytes))
+    path = Path(settings.spool_dir).absolute()  # apps may go to another folder afterwards
+    return Spool(settings, Directory(path, settings.spool_bytes))
