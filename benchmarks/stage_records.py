@@ -8,7 +8,8 @@ from spanferry_schemas import End, Fragment, RecordFlag, RecordKind, RecordMeta,
 from spanferry_worker.ports import Partition
 from spanferry_worker.runtime.lanes import Gained, Lanes
 from spanferry_worker.settings import Settings
-from spanferry_worker.stages.sample import Sampler
+from spanferry_worker.stages.accounts import Outcome
+from spanferry_worker.stages.sample import NO_TABLE, Sampler
 from spanferry_worker.stages.write import Queued, WriteQueue
 from spanferry_worker.testing import MemoryRecord
 
@@ -71,7 +72,7 @@ def pass_through(records: Mapping[Partition, Sequence[MemoryRecord]], settings: 
             gained = Gained()
             lane.take(some, _NOW_MS, gained)
             for trace, owner in gained.traces:
-                kept = sampler.apply(trace, sampler.decide(trace))
+                kept = sampler.apply(trace, sampler.decide(trace, NO_TABLE)).trace
                 if kept is not None:
                     queue.add(Queued(kept, owner.lane_id, _NOW_MS), _NOW_MS)
             written += _write(queue, lanes, flush=False)
@@ -90,7 +91,7 @@ def _write(queue: WriteQueue, lanes: Lanes, *, flush: bool) -> int:
         for item in batch:
             lane = lanes.owned(item.lane_id)
             if lane is not None:
-                lane.tracker.done(position.offset for position in item.trace.positions)
+                lane.settle(item.trace.positions, Outcome.STORED)
         queue.settle(batch)
         written += len(batch)
     return written

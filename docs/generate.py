@@ -8,6 +8,7 @@ import ast
 import inspect
 import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,7 @@ def metrics_document() -> str:
     """docs/metrics.md."""
     rows: list[str] = []
     metrics = Metrics()
-    known = [*vars(metrics).values(), *vars(metrics.ledger).values()]
-    for metric in [*known, *vars(SupervisorMetrics()).values()]:
+    for metric in (*_worker_metrics(metrics), *vars(SupervisorMetrics()).values()):
         if not hasattr(metric, "_labelnames"):
             continue
         name = metric._name + ("_total" if isinstance(metric, Counter) else "")
@@ -127,6 +127,11 @@ def metrics_document() -> str:
     ]
     tables = [METRICS_HEAD, METRICS_TABLE, *rows, APP_METRICS_HEAD, METRICS_TABLE, *app]
     return "".join(tables)
+
+
+def _worker_metrics(metrics: Metrics) -> Iterator[Any]:
+    for metric in vars(metrics).values():
+        yield from (metric,) if hasattr(metric, "_labelnames") else vars(metric).values()
 
 
 def _label(row: Row) -> str:

@@ -20,6 +20,7 @@ from spanferry.trace_state import LiveTrace, TraceDefaults
 from spanferry.values import text
 from spanferry.watching import watch
 from spanferry_schemas import TracePart, mlflow_keys
+from spanferry_schemas.record import SAMPLED_UPSTREAM
 
 __all__ = [
     "Kinds",
@@ -171,6 +172,8 @@ def open_trace(  # noqa: C901  in one piece: see `_Process`
             return _kinds.no_op(trace_id, new_span_id())
         tags = {_TRACE_NAME: name if type(name) is str and name.isascii() else text(name)}
         facts = TracePart(defaults.experiment_id, defaults.experiment, tags=tags)
+        if ratio < 1.0:
+            facts.metadata[SAMPLED_UPSTREAM] = f"p:{ratio:.12g}"
         if experiment_id is not None:
             facts.experiment_id, facts.experiment = text(experiment_id), None
         if PROCESS.models or PROCESS.scopes or defaults.model_id is not None:

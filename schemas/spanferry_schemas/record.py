@@ -13,6 +13,7 @@ from spanferry_schemas.limits import PRODUCER_ID_BYTES
 
 __all__ = [
     "HEADER",
+    "SAMPLED_UPSTREAM",
     "TOPIC",
     "RecordFlag",
     "RecordKind",
@@ -29,6 +30,10 @@ whole; every producer uses Kafka's default partitioner (murmur2 of the key)."""
 
 HEADER: Final = "spanferry"
 """The one header's name. Its value is a RecordMeta in msgpack, laid out as an array."""
+
+SAMPLED_UPSTREAM: Final = "spanferry.sampling.upstream"
+"""Trace metadata that says what was chosen before the worker: `p:0.1` (the app's sampling ratio), or
+OpenTelemetry's `th:…;rv:…`. The worker multiplies it into the trace's weight and takes it away."""
 
 
 class RecordKind(IntEnum):

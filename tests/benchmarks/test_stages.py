@@ -11,8 +11,7 @@ from benchmarks.stages_document import PAGE, RESULTS, document
 from benchmarks.stages_report import Result, Row
 from benchmarks.store_traces import MAKES
 from spanferry_schemas import Fragment, decode
-from spanferry_worker.settings import Settings
-from spanferry_worker.stages.sample import SamplingPolicy
+from spanferry_worker.settings import SampleSettings, Settings
 
 
 def row(source: str, processes: int, *per_second: float) -> Row:
@@ -60,7 +59,7 @@ def test_every_trace_comes_out_and_is_committed() -> None:
 
 def test_what_is_cut_comes_out_too() -> None:
     records = make_records("10 KB", 60)
-    assert pass_through(records, Settings(sample=SamplingPolicy(full_bytes_max=1_000))) == 60
+    assert pass_through(records, Settings(sample=SampleSettings(target_bytes=1_000))) == 60
 
 
 def test_a_trace_that_does_not_come_out_is_missed() -> None:

@@ -229,6 +229,8 @@ def test_traces_are_sampled_as_a_whole_at_their_start(
     assert all(len(trace.spans) == 3 for trace in captured.traces)
     kept = [int(trace.trace_id[-16:], 16) / 2**64 for trace in captured.traces]
     assert all(place < float(ratio) for place in kept)
+    said = {trace.part.metadata.get("spanferry.sampling.upstream") for trace in captured.traces}
+    assert said <= {None if ratio == "1" else f"p:{ratio}"}
 
 
 @pytest.mark.usefixtures("unsaid")

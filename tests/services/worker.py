@@ -16,7 +16,10 @@ START_TIMEOUT_S = 60.0
 
 
 class SpanferryWorker(Startable):
-    """Starts on entering, drains and ends on leaving. `options` are `spanferry worker`'s own."""
+    """Starts on entering, drains and ends on leaving. `options` are `spanferry worker`'s own.
+
+    Everything is stored whole, as it came, unless they say otherwise.
+    """
 
     def __init__(
         self,
@@ -35,6 +38,7 @@ class SpanferryWorker(Startable):
             f"--tracking-uri={tracking_uri}",
             f"--group={group}",
             f"--health-port={self.health_port}",
+            "--set=sample.target_bytes=0",
             *options,
         ]
         self._process = GuardedProcess(

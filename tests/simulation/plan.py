@@ -10,10 +10,10 @@ from spanferry_worker.settings import (
     DeadLetterSettings,
     KafkaSettings,
     ProcessSettings,
+    SampleSettings,
     Settings,
 )
 from spanferry_worker.stages.decode import ChunkPolicy
-from spanferry_worker.stages.sample import SamplingPolicy
 from spanferry_worker.stages.write import RetryPolicy, WritePolicy
 
 __all__ = ["INCIDENTS", "POINTS", "WORK_S", "Incident", "Plan", "is_orderly", "make_plan"]
@@ -173,7 +173,7 @@ def _settings(chance: Random, *, tight: bool) -> Settings:
             released_traces_max=chance.choice((0, 3, 1_000)),
             write_open_at_stop=chance.random() < 0.5,
         ),
-        "sample": SamplingPolicy(full_bytes_max=chance.choice((None, 600)), attribute_bytes_max=64),
+        "sample": SampleSettings(target_bytes=chance.choice((0, 600)), attribute_bytes_max=64),
         "write": WritePolicy(
             batch_traces_max=chance.choice((1, 3, 50)),
             batch_bytes_max=chance.choice((1_000, 1_000_000)),

@@ -7,7 +7,7 @@ from random import Random
 
 from spanferry_worker.errors import TransientError
 from spanferry_worker.ports import DeadLetter
-from spanferry_worker.stages.sample import Decision, Sampler
+from spanferry_worker.stages.sample import Decision, Kept, Outcome, Sampler, Table
 from spanferry_worker.stages.trace import AssembledTrace, Position
 from spanferry_worker.testing import MemorySink, SimulatedLoop, SimulatedProcess, Wire
 from tests.worker.events import T0_MS
@@ -213,16 +213,21 @@ class WatchedSampler:
         self._dropped = dropped
         self._differs = differs
 
-    def decide(self, trace: AssembledTrace) -> Decision:
-        decision = self._sampler.decide(trace)
+    def decide(self, trace: AssembledTrace, table: Table) -> Decision:
+        decision = self._sampler.decide(trace, table)
         key = (trace.trace_id, trace.reason, trace.complete, tuple(sorted(trace.positions)))
         before = self._decisions.setdefault(key, decision)
         if before != decision:
             self._differs(f"decided {decision} of a trace of which it was {before}")
         return decision
 
-    def apply(self, trace: AssembledTrace, decision: Decision) -> AssembledTrace | None:
-        kept = self._sampler.apply(trace, decision)
-        if kept is None:
+    def apply(self, trace: AssembledTrace, decision: Decision) -> Kept:
+        return self._noted(trace, self._sampler.apply(trace, decision))
+
+    def follow(self, trace: AssembledTrace, earlier: Outcome) -> Kept:
+        return self._noted(trace, self._sampler.follow(trace, earlier))
+
+    def _noted(self, trace: AssembledTrace, kept: Kept) -> Kept:
+        if kept.trace is None:
             self._dropped(trace.positions)
         return kept

@@ -13,7 +13,7 @@ from spanferry_worker.stages.assemble import Assembler
 from spanferry_worker.stages.commit import OffsetTracker
 from spanferry_worker.stages.consume import FlowGate
 from spanferry_worker.stages.decode import ChunkJoiner, Settled
-from spanferry_worker.stages.sample import Decision, DecisionReason, Outcome, Sampler
+from spanferry_worker.stages.sample import Decision, DecisionReason, Outcome, Sampler, Table
 from spanferry_worker.stages.trace import AssembledTrace
 from spanferry_worker.stages.write import Bisection, Queued, WriteQueue
 from spanferry_worker.testing import MemoryGroup, MemorySink
@@ -131,9 +131,9 @@ def takes_in_without_end(patch: Patch) -> None:
 def samples_by_the_toss_of_a_coin(patch: Patch) -> None:
     tosses = iter(range(10**9))
 
-    def decide(self: Sampler, trace: AssembledTrace) -> Decision:
+    def decide(self: Sampler, trace: AssembledTrace, table: Table) -> Decision:
         coin = (Outcome.SKELETON, Outcome.FULL)[next(tosses) % 2]
-        return Decision(coin, "coin", 0.5, DecisionReason.SIZE)
+        return Decision(outcome=coin, rule="coin", reason=DecisionReason.PROBABILITY)
 
     patch.setattr(Sampler, "decide", decide)
 

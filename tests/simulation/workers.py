@@ -77,9 +77,9 @@ class Workforce:
             chance=random.Random(self._started),
         )
         worker.pipeline = self.make_pipeline(parts)
-        intake = worker.pipeline.intake
-        intake._sampler = WatchedSampler(
-            intake._sampler, self._decisions, self._scene.audit.sampled, self._scene.audit.problem
+        decider = worker.pipeline.intake.decider
+        decider._live = WatchedSampler(
+            decider._live, self._decisions, self._scene.audit.sampled, self._scene.audit.problem
         )
         self.workers.append(worker)
         self._scene.tell(name, "started")

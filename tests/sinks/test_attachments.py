@@ -13,7 +13,7 @@ import requests
 from spanferry_schemas import Attachment
 from spanferry_worker.errors import PoisonError, TransientError
 from spanferry_worker.services import mlflow_extract
-from spanferry_worker.stages.sample import Sampler, SamplingPolicy
+from spanferry_worker.stages.sample import NO_TABLE, Action, Rule, Sampler, SamplingPolicy
 from spanferry_worker.stages.trace import AssembledTrace
 from tests.sinks.conftest import OpenSink, Place
 from tests.sinks.stores import dump, five_spans, ids, late, span, trace
@@ -204,9 +204,9 @@ async def test_what_sampling_has_cut_is_not_uploaded(database: Place, opened: Op
     uri = f"data:image/png;base64,{IN_BASE64}"
     small = f"data:image/gif;base64,{base64.b64encode(b'GIF').decode()}"
     cut_away, kept = with_inputs(uri, part=None), with_inputs({"icon": small})
-    sampler = Sampler(SamplingPolicy(full_bytes_max=10))
+    sampler = Sampler(SamplingPolicy(rules=[Rule(name="all", action=Action.SKELETON)]))
     for one in (cut_away, kept):
-        sampled = sampler.apply(one, sampler.decide(one))
+        sampled = sampler.apply(one, sampler.decide(one, NO_TABLE)).trace
         assert sampled is not None
         await sink.write([sampled])
     (found,) = database.trace(cut_away.trace_id or b"").data.spans

@@ -13,7 +13,7 @@ def test_the_defaults_hold_together():
     settings = load_settings({}, {})
     assert settings == Settings()
     assert settings.dead_letter_topic == "spanferry.traces.dlq"
-    assert settings.sample.full_bytes_max is None
+    assert settings.sample.target_bytes == 100_000
 
 
 def test_arguments_go_before_environment_before_file(tmp_path: Path):
@@ -56,13 +56,13 @@ def test_every_short_name_is_a_variable_too(flag: str):
 def test_text_becomes_what_the_setting_is():
     given = {
         "assemble.write_open_at_stop": "true",
-        "sample.full_bytes_max": "1000",
+        "sample.target_bytes": "1000",
         "process.processes": "4",
         "kafka.session_timeout_s": "60.5",
     }
     settings = load_settings(given, {})
     assert settings.assemble.write_open_at_stop is True
-    assert settings.sample.full_bytes_max == 1000
+    assert settings.sample.target_bytes == 1000
     assert settings.process.processes == 4
     assert settings.kafka.session_timeout_s == 60.5
 

@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create = verbs.add_parser(
         "create",
         help="create the topics, or check those that exist",
-        description="Creates the traces' topic, the one for dead letters and the ledger's. What exists "
-        "already is checked and left as it is; the exit code is 1 where it will not do.",
+        description="Creates the traces' topic, those for dead letters, the ledger and sampling. "
+        "What exists already is checked and left as it is; the exit code is 1 where it will not do.",
     )
     create.add_argument("--partitions", type=int, default=12, help="of the traces' topic")
     create.add_argument(
@@ -68,8 +68,9 @@ def run(args: argparse.Namespace) -> int:
         message_bytes_max=args.max_message_bytes + _HEADROOM_BYTES,
     )
     ledger = TopicPlan.for_ledger(settings.ledger_topic, args.replication_factor)
+    fleet = TopicPlan.for_fleet(settings.fleet_topic, args.replication_factor, args.retention_ms)
     try:
-        return asyncio.run(_create(settings.kafka, [traces, dead, ledger]))
+        return asyncio.run(_create(settings.kafka, [traces, dead, ledger, fleet]))
     except TransientError as error:
         sys.stderr.write(f"spanferry topics: {error}\n")
         return 1

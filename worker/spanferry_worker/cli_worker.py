@@ -24,5 +24,7 @@ def run(args: argparse.Namespace) -> int:
 
         return run_supervisor(settings, args.arguments)
     from spanferry_worker.runtime.lifecycle import run_worker  # noqa: PLC0415
+    from spanferry_worker.runtime.policy_file import SettingsSource  # noqa: PLC0415
 
-    return run_worker(settings, supervised=args.supervised)
+    source = SettingsSource(lambda: settings_from(args, os.environ), args.config)
+    return run_worker(settings, supervised=args.supervised, source=source)

@@ -11,6 +11,7 @@ __all__ = [
     "Clock",
     "DeadLetter",
     "DeadLetterLog",
+    "FleetLog",
     "KeptAccounts",
     "LedgerLog",
     "Partition",
@@ -179,6 +180,33 @@ class LedgerLog(Protocol):
 
     async def save(self, entries: Sequence[Entry]) -> None:
         """Returns when every one is acknowledged by all replicas."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections. Never raises."""
+        ...
+
+
+class FleetLog(Protocol):
+    """One log of small records that all workers of a group write and read in the same order.
+
+    Errors are TransientError (`close` and `open` may help) or FatalError.
+    """
+
+    async def open(self) -> None:
+        """Connect, create the topic where it is missing, and begin at what is retained of it."""
+        ...
+
+    async def read(self, *, timeout_s: float) -> Sequence[bytes | None]:
+        """The values of the next records; none where nothing came in time."""
+        ...
+
+    def caught_up(self) -> bool:
+        """Whether all was read that lay there at `open`."""
+        ...
+
+    async def append(self, records: Sequence[tuple[bytes, bytes]]) -> None:
+        """Write keys and values; returns when all replicas have them."""
         ...
 
     async def close(self) -> None:

@@ -29,12 +29,15 @@ __all__ = [
     "LedgerSettings",
     "MlflowSettings",
     "ProcessSettings",
+    "SampleSettings",
     "Settings",
     "load_settings",
     "require_for_worker",
 ]
 
 _PREFIX: Final = "SPANFERRY_WORKER_"
+_STRUCTURED: Final = frozenset({"sample.rules", "sample.shadow"})
+"""Tables in a TOML file; as an argument or a variable JSON."""
 
 
 class KafkaSettings(Security, frozen=True, kw_only=True):
@@ -95,6 +98,15 @@ class DeadLetterSettings(Struct, frozen=True, kw_only=True):
             raise ValueError("ratio_max must be above 0 and at most 1 (1 switches the breaker off)")
         if not 1 <= self.count_min <= self.window:
             raise ValueError("count_min must be at least 1 and at most window")
+
+
+class SampleSettings(SamplingPolicy, frozen=True, kw_only=True):
+    """What is kept of which traces. Read again, without a restart, when the file changes or on SIGHUP."""
+
+    shadow: SamplingPolicy | None = None
+    """A second policy, `[sample.shadow]`: it decides on every trace, without effect but on metrics."""
+    fleet_topic: str | None = None
+    """Where workers agree on budgets and on what is slow. Default: the traces' topic and `.sampling`."""
 
 
 class AssembleSettings(AssemblePolicy, frozen=True, kw_only=True):
@@ -167,7 +179,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     consume: ConsumeSettings = ConsumeSettings()
     decode: ChunkPolicy = ChunkPolicy()
     assemble: AssembleSettings = AssembleSettings()
-    sample: SamplingPolicy = SamplingPolicy()
+    sample: SampleSettings = SampleSettings()
     write: WritePolicy = WritePolicy()
     retry: RetryPolicy = RetryPolicy()
     commit: CommitSettings = CommitSettings()
@@ -200,6 +212,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     def dead_letter_topic(self) -> str:
         """The topic for what cannot be stored."""
         return self.dead_letters.topic or f"{self.kafka.topic}.dlq"
+
+    @property
+    def fleet_topic(self) -> str:
+        """The topic where workers agree on what sampling depends on."""
+        return self.sample.fleet_topic or f"{self.kafka.topic}.sampling"
 
     @property
     def ledger_topic(self) -> str:
@@ -335,10 +352,15 @@ def _convert(key: str, value: object, origin: str) -> object:
     field = next(f for f in msgspec.structs.fields(part.type) if f.name == name)
     kind = str if name == "sasl_oauth_token_provider" else field.type
     try:
+        if isinstance(value, str) and value.startswith(("[", "{")) and key in _STRUCTURED:
+            return msgspec.json.decode(value, type=kind)
         return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError as error:
+    except msgspec.DecodeError as error:
         shown = "..." if name in SECRETS else repr(value)
-        raise SettingsError(f"{key}={shown} (from {origin}): {str(error).lower()}") from None
+        text = str(error)
+        if key in _STRUCTURED:
+            raise SettingsError(f"{key} (from {origin}): {text}") from None
+        raise SettingsError(f"{key}={shown} (from {origin}): {text.lower()}") from None
 
 
 def _origins(section: str, given: Mapping[str, _Given]) -> str:

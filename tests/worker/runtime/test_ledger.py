@@ -9,7 +9,6 @@ import pytest
 from spanferry_schemas import End, RecordKind, RecordMeta, Report, encode, write_meta
 from spanferry_worker.runtime.pipeline import Pipeline
 from spanferry_worker.stages.accounts import Books, Place, read_entry
-from spanferry_worker.stages.sample import Decision, DecisionReason, Outcome, Sampler
 from spanferry_worker.stages.statement import PartitionStatement, Row, Statement, state
 from spanferry_worker.testing import MemoryLog
 from tests.worker.events import fragment, number, span, whole
@@ -81,19 +80,10 @@ async def test_every_record_has_an_outcome():
     assert not found.adds_up
 
 
-class DropsAll(Sampler):
-    """A policy that keeps nothing."""
-
-    def decide(self, *_: object) -> Decision:
-        return Decision(Outcome.DROP, "none", 1.0, DecisionReason.SIZE)
-
-
 async def test_what_a_policy_drops_is_sampled():
-    harness = Harness(partitions=1)
+    harness = Harness(partitions=1, sample__rules=[{"name": "none", "action": "drop"}])
     App(harness).send(encode(whole(1)), number(1))
-    worker = harness.pipeline()
-    worker.intake._sampler = DropsAll(harness.settings.sample)
-    async with harness.running(worker):
+    async with harness.running():
         await until(harness.all_committed)
     assert harness.sink.stored == {}
     found = row(harness)

@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from spanferry_worker.errors import TransientError
 from spanferry_worker.ports import Partition
 from spanferry_worker.runtime.dead_letters import DeadLetterOffice
-from spanferry_worker.runtime.lanes import Gained, Lane, Lanes, LogWentBackError
+from spanferry_worker.runtime.decider import Decider
+from spanferry_worker.runtime.lanes import Gained, Lanes, LogWentBackError
 from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.runtime.wake import wait_for_event
 from spanferry_worker.runtime.writer import Writer
 from spanferry_worker.settings import Settings
-from spanferry_worker.stages.accounts import Outcome
 from spanferry_worker.stages.consume import FlowGate, MeanSize, PollSizer, Record
-from spanferry_worker.stages.sample import Sampler
-from spanferry_worker.stages.trace import AssembledTrace
 from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["Intake"]
@@ -45,7 +43,7 @@ class Intake:
         self._lanes = lanes
         self._writer = writer
         self._office = office
-        self._sampler = Sampler(settings.sample)
+        self.decider = Decider(parts, settings, lanes, writer)
         self._gate = FlowGate(settings.consume)
         self._sizer = PollSizer(settings.consume)
         self.sizes = MeanSize()
@@ -65,7 +63,8 @@ class Intake:
     @property
     def held_bytes(self) -> int:
         """All record bytes in the process that are not stored yet."""
-        return self._lanes.held_bytes + self._writer.held_bytes + self._office.held_bytes
+        decided = self._writer.held_bytes + self._office.held_bytes
+        return self._lanes.held_bytes + self.decider.held_bytes + decided
 
     def interrupt(self) -> None:
         """Make `run` return soon."""
@@ -160,6 +159,7 @@ class Intake:
             lane.expire(gained)
         self._lanes.shed(gained, waiting_bytes_max=self._waiting_bytes_max)
         self._pass_on(gained)
+        self.decider.tick()
 
     def _pass_on(self, gained: Gained) -> None:
         """Decide what is finished and hand it to the writer, or to the dead letters."""
@@ -172,19 +172,4 @@ class Intake:
         if gained.replayed:
             self._parts.metrics.decode_replayed.inc(gained.replayed)
         for trace, lane in gained.traces:
-            self.decide(trace, lane)
-
-    def decide(self, trace: AssembledTrace, lane: Lane) -> None:
-        """Sample a finished trace, and queue what is left of it."""
-        metrics = self._parts.metrics
-        metrics.assemble_finished.labels(trace.reason.value).inc()
-        metrics.assemble_spans.inc(len(trace.spans))
-        decision = self._sampler.decide(trace)
-        metrics.sample_decisions.labels(
-            decision.outcome.value, decision.rule, decision.reason.value
-        ).inc()
-        kept = self._sampler.apply(trace, decision)
-        if kept is None:
-            lane.settle(trace.positions, Outcome.SAMPLED)
-        else:
-            self._writer.add(kept, lane)
+            self.decider.decide(trace, lane)

@@ -15,9 +15,11 @@ from spanferry_worker.runtime.health import HealthServer
 from spanferry_worker.runtime.pages import worker_pages
 from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.runtime.pipeline import Pipeline
+from spanferry_worker.runtime.policy_file import PolicyFile, SettingsSource
 from spanferry_worker.services.clock import SystemClock
 from spanferry_worker.services.kafka import KafkaLog
 from spanferry_worker.services.kafka_dead_letters import KafkaDeadLetters
+from spanferry_worker.services.kafka_fleet import KafkaFleet
 from spanferry_worker.services.kafka_ledger import KafkaLedger
 from spanferry_worker.services.memory import memory_limit_bytes
 from spanferry_worker.services.metrics import Metrics
@@ -51,6 +53,7 @@ def make_parts(settings: Settings) -> Parts:
         metrics=_metrics(settings),
         chance=random.Random(),  # noqa: S311 - spreads retries
         ledger=KafkaLedger(settings) if settings.ledger.enabled else None,
+        fleet=KafkaFleet(settings),
     )
 
 
@@ -76,12 +79,17 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
         loop.close()
 
 
-def run_worker(settings: Settings, *, supervised: bool = False) -> int:
-    """Run one worker in this process until it is told to stop; its exit code. Logs are set up."""
+def run_worker(
+    settings: Settings, *, supervised: bool = False, source: SettingsSource | None = None
+) -> int:
+    """Run one worker in this process until it is told to stop; its exit code. Logs are set up.
+
+    `source`: where to get the sampling policy again.
+    """
     try:
         require_for_worker(settings)
         parts = make_parts(settings)
-        _run(serve(settings, parts, supervised=supervised))
+        _run(serve(settings, parts, supervised=supervised, source=source))
     except FatalError as error:
         say_fatal(settings, error)
         return FATAL_EXIT_CODE
@@ -102,7 +110,13 @@ def say_fatal(settings: Settings, error: FatalError) -> None:
         sys.stderr.write(f"spanferry worker: {error}\n")
 
 
-async def serve(settings: Settings, parts: Parts, *, supervised: bool = False) -> None:
+async def serve(
+    settings: Settings,
+    parts: Parts,
+    *,
+    supervised: bool = False,
+    source: SettingsSource | None = None,
+) -> None:
     """Run the pipeline with its health pages until SIGTERM, SIGINT, or the end of a supervisor."""
     pipeline = Pipeline(parts, settings)
     health = HealthServer(
@@ -124,11 +138,16 @@ async def serve(settings: Settings, parts: Parts, *, supervised: bool = False) -
         loop.add_signal_handler(number, stop)
     if supervised:
         await _watch_supervisor(pipeline)
+    kept = source or SettingsSource(lambda: settings, None)
+    policy = PolicyFile(kept, parts, settings, pipeline.intake.decider.use)
+    loop.add_signal_handler(signal.SIGHUP, policy.ask)
+    watching = asyncio.ensure_future(policy.run())
     try:
         await pipeline.run()
     finally:
+        watching.cancel()
         await health.close()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)
 
 

@@ -4,7 +4,7 @@ import random
 
 from msgspec import Struct
 
-from spanferry_worker.ports import Clock, DeadLetterLog, LedgerLog, RecordLog, Sink
+from spanferry_worker.ports import Clock, DeadLetterLog, FleetLog, LedgerLog, RecordLog, Sink
 from spanferry_worker.services.metrics import Metrics
 
 __all__ = ["Parts"]
@@ -21,3 +21,5 @@ class Parts(Struct, frozen=True, kw_only=True):
     chance: random.Random
     ledger: LedgerLog | None = None
     """None: the accounts are forgotten when the worker ends."""
+    fleet: FleetLog | None = None
+    """None: budgets and what is slow are unknown, and decisions go on without."""

@@ -74,6 +74,7 @@ class Pipeline:
                     group.create_task(self.committer.run(), name="commit"),
                     group.create_task(self.watch.run(), name="watch"),
                     group.create_task(self.books.run(), name="ledger"),
+                    group.create_task(self.intake.decider.fleet.run(), name="sample"),
                 ]
                 await self._consume()
                 await self._drain()
@@ -137,7 +138,7 @@ class Pipeline:
         if self._settings.assemble.write_open_at_stop:
             for lane in self.lanes:
                 for trace in lane.assembler.drain():
-                    self.intake.decide(trace, lane)
+                    self.intake.decider.decide(trace, lane)
         stop_s = self._settings.process.stop_s
         began_ms = self._parts.clock.now_ms()
         # 1. write

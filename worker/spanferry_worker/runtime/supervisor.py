@@ -75,6 +75,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._pass_on, signal.SIGHUP)
         try:
             async with asyncio.TaskGroup() as group:
                 for child in self._children:
@@ -82,6 +83,13 @@ class Supervisor:
         finally:
             await health.close()
         return FATAL_EXIT_CODE if self._fatal else 0
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        """Give a signal to every child: SIGHUP has the sampling policy read again."""
+        for child in self._children:
+            if child.process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    child.process.send_signal(number)
 
     async def _keep(self, child: _Child) -> None:
         failures = 0

@@ -61,6 +61,17 @@ class TopicPlan(Struct, frozen=True, kw_only=True):
         return cls(name=name, partitions=1, replication_factor=replication_factor, compacted=True)
 
     @classmethod
+    def for_fleet(cls, name: str, replication_factor: int, retention_ms: int | None) -> Self:
+        """One partition, for one order of all records; kept as long as traces may be replayed."""
+        return cls(
+            name=name,
+            partitions=1,
+            replication_factor=replication_factor,
+            retention_ms=retention_ms,
+            compacted=True,
+        )
+
+    @classmethod
     def for_dead_letters(cls, name: str, traces: TopicState) -> Self:
         """Like the traces' topic, but with room for the headers that say why."""
         size = traces.message_bytes_max
@@ -127,6 +138,8 @@ async def create_topic(settings: KafkaSettings, plan: TopicPlan) -> str | None:
     }
     if plan.compacted:
         wanted |= _COMPACTED
+        if plan.retention_ms is not None:
+            wanted["cleanup.policy"] = "compact,delete"
     by_default = -1 in {plan.partitions, plan.replication_factor}
     topic = NewTopic(
         plan.name,

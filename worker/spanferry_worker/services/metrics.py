@@ -63,6 +63,48 @@ class LedgerMetrics:
         self.errors = make.counter("ledger_errors", "Times that it could not be read or written.")
 
 
+class _SampleMetrics:
+    """Of sampling, beside its decisions."""
+
+    def __init__(self, make: _Maker) -> None:
+        counter, gauge = make.counter, make.gauge
+        self.bytes_in = counter("sample_bytes", "Record bytes of decided traces.", "outcome")
+        self.bytes_stored = counter(
+            "sample_stored_bytes", "What of these is stored, about.", "outcome"
+        )
+        self.shadow_decisions = counter(
+            "sample_shadow_decisions",
+            "What the shadow policy would do.",
+            "outcome",
+            "rule",
+            "reason",
+        )
+        self.shadow_stored = counter(
+            "sample_shadow_stored_bytes", "What it would store, about.", "outcome"
+        )
+        self.shadow_differs = counter(
+            "sample_shadow_differences",
+            "Traces of which the shadow policy would store something else.",
+            "live",
+            "shadow",
+        )
+        self.target_bytes = gauge(
+            "sample_target_bytes",
+            "Up to how many bytes rules with a budget store traces whole for sure.",
+            "policy",
+        )
+        self.waiting = gauge(
+            "sample_waiting_traces", "Traces whose decision waits for the fleet's table."
+        )
+        self.unsettled = counter(
+            "sample_unsettled", "Traces decided without the fleet's table: Kafka did not answer."
+        )
+        self.fleet_errors = counter("sample_fleet_errors", "Failures of the fleet's topic.")
+        self.loads = counter(
+            "sample_policy_loads", "Times that the policy was read again.", "result"
+        )
+
+
 class Metrics:
     """One worker process's metrics in a registry of its own."""
 
@@ -133,6 +175,7 @@ class Metrics:
         self.sample_decisions = counter(
             "sample_decisions", "Traces decided.", "outcome", "rule", "reason"
         )
+        self.sample = _SampleMetrics(make)
 
     def _make_write(self, make: _Maker) -> None:
         counter, gauge, histogram = make.counter, make.gauge, make.histogram

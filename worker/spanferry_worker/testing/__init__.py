@@ -2,6 +2,7 @@
 
 from spanferry_worker.testing.broker import MemoryBroker, MemoryDeadLetters, MemoryLog, MemoryRecord
 from spanferry_worker.testing.clock import ManualClock
+from spanferry_worker.testing.fleet import MemoryFleet, MemoryFleetTopic
 from spanferry_worker.testing.group import GroupLog, MemoryGroup, Wire
 from spanferry_worker.testing.ledger import MemoryLedger
 from spanferry_worker.testing.loop import SimulatedLoop, SimulatedProcess, StepsExhaustedError
@@ -12,6 +13,8 @@ __all__ = [
     "ManualClock",
     "MemoryBroker",
     "MemoryDeadLetters",
+    "MemoryFleet",
+    "MemoryFleetTopic",
     "MemoryGroup",
     "MemoryLedger",
     "MemoryLog",
