@@ -29,7 +29,7 @@ def test_attachments_come_out_with_their_trace(assembler):
 def test_attachments_are_in_the_account(assembler):
     event = decoded(fragment(1, attachments=[attachment(size=100_000)]))
     assembler.add(event, T0_MS)
-    assert assembler.held_bytes == event.size > 100_000
+    assert assembler.held_bytes >= event.size > 100_000
     evicted = assembler.evict()
     assert evicted is not None
     assert evicted.attachments == [attachment(size=100_000)]

@@ -63,7 +63,7 @@ class Intake:
 
     @property
     def held_bytes(self) -> int:
-        """All record bytes in the process that are not stored yet."""
+        """What all records in the process that are not stored yet take in memory."""
         return self._lanes.held_bytes + self._writer.held_bytes + self._office.held_bytes
 
     def interrupt(self) -> None:
@@ -168,6 +168,9 @@ class Intake:
             self._parts.metrics.decode_rejected.labels(rejected.reason.value).inc()
             self._office.count("decode", bad=len(rejected.positions), message=rejected.message)
             self._office.take(rejected, lane)
+        if gained.cut:
+            self._parts.metrics.assemble_cut.inc(gained.cut)
+            _log.warning("payloads of %d open traces are cut: they take too much", gained.cut)
         if gained.replayed:
             self._parts.metrics.decode_replayed.inc(gained.replayed)
         for trace, lane in gained.traces:

@@ -1,19 +1,21 @@
 """assemble: fragments and feedback become traces. Time comes in; nothing is waited for here."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TypeVar
 
 from msgspec import Struct
 
 from spanferry_schemas import Assessment, Attachment, End, Fragment, Span, TracePart
 from spanferry_worker.stages.decode import Decoded
+from spanferry_worker.stages.footprint import TRACE_BYTES, event_bytes
+from spanferry_worker.stages.giants import GiantPolicy, Giants, marked
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason, Position
 
-__all__ = ["AssemblePolicy", "Assembler", "merge_parts", "shed"]
+__all__ = ["AssemblePolicy", "Assembler", "merge_parts"]
 
 
-class AssemblePolicy(Struct, frozen=True, kw_only=True):
+class AssemblePolicy(GiantPolicy, frozen=True, kw_only=True):
     """How long a trace may stay open. Times are the partition's (see PartitionClock)."""
 
     idle_s: float = 30.0
@@ -24,12 +26,15 @@ class AssemblePolicy(Struct, frozen=True, kw_only=True):
     """What comes after its trace was written is collected this long, then merged."""
     feedback_grace_s: float = 5.0
     """Feedback or tags whose trace is not open here wait this long for it."""
-    bytes_max: int = 96 * 1024 * 1024
-    """Record bytes of all open traces of the process; above it the oldest is written early."""
-    released_traces_max: int = 10_000
-    """Written traces remembered in each partition, so that late spans need not wait `idle_s`."""
+    bytes_max: int = 128 * 1024 * 1024
+    """What all open traces of the process may take in memory; above it payloads of giants are cut,
+    then the oldest traces are written early."""
+    released_traces_max: int = 50_000
+    """Written traces remembered in the process, so that late spans need not wait `idle_s`; its
+    partitions share them."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.idle_s, self.late_grace_s, self.feedback_grace_s) <= 0:
             raise ValueError("idle_s, late_grace_s and feedback_grace_s must be above 0")
         if self.age_s < self.idle_s:
@@ -75,7 +80,9 @@ class _Open:
     __slots__ = (
         "assessments",
         "attachments",
+        "cut",
         "first_ms",
+        "held_bytes",
         "keys",
         "part",
         "positions",
@@ -98,6 +105,9 @@ class _Open:
         self.keys: set[object] = set()
         self.positions: list[Position] = []
         self.size = 0
+        self.held_bytes = 0
+        self.cut = False
+        """Its payloads are cut to previews, those too that still come: see Giants."""
 
 
 _T = TypeVar("_T")
@@ -124,13 +134,16 @@ class Assembler:
         self._late: _Shelf = OrderedDict()
         self._alone: _Shelf = OrderedDict()
         self._released: OrderedDict[bytes, _Tally] = OrderedDict()
+        self._giants: Giants[_Open] = Giants(policy)
+        self.released_max = policy.released_traces_max
+        """How many written traces this partition may remember."""
         self.held_bytes = 0
+        """What all that is held here takes in memory."""
         self.spans_repeated = 0
 
     def add(self, decoded: Decoded, now_ms: int) -> AssembledTrace | None:
         """Take an event; the trace if it is complete with it. `now_ms`: the partition's time."""
         event = decoded.event
-        self.held_bytes += decoded.size
         if isinstance(event, Assessment):
             self._add_assessment(event, decoded, now_ms)
             return None
@@ -140,14 +153,26 @@ class Assembler:
         if entry is None:
             beside = not event.spans and event.end is None
             shelf, entry = self._shelve(trace_id, now_ms, beside=beside)
+        size = decoded.size
+        if entry.cut:
+            event, freed = self._giants.cut_on_arrival(event)
+            size -= freed
         self.spans_repeated += _merge(entry, event, decoded)
+        self._hold(entry, event_bytes(event, size))
         if entry.tally.completed():
             late = shelf is self._late
             return self._release(entry, FinishReason.LATE if late else FinishReason.COMPLETE)
         if shelf is self._open:
             entry.seen_ms = now_ms
             self._idle.move_to_end(trace_id)
+            self._giants.saw(trace_id, entry)
         return None
+
+    def _hold(self, entry: _Open, held_bytes: int) -> None:
+        if not entry.held_bytes:
+            held_bytes += TRACE_BYTES
+        entry.held_bytes += held_bytes
+        self.held_bytes += held_bytes
 
     def _shelve(self, trace_id: bytes, now_ms: int, *, beside: bool) -> tuple[_Shelf, _Open]:
         """The entry for a trace that is not open: late, or new with the feedback that waited.
@@ -184,6 +209,7 @@ class Assembler:
         entry.assessments[event.assessment_id] = event
         entry.positions += decoded.positions
         entry.size += decoded.size
+        self._hold(entry, event_bytes(event, decoded.size))
 
     def expire(self, now_ms: int) -> list[AssembledTrace]:
         """What has waited long enough, by the partition's time. Call it a few times a second."""
@@ -210,6 +236,20 @@ class Assembler:
                 break
             yield self._release(entry, reason)
 
+    @property
+    def largest_giant_bytes(self) -> int:
+        """What the largest trace takes that `cut_giant` can make smaller; 0 where there is none."""
+        return self._giants.largest_bytes
+
+    def cut_giant(self) -> int | None:
+        """Cut the payloads of the largest giant, which stays open; the bytes that it freed.
+
+        None where there is no giant that was not cut before.
+        """
+        freed = self._giants.cut_largest()
+        self.held_bytes -= freed or 0
+        return freed
+
     def evict(self) -> AssembledTrace | None:
         """The trace that has been open for longest, with reason MEMORY; None where none is held."""
         for shelf, reason in (
@@ -233,16 +273,18 @@ class Assembler:
             self._alone.pop(_client_key(entry))
         elif self._open.pop(trace_id, None) is not None:
             del self._idle[trace_id]
+            self._giants.gone(trace_id)
             self._remember(trace_id, entry.tally)
         elif self._late.pop(trace_id, None) is not None:
             self._remember(trace_id, entry.tally)
         else:
             # Feedback alone says nothing about the spans: these may still come and be whole.
             del self._alone[trace_id]
-        self.held_bytes -= entry.size
+        self.held_bytes -= entry.held_bytes
+        part = entry.part or TracePart()
         return AssembledTrace(
             trace_id=trace_id,
-            trace=entry.part or TracePart(),
+            trace=marked(part, entry.spans.values()) if entry.cut else part,
             spans=list(entry.spans.values()),
             assessments=list(entry.assessments.values()),
             reason=reason,
@@ -250,12 +292,13 @@ class Assembler:
             size=entry.size,
             positions=entry.positions,
             attachments=list(entry.attachments.values()),
+            held_bytes=entry.held_bytes,
         )
 
     def _remember(self, trace_id: bytes, tally: _Tally) -> None:
         self._released[trace_id] = tally
         self._released.move_to_end(trace_id)
-        if len(self._released) > self._policy.released_traces_max:
+        while len(self._released) > self.released_max:
             self._released.popitem(last=False)
 
     @property
@@ -268,21 +311,6 @@ class Assembler:
         """How many spans these have; for tests and debugging, not for every tick."""
         shelves = (self._open, self._late, self._alone)
         return sum(len(entry.spans) for shelf in shelves for entry in shelf.values())
-
-
-def shed(assemblers: Sequence[Assembler], bytes_max: int) -> list[tuple[int, AssembledTrace]]:
-    """Evict until all of them together hold at most `bytes_max`: the oldest of the fullest first.
-
-    Each trace comes with the index of its assembler.
-    """
-    out: list[tuple[int, AssembledTrace]] = []
-    while sum(assembler.held_bytes for assembler in assemblers) > bytes_max:
-        index = max(range(len(assemblers)), key=lambda i: assemblers[i].held_bytes)
-        trace = assemblers[index].evict()
-        if trace is None:
-            break
-        out.append((index, trace))
-    return out
 
 
 def _client_key(entry: _Open) -> _Key:
