@@ -51,7 +51,7 @@ class LogEvent(StrEnum):
     CONSUME_OFFSETS_UNKNOWN = "consume.offsets_unknown"
     """Kafka did not say what is committed."""
     CONSUME_STALLED = "consume.stalled"
-    """Records wait and none come for `consume.stall_s`; the worker joins the group anew."""
+    """Nothing comes from Kafka, or from its group, for `consume.stall_s`; the worker joins it anew."""
     CONSUME_LAG_UNKNOWN = "consume.lag_unknown"
     """Kafka did not say how much waits (level debug)."""
     WRITE_FAILED = "write.failed"

@@ -2,8 +2,6 @@
 
 import asyncio
 
-
-
 from spanferry_schemas import End
 from spanferry_worker.errors import TransientError
 from spanferry_worker.stages.giants import OVERLOAD_KEY

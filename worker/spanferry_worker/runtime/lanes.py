@@ -133,6 +133,8 @@ class Lanes:
         self._settings = settings
         self._by_partition: dict[Partition, Lane] = {}
         self._by_id: dict[int, Lane] = {}
+        self.joining_since_ms: int | None = None
+        """Since when the group has dealt out nothing, not even "none"; None while it has."""
 
     def open(self, partition: Partition) -> None:
         """A partition became ours."""
