@@ -5,10 +5,11 @@
     python -m benchmarks.overload --seconds 60    shorter; figures not to be quoted
     python -m benchmarks.overload --traffic tiny  one kind: chat, tiny, open, giants or mixed
 
-Method. A real Kafka, a real worker process with its defaults, and SQLite, which takes so little that ten times
-as much can be produced beside it on a small machine; with --slow through MLflow's own methods, which take
-less still. The producer looks every two seconds at what was stored and sends about ten times that rate. The worker's resident memory is read
-from /proc twice a second. Memory of an idle worker is what it takes when it is ready and has read nothing.
+Method. A real Kafka, a real worker process with its defaults, and SQLite, which takes so little that ten
+times as much can be produced beside it on a small machine; with --slow through MLflow's own methods, which
+take less still. The producer looks every two seconds at what was stored and sends about ten times that
+rate. The worker's resident memory is read from /proc twice a second. An idle worker's is what it takes when
+it is ready and has read nothing.
 
 Results go to benchmarks/results/overload-worker.json; what they mean stands in docs/operations.md.
 """
@@ -67,6 +68,8 @@ class Figures(msgspec.Struct, kw_only=True):
     """Resident memory of the worker before it reads anything."""
     peak_mb: float
     end_mb: float
+    peaks_mb: list[float]
+    """Of each minute."""
     held_peak_mb: float
     """The most that the worker itself said it holds."""
     produced_per_s: float
@@ -146,7 +149,7 @@ class Traffic:
     def mixed(self) -> Trace:
         """Of everything."""
         at = self._chance.random()
-        if at < 0.005:
+        if at < 0.002:
             return self.giants()
         return self.chat() if at < 0.5 else self.tiny() if at < 0.9 else self.open()
 
@@ -190,7 +193,7 @@ class Load:
             sequence += 1
 
     async def run(self) -> None:
-        """Until cancelled. What cannot be sent in time is not made up for."""
+        """Until cancelled. What cannot be sent within two seconds is not made up for."""
         await self._producer.start()
         try:
             due = time.monotonic()
@@ -201,7 +204,7 @@ class Load:
                         self._topic, value, key=trace_id, headers=[next(self._headers)]
                     )
                 self.sent += 1
-                due = max(due + 1 / self.rate, time.monotonic() - 0.1)
+                due = max(due + 1 / self.rate, time.monotonic() - 2.0)
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
         finally:
             await self._producer.stop()
@@ -222,6 +225,9 @@ async def _watch(worker: SpanferryWorker, load: Load, seconds: float, into: Figu
         await asyncio.sleep(0.5)
         into.end_mb = resident_mb(worker.pid)
         into.peak_mb = max(into.peak_mb, into.end_mb)
+        minute = int((time.monotonic() - began) / 60)
+        into.peaks_mb += [0.0] * (minute + 1 - len(into.peaks_mb))
+        into.peaks_mb[minute] = max(into.peaks_mb[minute], round(into.end_mb))
         metrics = await asyncio.to_thread(worker.metrics)
         looks += 1
         paused += metrics["spanferry_consume_paused"] > 0
@@ -280,6 +286,7 @@ def measure(
         seconds=seconds,
         limit_mb=(limit_bytes or 256 * 1024 * 1024) / 1e6,
         idle_mb=idle_mb,
+        peaks_mb=[],
         paused_share=0.0,
         cut=0,
         written_early=0,

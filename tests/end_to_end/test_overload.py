@@ -34,16 +34,24 @@ def assert_all_once(pipeline, count: int) -> None:
     assert stored_numbers(pipeline.tracking_uri, pipeline.experiment) == wanted
 
 
-@pytest.mark.parametrize("traffic", ["mixed", "tiny"])
-def test_memory_stays_within_the_limit_and_150_mb(kafka: KafkaServer, sqlite_uri: str, traffic):
+def lag_of(workers) -> float:
+    """Records that wait, as the workers say every few seconds."""
+    return sum(
+        value
+        for worker in workers
+        for name, value in worker.metrics().items()
+        if name.startswith("spanferry_consume_lag_records{")
+    )
+
+
+def test_memory_stays_within_the_limit_and_150_mb(kafka: KafkaServer, sqlite_uri: str):
     """Ten times what the store takes; beside the limit an idle worker with MLflow takes its part."""
     figures = measure(
         kafka,
         sqlite_uri,
-        traffic=traffic,
-        seconds=15,
+        traffic="mixed",
+        seconds=20,
         limit_bytes=32 * MB,
-        bulk=traffic == "tiny",
     )
     assert figures.paused_share > 0, "the limit was not reached"
     assert figures.times > 2
@@ -64,10 +72,9 @@ def test_the_store_away_for_longer_than_sessions_last(pipelines, postgres):
         "--set=decode.chunk_bytes_max=1500000",
         "--set=retry.retry_max_s=2",
     )
-    app = pipeline.start_app(FIRST, count, rate=150)
-    wait_for_traces(pipeline.tracking_uri, pipeline.experiment, 20, timeout_s=60)
     rebalances = worker.metrics()[REBALANCES]
     postgres.stop()
+    app = pipeline.start_app(FIRST, count)
     try:
         deadline = time.monotonic() + 60
         while not worker.metrics()["spanferry_consume_paused"]:
@@ -91,35 +98,24 @@ def test_the_store_away_for_longer_than_sessions_last(pipelines, postgres):
     assert sum(dead) == 0
 
 
-@pytest.mark.parametrize("membership", ["dynamic", "static"])
-def test_all_workers_are_restarted_one_after_another_under_load(
-    pipelines, postgres_uri, membership
-):
+def test_all_workers_are_restarted_one_after_another_under_load(pipelines, postgres_uri):
     pipeline = pipelines(postgres_uri)
-    count = 700
-
-    def start(name: int):
-        fixed = (f"--group-instance-id=worker-{name}",) if membership == "static" else ()
-        return pipeline.worker(*fixed)
-
-    workers = [start(name) for name in range(3)]
-    app = pipeline.start_app(FIRST, count, rate=40)
+    count = 500
+    workers = [pipeline.worker(ready=False) for _ in range(3)]
+    app = pipeline.start_app(FIRST, count, rate=30)
     wait_for_traces(pipeline.tracking_uri, pipeline.experiment, 20, timeout_s=60)
-    for name, worker in enumerate(workers):
+    for worker in workers:
         worker.stop()
-        start(name)
+        pipeline.worker()
     account = pipeline.finish(app)
     assert account["traces_sent"] == count
     assert_all_once(pipeline, count)
     running = [worker for worker in pipeline.workers if worker.running]
     assert len(running) == 3
-    lags = [
-        value
-        for worker in running
-        for name, value in worker.metrics().items()
-        if name.startswith("spanferry_consume_lag_records{")
-    ]
-    assert sum(lags) == 0
+    deadline = time.monotonic() + 60
+    while lag_of(running):
+        assert time.monotonic() < deadline, "lag does not recover"
+        time.sleep(0.5)
 
 
 async def test_fifty_thousand_spans_of_one_trace_in_a_real_database(
