@@ -2,7 +2,7 @@
 
 import asyncio
 
-from spanferry_schemas import End
+from spanferry_schemas import End, encode_fragment, encode_span
 from spanferry_worker.errors import TransientError
 from spanferry_worker.stages.giants import OVERLOAD_KEY
 from spanferry_worker.testing import MemorySink
@@ -64,8 +64,9 @@ async def test_a_hundred_thousand_open_traces_and_their_neighbours():
         partitions=4, assemble__idle_s=600, assemble__age_s=600, write__batch_traces_max=200
     )
     crowd = 100_000
-    for trace_id in range(crowd):
-        send(harness.broker, fragment(trace_id + 10_000, [span(1)]))
+    started = [encode_span(span(1))]
+    for trace_id in map(number, range(10_000, 10_000 + crowd)):
+        harness.broker.produce(encode_fragment(trace_id, started), key=trace_id)
     neighbours = small(harness, 100)
     async with harness.running() as worker:
         await until(lambda: set(neighbours) <= set(harness.sink.stored), timeout_s=100)

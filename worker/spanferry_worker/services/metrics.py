@@ -107,8 +107,7 @@ class Metrics:
         self.assemble_repeated = counter("assemble_spans_repeated", "Spans that came again.")
         self.assemble_finished = counter("assemble_finished", "Traces finished.", "reason")
         self.assemble_cut = counter(
-            "assemble_cut",
-            "Open traces whose payloads were cut to previews because open traces took too much.",
+            "assemble_cut", "Open traces whose payloads were cut: overload."
         )
         self.assemble_open = gauge("assemble_open_traces", "Traces being assembled.")
         self.assemble_held_bytes = gauge("assemble_held_bytes", "What these take in memory.")
