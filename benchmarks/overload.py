@@ -307,8 +307,13 @@ def measure(
     try:
         asyncio.run(run())
     finally:
-        worker.kill() if worker.running else None
+        if worker.running:
+            worker.kill()  # there is nothing left to learn from a graceful end
         worker.close()
+    for field in msgspec.structs.fields(Figures):
+        value = getattr(figures, field.name)
+        if isinstance(value, float):
+            setattr(figures, field.name, round(value, 2))
     return figures
 
 
