@@ -21,7 +21,9 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import msgspec
+import psycopg
 
 from benchmarks.machine import Conditions, conditions
 from benchmarks.overload import PARTITIONS, Load
