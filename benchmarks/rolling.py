@@ -100,7 +100,8 @@ class _Group:
 async def _run(kafka: KafkaServer, uri: str, membership: str, rate: float) -> Figures:
     topic = kafka.create_topic(f"rolling-{os.urandom(4).hex()}", PARTITIONS)
     group = _Group(kafka, uri, topic, static=membership == "static")
-    await asyncio.gather(*(asyncio.to_thread(worker.start) for worker in group.workers))
+    for worker in group.workers:  # the first makes the database's tables
+        await asyncio.to_thread(worker.start)
     load = Load(kafka.bootstrap_servers, topic, "chat")
     load.rate = rate
     looks: list[tuple[float, int, int]] = []
