@@ -54,6 +54,8 @@ class LogEvent(StrEnum):
     """Nothing comes from Kafka, or from its group, for `consume.stall_s`; the worker joins it anew."""
     CONSUME_LAG_UNKNOWN = "consume.lag_unknown"
     """Kafka did not say how much waits (level debug)."""
+    ASSEMBLE_CUT = "assemble.payloads_cut"
+    """Open traces take more than `assemble.bytes_max`: payloads of giants are cut to previews."""
     WRITE_FAILED = "write.failed"
     """The store is away or busy; the batch is tried again, nothing is lost."""
     WRITE_UNEXPECTED = "write.unexpected_error"

@@ -170,7 +170,8 @@ class Intake:
             self._office.take(rejected, lane)
         if gained.cut:
             self._parts.metrics.assemble_cut.inc(gained.cut)
-            _log.warning("payloads of %d open traces are cut: they take too much", gained.cut)
+            cut = LogEvent.ASSEMBLE_CUT(traces=gained.cut)
+            _log.warning("payloads of open traces are cut: they take too much", extra=cut)
         if gained.replayed:
             self._parts.metrics.decode_replayed.inc(gained.replayed)
         for trace, lane in gained.traces:
