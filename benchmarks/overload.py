@@ -310,11 +310,15 @@ def measure(
         if worker.running:
             worker.kill()  # there is nothing left to learn from a graceful end
         worker.close()
+    _round(figures)
+    return figures
+
+
+def _round(figures: Figures) -> None:
     for field in msgspec.structs.fields(Figures):
         value = getattr(figures, field.name)
         if isinstance(value, float):
             setattr(figures, field.name, round(value, 2))
-    return figures
 
 
 def main() -> None:
