@@ -66,21 +66,21 @@ class Figures(msgspec.Struct, kw_only=True):
     """`consume.held_bytes_max`."""
     idle_mb: float
     """Resident memory of the worker before it reads anything."""
-    peak_mb: float
-    end_mb: float
-    peaks_mb: list[float]
+    peak_mb: float = 0.0
+    end_mb: float = 0.0
+    peaks_mb: list[float] = []
     """Of each minute."""
-    held_peak_mb: float
+    held_peak_mb: float = 0.0
     """The most that the worker itself said it holds."""
-    produced_per_s: float
-    stored_per_s: float
-    times: float
+    produced_per_s: float = 0.0
+    stored_per_s: float = 0.0
+    times: float = 0.0
     """Produced, for each that was stored."""
-    paused_share: float
+    paused_share: float = 0.0
     """Part of the looks at which intake stood."""
-    cut: int
-    written_early: int
-    dead: int
+    cut: int = 0
+    written_early: int = 0
+    dead: int = 0
 
     @property
     def beyond_mb(self) -> float:
@@ -277,21 +277,9 @@ def measure(
     )
     worker.start()
     idle_mb = resident_mb(worker.pid)
-    zeros = dict.fromkeys(
-        ("peak_mb", "end_mb", "held_peak_mb", "produced_per_s", "stored_per_s", "times"), 0.0
-    )
+    limit_mb = (limit_bytes or 256 * 1024 * 1024) / 1e6
     figures = Figures(
-        traffic=traffic,
-        bulk=bulk,
-        seconds=seconds,
-        limit_mb=(limit_bytes or 256 * 1024 * 1024) / 1e6,
-        idle_mb=idle_mb,
-        peaks_mb=[],
-        paused_share=0.0,
-        cut=0,
-        written_early=0,
-        dead=0,
-        **zeros,
+        traffic=traffic, bulk=bulk, seconds=seconds, limit_mb=limit_mb, idle_mb=idle_mb
     )
 
     async def run() -> None:
