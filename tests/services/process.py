@@ -91,6 +91,11 @@ class GuardedProcess:
         """Whether the command runs (paused counts)."""
         return self._guard is not None and self._guard.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """What it ended with; None while it runs or before it was started."""
+        return None if self._guard is None else self._guard.poll()
+
     def stop(self) -> None:
         """End it gracefully, or by force after the grace. Returns when it is gone."""
         if self._guard is None:

@@ -56,6 +56,11 @@ class SpanferryWorker(Startable):
         )
 
     @property
+    def pid(self) -> int:
+        """Its process, or the supervisor's where there are several."""
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         """Whether the process runs."""
         return self._process.running

@@ -128,8 +128,9 @@ class Audit:
 
     def memory(self, name: str, pipeline: Pipeline, polled_bytes_max: int) -> None:
         """What is read and not decided, counted from the records themselves."""
-        # The envelopes of pieces count when their value is whole; small pieces are a third envelope.
-        limit = 1.6 * (pipeline._settings.consume.held_bytes_max + polled_bytes_max)
+        # The worker counts objects in memory: of these small records up to forty times their bytes. What
+        # is being written counts twice.
+        limit = 2 * pipeline._settings.consume.held_bytes_max + 40 * polled_bytes_max
         counted = pipeline.intake.held_bytes
         # Of what waits for the dead letters only the positions are held.
         dying = {place for case in pipeline.office._cases for place in case.rejected.positions}

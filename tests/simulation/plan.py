@@ -147,7 +147,7 @@ def _lasts_s(chance: Random) -> float:
 
 def _settings(chance: Random, *, tight: bool) -> Settings:
     """Short times, so that a run is over within seconds; limits that are met."""
-    held_bytes_max = chance.choice((2_500, 5_000)) if tight else 10_000_000
+    held_bytes_max = chance.choice((25_000, 50_000)) if tight else 10_000_000
     waiting_bytes_max = held_bytes_max // 2
     values: dict[str, Any] = {
         "kafka": KafkaSettings(
@@ -161,7 +161,7 @@ def _settings(chance: Random, *, tight: bool) -> Settings:
             stall_s=2.0,
         ),
         "decode": ChunkPolicy(
-            chunk_bytes_max=min(chance.choice((3_000, 1_000_000)), waiting_bytes_max),
+            chunk_bytes_max=min(chance.choice((30_000, 1_000_000)), waiting_bytes_max),
             chunk_age_s=1.0,
         ),
         "assemble": AssembleSettings(
@@ -169,14 +169,14 @@ def _settings(chance: Random, *, tight: bool) -> Settings:
             age_s=chance.choice((0.5, 1.2)),
             late_grace_s=0.1,
             feedback_grace_s=0.15,
-            bytes_max=min(chance.choice((1_500, 1_000_000)), waiting_bytes_max),
+            bytes_max=min(chance.choice((15_000, 1_000_000)), waiting_bytes_max),
             released_traces_max=chance.choice((0, 3, 1_000)),
             write_open_at_stop=chance.random() < 0.5,
         ),
         "sample": SampleSettings(target_bytes=chance.choice((0, 600)), attribute_bytes_max=64),
         "write": WritePolicy(
             batch_traces_max=chance.choice((1, 3, 50)),
-            batch_bytes_max=chance.choice((1_000, 1_000_000)),
+            batch_bytes_max=chance.choice((10_000, 1_000_000)),
             linger_s=chance.choice((0.0, 0.05)),
             absent_s=chance.choice((0.0, 1.0)),
             absent_retry_s=0.15,

@@ -9,7 +9,7 @@ import pytest
 
 from spanferry_schemas import TracePart
 from spanferry_worker.errors import TraceNotFoundError, TransientError
-from spanferry_worker.stages.assemble import merge_parts
+from spanferry_worker.stages.parts import merge_parts
 from tests.sinks.conftest import OpenSink, Place
 from tests.sinks.stores import dump, feedback, five_spans, late
 

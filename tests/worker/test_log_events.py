@@ -45,7 +45,8 @@ def test_every_line_has_an_event_and_every_event_a_line() -> None:
 
 
 def test_names_are_a_part_and_what_happened_there() -> None:
-    parts = {"worker", "consume", "write", "store", "commit", "dead_letter", "supervisor", "ledger"}
+    stages = {"consume", "assemble", "sample", "write", "commit"}
+    parts = stages | {"worker", "store", "dead_letter", "supervisor", "ledger"}
     for event in LogEvent:
         part, _, what = event.partition(".")
         assert part in parts

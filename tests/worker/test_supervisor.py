@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import random
+import re
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +14,9 @@ import orjson
 import pytest
 
 from spanferry_worker.runtime.health import fetch
+from spanferry_worker.runtime.lifecycle import FATAL_EXIT_CODE
+from spanferry_worker.runtime.supervisor import Supervisor
+from spanferry_worker.settings import load_settings
 from tests.services.process import GuardedProcess, free_port
 from tests.worker.runtime.harness import until
 
@@ -114,3 +120,40 @@ async def test_workers_end_when_it_is_killed(fleet: Fleet):
     assert len(children) == 2
     await asyncio.to_thread(fleet.process.kill)
     await until(lambda: not any(map(alive, children)), timeout_s=20)
+
+
+async def test_one_that_can_never_start_stops_all_with_exit_code_3(tmp_path: Path):
+    """Its port is somebody else's: restarting it would not help, so the one that could run ends too."""
+    fleet = Fleet(tmp_path)
+    with socket.socket() as taken:
+        taken.bind((HOST, fleet.port + 2))
+        taken.listen()
+        await asyncio.to_thread(fleet.process.start)
+        await until(lambda: not fleet.process.running, timeout_s=60)
+    assert fleet.process.exit_code == FATAL_EXIT_CODE
+    assert f"health.port {fleet.port + 2}" in fleet.process.log_tail()
+
+
+async def test_what_dies_again_and_again_is_restarted_later_and_later(caplog):
+    """A worker that is called wrongly ends at once, and not with the code that says never."""
+    settings = load_settings(
+        {
+            "bootstrap_servers": "127.0.0.1:9",
+            "tracking_uri": "http://127.0.0.1:9",
+            "health_port": 0,
+            "process.processes": 1,
+        },
+        {},
+    )
+    supervisor = Supervisor(settings, ["no-such-command"], random.Random(7))
+    running = asyncio.ensure_future(supervisor.run())
+
+    def delays() -> list[float]:
+        found = [re.search(r"restarted in ([\d.]+) s", line) for line in caplog.messages]
+        return [float(match[1]) for match in found if match]
+
+    await until(lambda: len(delays()) == 3 or running.done(), timeout_s=60)
+    supervisor.stop()
+    assert await running == 0
+    for failures, delay_s in enumerate(delays()):
+        assert 0.25 * 2**failures <= round(delay_s, 1) <= 0.5 * 2**failures

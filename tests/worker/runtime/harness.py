@@ -21,6 +21,7 @@ from spanferry_worker.testing import (
 
 FAST: dict[str, object] = {
     "assemble.idle_s": 0.3,
+    "sample.target_bytes": 0,
     "assemble.late_grace_s": 0.1,
     "assemble.feedback_grace_s": 0.2,
     "write.linger_s": 0.02,

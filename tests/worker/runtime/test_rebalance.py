@@ -6,9 +6,10 @@ import random
 import pytest
 
 from spanferry_schemas import End
+from spanferry_worker.errors import TransientError
 from spanferry_worker.testing import MemoryLog
 from tests.worker.events import fragment, number, send, span, whole
-from tests.worker.runtime.harness import Harness, until
+from tests.worker.runtime.harness import Harness, sample, until
 
 pytestmark = pytest.mark.both_loops
 
@@ -153,3 +154,68 @@ async def test_whatever_dies_every_trace_is_stored_once(seed: int):
     assert set(harness.sink.stored) == sent
     assert all(len(stored.spans) == 3 for stored in harness.sink.stored.values())
     assert harness.letters.letters == []
+
+
+class Mute(MemoryLog):
+    """Tells nothing: no records, and not how many there are."""
+
+    mute = True
+
+    async def lag(self):
+        if self.mute:
+            raise TransientError("no answer")
+        return await super().lag()
+
+
+async def test_a_client_that_tells_nothing_is_made_anew():
+    harness = Harness(partitions=1, consume__stall_s=0.2)
+    log = Mute(harness.broker)
+    log.deaf = True
+    send(harness.broker, whole(1))
+    async with harness.running(harness.pipeline(log=log)) as worker:
+        await until(lambda: log.opened == 2)
+        log.mute = log.deaf = False
+        await until(harness.all_committed)
+        assert sample(worker, "consume_stalls_total", stage="consume") >= 1
+
+
+class Left(MemoryLog):
+    """The group deals out nothing to it until it joins for the second time."""
+
+    def gain(self, partitions):
+        if self.opened > 1:
+            super().gain(partitions)
+
+
+async def test_a_member_that_the_group_has_forgotten_joins_anew():
+    harness = Harness(
+        partitions=1,
+        consume__stall_s=0.2,
+        consume__revoke_flush_s=0.1,
+        kafka__rebalance_timeout_s=0.2,
+    )
+    log = Left(harness.broker)
+    send(harness.broker, whole(1))
+    async with harness.running(harness.pipeline(log=log)) as worker:
+        await until(harness.all_committed)
+        assert log.opened == 2
+        assert worker.lanes.joining_since_ms is None
+        await asyncio.sleep(0.5)
+        assert log.opened == 2, "a worker that has its partitions stays as it is"
+
+
+async def test_a_worker_without_partitions_is_no_forgotten_member():
+    """Where there are more workers than partitions the rest have none, and stay."""
+    harness = Harness(
+        partitions=1,
+        consume__stall_s=0.2,
+        consume__revoke_flush_s=0.1,
+        kafka__rebalance_timeout_s=0.2,
+    )
+    logs = [MemoryLog(harness.broker) for _ in range(2)]
+    async with (
+        harness.running(harness.pipeline(log=logs[0])),
+        harness.running(harness.pipeline(log=logs[1])),
+    ):
+        await asyncio.sleep(0.8)
+        assert [log.opened for log in logs] == [1, 1]

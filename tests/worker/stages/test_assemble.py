@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spanferry_schemas import End, TracePart
-from spanferry_worker.stages.assemble import AssemblePolicy, Assembler, merge_parts, shed
+from spanferry_worker.stages.assemble import AssemblePolicy, Assembler, merge_parts
 from spanferry_worker.stages.trace import FinishReason
 from tests.worker.events import T0_MS, decoded, feedback, fragment, number, span, whole
 
@@ -189,19 +189,6 @@ def test_feedback_by_request_has_no_trace_id(assembler):
     assert [each.assessment_id for each in one.assessments] == ["a-1", "a-2"]
     assert [each.assessment_id for each in two.assessments] == ["a-3"]
     assert assembler.held_bytes == 0
-
-
-def test_memory_takes_the_oldest_of_the_fullest():
-    small, full = Assembler(POLICY), Assembler(POLICY)
-    small.add(decoded(fragment(1, [span(1)])), T0_MS)
-    for trace_id in (2, 3, 4):
-        full.add(decoded(fragment(trace_id, [span(1, payload=1_000)])), T0_MS)
-    limit = small.held_bytes + full.held_bytes - 1
-    [(index, trace)] = shed([small, full], limit)
-    assert (index, trace.trace_id, trace.reason) == (1, number(2), FinishReason.MEMORY)
-    evicted = shed([small, full], 0)
-    assert len(evicted) == 3
-    assert small.held_bytes == full.held_bytes == 0
 
 
 def test_a_drain_gives_everything_back(assembler):

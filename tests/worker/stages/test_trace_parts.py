@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spanferry_schemas import End, TracePart
-from spanferry_worker.stages.assemble import AssemblePolicy, Assembler, merge_parts
+from spanferry_worker.stages.assemble import AssemblePolicy, Assembler
+from spanferry_worker.stages.parts import merge_parts
 from spanferry_worker.stages.trace import FinishReason
 from tests.worker.events import T0_MS, attachment, decoded, fragment, number, span, whole
 
@@ -29,7 +30,7 @@ def test_attachments_come_out_with_their_trace(assembler):
 def test_attachments_are_in_the_account(assembler):
     event = decoded(fragment(1, attachments=[attachment(size=100_000)]))
     assembler.add(event, T0_MS)
-    assert assembler.held_bytes == event.size > 100_000
+    assert assembler.held_bytes >= event.size > 100_000
     evicted = assembler.evict()
     assert evicted is not None
     assert evicted.attachments == [attachment(size=100_000)]

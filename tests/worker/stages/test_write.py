@@ -125,7 +125,8 @@ class Queueing(RuleBasedStateMachine):
     def the_account_is_right(self) -> None:
         held = [*self.waiting, *(item for batch in self.under_way for item in batch)]
         assert self.queue.held_traces == len(held)
-        assert self.queue.held_bytes == sum(item.trace.size for item in held)
+        rows = sum(item.trace.size for batch in self.under_way for item in batch)
+        assert self.queue.held_bytes == sum(item.trace.size for item in held) + rows
 
     def teardown(self) -> None:
         while self.under_way or self.waiting:
@@ -225,6 +226,27 @@ def test_it_does_not_wait_longer_than_it_may_and_not_in_any_number():
     assert all(room.admit(queued(n), T0_MS) for n in (2, 3))
     assert not room.admit(queued(4), T0_MS)
     assert not WaitingRoom(WritePolicy(absent_s=0)).admit(queued(1), T0_MS)
+
+
+def test_it_does_not_wait_where_it_would_take_too_much_memory():
+    room = WaitingRoom(WritePolicy(absent_bytes_max=100))
+    assert room.admit(queued(1, 70), T0_MS)
+    assert not room.admit(queued(2, 31), T0_MS)
+    assert room.admit(queued(3, 30), T0_MS)
+    assert room.held_bytes == 100
+
+
+def test_a_batch_is_bounded_by_what_its_traces_take_in_memory():
+    queue = WriteQueue(WritePolicy(batch_bytes_max=1_000, linger_s=0))
+    for name in range(4):
+        queue.add(Queued(assembled(name + 1, size=10, held_bytes=400), 1), T0_MS)
+    assert queue.held_bytes == 1_600
+    batch = queue.take(T0_MS)
+    assert batch is not None
+    assert len(batch) == 2
+    assert queue.held_bytes == 1_600 + 800, "rows of what is under way are in the account"
+    queue.settle(batch)
+    assert queue.held_bytes == 800
 
 
 def test_what_waits_is_forgotten_with_its_partition():

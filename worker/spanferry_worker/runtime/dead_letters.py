@@ -23,6 +23,7 @@ from spanferry_worker.settings import Settings
 from spanferry_worker.stages.accounts import Outcome
 from spanferry_worker.stages.consume import Record
 from spanferry_worker.stages.decode import DeadReason, Rejected
+from spanferry_worker.stages.footprint import RECORD_BYTES
 from spanferry_worker.stages.trace import AssembledTrace, Position
 from spanferry_worker.stages.write import DeadLetterBreaker
 from spanferry_worker.telemetry import LogEvent
@@ -32,6 +33,8 @@ __all__ = ["DeadLetterOffice", "RebuiltRecord"]
 _T = TypeVar("_T")
 _log = logging.getLogger("spanferry.dead_letters")
 _BATCH_MAX = 100
+_READ_MAX = 16
+"""Records that are read again at once: one may have a megabyte, and a trace thousands of them."""
 _REMEMBERED_MAX = 1_000
 """Messages and names kept, so that each is said and counted once."""
 
@@ -75,6 +78,7 @@ class DeadLetterOffice:
         self.on_progress: Callable[[], None] = lambda: None
         """Called whenever a case is closed."""
         self.held_bytes = 0
+        """What waits here takes in memory."""
         self._gone: set[Position] = set()
         """Positions of open cases whose records Kafka had removed."""
 
@@ -100,6 +104,7 @@ class DeadLetterOffice:
         """Records that give no event."""
         record = rejected.record
         size = len(record.value) if record is not None and record.value else 0
+        size += RECORD_BYTES * (1 + len(rejected.positions))
         self._put(_Case(rejected, lane.lane_id, size))
 
     def take_refused(self, trace: AssembledTrace, error: PoisonError, lane_id: int) -> None:
@@ -115,7 +120,7 @@ class DeadLetterOffice:
         else:
             self.count("write", bad=1, message=message)
         rejected = Rejected(reason, message, trace.positions)
-        self._put(_Case(rejected, lane_id, trace.size, trace))
+        self._put(_Case(rejected, lane_id, trace.memory_bytes, trace))
 
     def _put(self, case: _Case) -> None:
         self._cases.append(case)
@@ -128,7 +133,7 @@ class DeadLetterOffice:
         attempt = 0
         while True:
             await self._arrived.wait()
-            cases = [self._cases[i] for i in range(min(_BATCH_MAX, len(self._cases)))]
+            cases = self._next()
             try:
                 await self._send([c for c in cases if self._lanes.owned(c.lane_id) is not None])
             except TransientError as error:
@@ -150,6 +155,18 @@ class DeadLetterOffice:
                 self.idle.set()
             self.on_progress()
 
+    def _next(self) -> list[_Case]:
+        """What is sent together: records at hand, or the one trace whose records are read again."""
+        cases: list[_Case] = []
+        for case in self._cases:
+            read_again = case.rejected.record is None
+            if cases and (read_again or len(cases) == _BATCH_MAX):
+                break
+            cases.append(case)
+            if read_again:
+                break
+        return cases
+
     def _close(self, case: _Case) -> None:
         self._cases.popleft()
         self.held_bytes -= case.size
@@ -161,12 +178,19 @@ class DeadLetterOffice:
             self._gone -= gone
 
     async def _send(self, cases: Sequence[_Case]) -> None:
-        now_ms = self._parts.clock.now_ms()
         letters: list[DeadLetter] = []
         for case in cases:
-            reason, message = case.rejected.reason.value, case.rejected.message
-            records = await self._originals(case)
-            letters += [DeadLetter(record, reason, message, now_ms) for record in records]
+            if case.rejected.record is None:
+                await self._send_read_again(case)
+            else:
+                letters.append(self._letter(case, case.rejected.record))
+        await self._send_letters(letters)
+
+    def _letter(self, case: _Case, record: Record) -> DeadLetter:
+        reason, message = case.rejected.reason.value, case.rejected.message
+        return DeadLetter(record, reason, message, self._parts.clock.now_ms())
+
+    async def _send_letters(self, letters: Sequence[DeadLetter]) -> None:
         if not letters:
             return
         await self._parts.letters.send(letters)
@@ -180,29 +204,34 @@ class DeadLetterOffice:
             level = logging.WARNING if first else logging.DEBUG
             _log.log(level, "dead letter (%s): %s", letter.reason, letter.message, extra=where)
 
-    async def _originals(self, case: _Case) -> Sequence[Record]:
-        """The records as they lie in Kafka; rebuilt from the trace where Kafka has removed them."""
-        if case.rejected.record is not None:
-            return [case.rejected.record]
+    async def _send_read_again(self, case: _Case) -> None:
+        """The records as they lie in Kafka, few at a time; rebuilt where Kafka has removed them."""
         positions = case.rejected.positions
-        records = await self._parts.log.read(positions)
-        missing = len(positions) - len(records)
-        if missing:
-            self._parts.metrics.dead_letters_lost.inc(missing)
-            first = positions[0]
-            where = LogEvent.DEAD_LETTER_GONE(
-                partition=first.partition, offset=first.offset, missing=missing
-            )
-            _log.error("records for the dead letters are no longer in Kafka", extra=where)
-        trace = case.trace
-        if records or trace is None or trace.trace_id is None:
-            found = {(record.partition, record.offset) for record in records}
-            self._gone.update(p for p in positions if (p.partition, p.offset) not in found)
-            return records
-        value = encode(Fragment(trace.trace_id, trace.spans, trace.trace))
+        found: set[tuple[int, int]] = set()
+        for begin in range(0, len(positions), _READ_MAX):
+            records = await self._parts.log.read(positions[begin : begin + _READ_MAX])
+            found.update((record.partition, record.offset) for record in records)
+            await self._send_letters([self._letter(case, record) for record in records])
+        gone = [p for p in positions if (p.partition, p.offset) not in found]
+        if gone:
+            self._say_lost(positions[0], len(gone))
+        if found or case.trace is None or case.trace.trace_id is None:
+            self._gone.update(gone)
+        else:
+            await self._send_letters([self._letter(case, self._rebuilt(case.trace, positions[0]))])
+
+    def _say_lost(self, first: Position, missing: int) -> None:
+        self._parts.metrics.dead_letters_lost.inc(missing)
+        where = LogEvent.DEAD_LETTER_GONE(
+            partition=first.partition, offset=first.offset, missing=missing
+        )
+        _log.error("records for the dead letters are no longer in Kafka", extra=where)
+
+    def _rebuilt(self, trace: AssembledTrace, first: Position) -> RebuiltRecord:
+        value = encode(Fragment(trace.trace_id or b"", trace.spans, trace.trace))
         now_ms = self._parts.clock.now_ms()
-        topic, partition, offset = positions[0]
-        return [RebuiltRecord(topic, partition, offset, now_ms, trace.trace_id, value, [])]
+        topic, partition, offset = first
+        return RebuiltRecord(topic, partition, offset, now_ms, trace.trace_id, value, [])
 
 
 def _is_new(one: _T, seen: set[_T]) -> bool:

@@ -51,7 +51,7 @@ class Decider:
         self._waiting: OrderedDict[bytes | None, list[_Waiting]] = OrderedDict()
         self._remembered: OrderedDict[tuple[int, bytes], Outcome] = OrderedDict()
         self.held_bytes = 0
-        """Record bytes of traces that wait for a decision."""
+        """What traces that wait for a decision take in memory."""
         self._live = Sampler(settings.sample)
         self._shadow: Sampler | None = None
         self.use(settings.sample)
@@ -82,7 +82,7 @@ class Decider:
 
     def _wait(self, behind: list[_Waiting], trace: AssembledTrace, lane: Lane) -> None:
         behind.append(_Waiting(trace, lane, self._parts.clock.now_ms()))
-        self.held_bytes += trace.size
+        self.held_bytes += trace.memory_bytes
 
     def tick(self) -> None:
         """Decide what has waited too long; a few times a second."""
@@ -101,7 +101,7 @@ class Decider:
                 if owned and not self._decided(trace, lane, patient=patient):
                     break
                 del waiting[0]
-                self.held_bytes -= trace.size
+                self.held_bytes -= trace.memory_bytes
             if not waiting:
                 del self._waiting[trace_id]
         self._parts.metrics.sample.waiting.set(sum(map(len, self._waiting.values())))

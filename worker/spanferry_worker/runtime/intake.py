@@ -62,7 +62,7 @@ class Intake:
 
     @property
     def held_bytes(self) -> int:
-        """All record bytes in the process that are not stored yet."""
+        """What all records in the process that are not stored yet take in memory."""
         decided = self._writer.held_bytes + self._office.held_bytes
         return self._lanes.held_bytes + self.decider.held_bytes + decided
 
@@ -169,6 +169,10 @@ class Intake:
             self._parts.metrics.decode_rejected.labels(rejected.reason.value).inc()
             self._office.count("decode", bad=len(rejected.positions), message=rejected.message)
             self._office.take(rejected, lane)
+        if gained.cut:
+            self._parts.metrics.assemble_cut.inc(gained.cut)
+            cut = LogEvent.ASSEMBLE_CUT(traces=gained.cut)
+            _log.warning("payloads of open traces are cut: they take too much", extra=cut)
         if gained.replayed:
             self._parts.metrics.decode_replayed.inc(gained.replayed)
         for trace, lane in gained.traces:

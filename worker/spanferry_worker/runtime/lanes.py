@@ -10,12 +10,13 @@ from spanferry_worker.errors import TransientError
 from spanferry_worker.ports import Partition
 from spanferry_worker.settings import Settings
 from spanferry_worker.stages.accounts import UNNUMBERED, Books, Outcome
-from spanferry_worker.stages.assemble import Assembler, shed
+from spanferry_worker.stages.assemble import Assembler
 from spanferry_worker.stages.commit import OffsetTracker
 from spanferry_worker.stages.consume import PartitionClock, Record, SequenceLedger
 from spanferry_worker.stages.decode import Decoded, Decoder, Rejected, Reported
 from spanferry_worker.stages.decode import Outcome as DecodeOutcome
 from spanferry_worker.stages.ledger import Ledger
+from spanferry_worker.stages.overload import shed
 from spanferry_worker.stages.trace import AssembledTrace, Position
 
 __all__ = ["Gained", "Lane", "Lanes", "LogWentBackError"]
@@ -36,6 +37,8 @@ class Gained(Struct):
     """Records that gave an event or a piece of one."""
     replayed: int = 0
     """Records that belong to what was decided before."""
+    cut: int = 0
+    """Open traces whose payloads were cut so that the worker holds less."""
 
 
 class Lane:
@@ -123,7 +126,7 @@ class Lane:
 
     @property
     def held_bytes(self) -> int:
-        """Record bytes that wait here."""
+        """What waits here takes in memory."""
         return self.assembler.held_bytes + self.decoder.held_bytes
 
     def oldest_ms(self, waiting: int) -> int | None:
@@ -150,19 +153,29 @@ class Lanes:
         self._settings = settings
         self._by_partition: dict[Partition, Lane] = {}
         self._by_id: dict[int, Lane] = {}
+        self.joining_since_ms: int | None = None
+        """Since when the group has dealt out nothing, not even "none"; None while it has."""
 
     def open(self, partition: Partition) -> None:
         """A partition became ours."""
         lane = Lane(partition, self._settings)
         self._by_partition[partition] = lane
         self._by_id[lane.lane_id] = lane
+        self._share()
 
     def close(self, partitions: Iterable[Partition]) -> frozenset[int]:
         """Forget partitions; the ids of their lanes."""
         gone = [self._by_partition.pop(p) for p in partitions if p in self._by_partition]
         for lane in gone:
             del self._by_id[lane.lane_id]
+        self._share()
         return frozenset(lane.lane_id for lane in gone)
+
+    def _share(self) -> None:
+        """Divide what the process may remember among its partitions."""
+        remembered_max = self._settings.assemble.released_traces_max
+        for lane in self._by_partition.values():
+            lane.assembler.released_max = remembered_max // len(self._by_partition)
 
     def of(self, partition: Partition) -> Lane | None:
         """The lane of a partition, if it is ours."""
@@ -182,16 +195,18 @@ class Lanes:
 
     @property
     def held_bytes(self) -> int:
-        """Record bytes that wait in all lanes."""
+        """What waits in all lanes takes in memory."""
         return sum(lane.held_bytes for lane in self._by_partition.values())
 
     def shed(self, gained: Gained, *, waiting_bytes_max: int) -> None:
-        """Evict until open traces stay within `assemble.bytes_max`, with chunks within the other."""
+        """Make open traces stay within `assemble.bytes_max`, with chunks within the other."""
         lanes = list(self._by_partition.values())
         assemblers = [lane.assembler for lane in lanes]
         chunks = sum(lane.decoder.held_bytes for lane in lanes)
         room = min(self._settings.assemble.bytes_max, max(0, waiting_bytes_max - chunks))
-        gained.traces += [(trace, lanes[index]) for index, trace in shed(assemblers, room)]
+        done = shed(assemblers, room)
+        gained.cut += done.cut
+        gained.traces += [(trace, lanes[index]) for index, trace in done.written]
         while chunks > waiting_bytes_max:
             fullest = max(lanes, key=lambda lane: lane.decoder.held_bytes)
             fullest.drop_oldest_chunks(gained)

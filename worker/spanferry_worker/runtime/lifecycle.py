@@ -11,6 +11,7 @@ from typing import Any
 import uvloop
 
 from spanferry_worker.errors import FatalError
+from spanferry_worker.runtime.allocator import keep_little
 from spanferry_worker.runtime.health import HealthServer
 from spanferry_worker.runtime.pages import worker_pages
 from spanferry_worker.runtime.parts import Parts
@@ -88,6 +89,7 @@ def run_worker(
     """
     try:
         require_for_worker(settings)
+        keep_little()
         parts = make_parts(settings)
         _run(serve(settings, parts, supervised=supervised, source=source))
     except FatalError as error:

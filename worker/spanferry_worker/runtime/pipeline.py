@@ -64,7 +64,7 @@ class Pipeline:
                 await self._open("store", parts.sink.open)
                 and await self._open("dead letters", parts.letters.open)
                 and await self._open("ledger", self.books.open)
-                and await self._open("Kafka", lambda: parts.log.open(self))
+                and await self._open("Kafka", self._join)
             ):
                 return
             async with asyncio.TaskGroup() as group:
@@ -122,6 +122,10 @@ class Pipeline:
                 return True
         return False
 
+    async def _join(self) -> None:
+        self.lanes.joining_since_ms = self._parts.clock.now_ms()
+        await self._parts.log.open(self)
+
     async def _consume(self) -> None:
         """Take records until `stop`; join the group anew where the client is broken or stands."""
         while not self._stop.is_set():
@@ -130,7 +134,7 @@ class Pipeline:
             if not self._stop.is_set():
                 await self._parts.log.close()
                 self._forget(self.lanes.partitions)
-                await self._open("Kafka", lambda: self._parts.log.open(self))
+                await self._open("Kafka", self._join)
 
     async def _drain(self) -> None:
         """Write what is decided, THEN commit it; what is open is the next owner's."""
@@ -184,6 +188,7 @@ class Pipeline:
         numbers = _numbers(partitions)
         _log.info("partitions assigned", extra=LogEvent.CONSUME_ASSIGNED(partitions=numbers))
         self._parts.metrics.consume_rebalances.inc()
+        self.lanes.joining_since_ms = None
         self._forget(partitions)
         for partition in sorted(partitions):
             self.lanes.open(partition)
@@ -199,6 +204,7 @@ class Pipeline:
 
     async def revoked(self, partitions: frozenset[Partition]) -> None:
         """Write what is decided, THEN commit it, then forget the rest: the next owner reads it."""
+        self.lanes.joining_since_ms = self._parts.clock.now_ms()
         ours = partitions & self.lanes.partitions
         if not ours:
             return

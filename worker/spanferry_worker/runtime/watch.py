@@ -34,6 +34,8 @@ class Watch:
         self._stall_ms = int(stall_s * 1000)
         self._interval_s = min(_INTERVAL_S, stall_s / 2)
         self._detector = StallDetector(stall_s)
+        self._join_ms = int((stall_s + settings.kafka.rebalance_timeout_s) * 1000)
+        self._silent_since: tuple[int, list[int | None]] | None = None
         self._reported: dict[int, tuple[int, int]] = {}
         self._lag: Mapping[Partition, int] = {}
         self.stuck: str | None = None
@@ -48,20 +50,46 @@ class Watch:
     async def look(self) -> None:
         """One look: gauges, lag, stalls."""
         self._look_at_writes()
+        self._look_at_membership()
         try:
             self._lag = lag = await self._parts.log.lag()
         except TransientError as error:
             _log.debug("lag unknown: %s", error, extra=LogEvent.CONSUME_LAG_UNKNOWN())
             self._lag = {}
+            self._look_at_silence()
             return
         finally:
             self.refresh()
+        self._silent_since = None
         ours = self._lanes.partitions
         # Given up after a refused commit, but still delivered to us: the client has not joined anew.
         adrift = [partition for partition in lag if partition not in ours]
         self._look_at_reads(
             {lane.partition: (lane, lag.get(lane.partition)) for lane in self._lanes}, adrift
         )
+
+    def _look_at_membership(self) -> None:
+        """Whether the group has dealt out nothing for so long that our client must have lost it."""
+        since_ms = self._lanes.joining_since_ms
+        if since_ms is not None and self._parts.clock.now_ms() - since_ms >= self._join_ms:
+            self._join_anew("the group has dealt out no partitions for long")
+            self._lanes.joining_since_ms = None
+
+    def _look_at_silence(self) -> None:
+        """Whether the client has told us nothing for long, neither records nor what waits."""
+        offsets = [lane.tracker.next_offset for lane in self._lanes]
+        now_ms = self._parts.clock.now_ms()
+        if self._intake.waiting or self._silent_since is None or self._silent_since[1] != offsets:
+            self._silent_since = now_ms, offsets
+        elif now_ms - self._silent_since[0] >= self._stall_ms:
+            self._join_anew("Kafka has told us nothing for long")
+            self._silent_since = None
+
+    def _join_anew(self, why: str, **extra: object) -> None:
+        self._parts.metrics.consume_stalls.labels("consume").inc()
+        _log.error("%s; joining anew", why, extra=LogEvent.CONSUME_STALLED(**extra))
+        self._detector.reset()
+        self._intake.interrupt()
 
     def _look_at_reads(
         self, lags: dict[Partition, tuple[Lane, int | None]], adrift: Sequence[Partition]
@@ -86,14 +114,8 @@ class Watch:
             return
         stalled = self._detector.look(state, now_ms)
         if stalled:
-            self._parts.metrics.consume_stalls.labels("consume").inc()
             numbers = sorted(number for _, number in stalled)
-            _log.error(
-                "records wait but none come; joining anew",
-                extra=LogEvent.CONSUME_STALLED(partitions=numbers),
-            )
-            self._detector.reset()
-            self._intake.interrupt()
+            self._join_anew("records wait but none come", partitions=numbers)
 
     def _look_at_writes(self) -> None:
         began_ms = self._writer.oldest_write_ms()

@@ -13,6 +13,7 @@ from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.runtime.wake import wait_for_event
 from spanferry_worker.settings import Settings
 from spanferry_worker.stages.accounts import Outcome
+from spanferry_worker.stages.pace import WritePace
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 from spanferry_worker.stages.write import Bisection, Queued, WaitingRoom, WriteQueue
 from spanferry_worker.telemetry import LogEvent
@@ -34,6 +35,8 @@ class Writer:
         self._office = office
         self._queue = WriteQueue(settings.write)
         self._absent = WaitingRoom(settings.write)
+        self.pace = WritePace(parts.sink.concurrency)
+        self._turn = asyncio.Event()
         self._changed = asyncio.Event()
         self.idle = asyncio.Event()
         """Set while nothing waits and nothing is under way."""
@@ -53,7 +56,7 @@ class Writer:
 
     @property
     def held_bytes(self) -> int:
-        """Record bytes that wait or are under way."""
+        """What waits or is under way takes in memory."""
         return self._queue.held_bytes + self._absent.held_bytes
 
     def oldest_write_ms(self) -> int | None:
@@ -113,11 +116,17 @@ class Writer:
     @contextmanager
     def _running(self, number: int) -> Generator[None]:
         """While the store is being called."""
+        available = True
         self._started[number] = self._parts.clock.now_ms()
         try:
             yield
+        except TransientError:
+            available = False
+            raise
         finally:
             del self._started[number]
+            self.pace.end(available=available)
+            self._turn.set()
 
     async def _write(self, batch: Sequence[Queued], number: int) -> None:
         """Store a batch whole, or bisected down to what the store refuses."""
@@ -130,6 +139,10 @@ class Writer:
         while (part := plan.part) is not None:
             if not all(map(wanted, part)):
                 plan.narrow(wanted)
+                continue
+            if not self.pace.begin():
+                self._turn.clear()
+                await self._turn.wait()
                 continue
             try:
                 with self._running(number):

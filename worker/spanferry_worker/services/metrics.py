@@ -152,7 +152,7 @@ class Metrics:
         )
         self.consume_paused = gauge("consume_paused", "1 while intake waits for the store.")
         self.consume_held_bytes = gauge(
-            "consume_held_bytes", "Record bytes in the process that are not stored yet."
+            "consume_held_bytes", "What records that are not stored yet take in memory."
         )
         self.consume_held_limit_bytes = gauge(
             "consume_held_limit_bytes", "The limit of these bytes: `consume.held_bytes_max`."
@@ -170,8 +170,11 @@ class Metrics:
         self.assemble_spans = counter("assemble_spans", "Spans of finished traces.")
         self.assemble_repeated = counter("assemble_spans_repeated", "Spans that came again.")
         self.assemble_finished = counter("assemble_finished", "Traces finished.", "reason")
+        self.assemble_cut = counter(
+            "assemble_cut", "Open traces whose payloads were cut: overload."
+        )
         self.assemble_open = gauge("assemble_open_traces", "Traces being assembled.")
-        self.assemble_held_bytes = gauge("assemble_held_bytes", "Record bytes of these.")
+        self.assemble_held_bytes = gauge("assemble_held_bytes", "What these take in memory.")
         self.sample_decisions = counter(
             "sample_decisions", "Traces decided.", "outcome", "rule", "reason"
         )

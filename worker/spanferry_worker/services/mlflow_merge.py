@@ -28,9 +28,11 @@ from spanferry_worker.services.mlflow_derive import (
     root_of,
 )
 from spanferry_worker.services.mlflow_span_rows import is_added_cost
+from spanferry_worker.stages.giants import OVERLOAD_KEY
+from spanferry_worker.stages.skeleton import CUT_ATTRIBUTE
 from spanferry_worker.stages.trace import PROCESS_METADATA
 
-__all__ = ["is_stale", "merged_info", "same_info", "unstored_spans"]
+__all__ = ["is_stale", "merged_info", "same_info", "truly_marked", "unstored_spans"]
 
 _SYSTEM_TAGS: Final = frozenset(
     {
@@ -60,6 +62,17 @@ def unstored_spans(spans: Sequence[Span], stored: Sequence[Span]) -> list[Span]:
         for span in spans
         if span.span_id not in ends or (not ends[span.span_id] and span.end_time_ns)
     ]
+
+
+def truly_marked(part: wire.TracePart, written: Sequence[Span]) -> wire.TracePart:
+    """`part` less the mark that payloads were cut, where no span that is written now is a cut one.
+
+    So it is when records come again, under memory pressure this time, whose trace is stored whole.
+    """
+    if OVERLOAD_KEY not in part.metadata or any(s.get_attribute(CUT_ATTRIBUTE) for s in written):
+        return part
+    metadata = {key: value for key, value in part.metadata.items() if key != OVERLOAD_KEY}
+    return msgspec.structs.replace(part, metadata=metadata)
 
 
 def is_stale(info: TraceInfo, stored: Sequence[Span], *, rounding_ms: int) -> bool:

@@ -20,6 +20,8 @@ TOO_DEEP: Final = b"nested deeper than MLflow can read: "
 """Makes the text of a JSON value no JSON itself: MLflow unwraps strings that hold JSON."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _NUL_ESCAPE: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+_SAID_MAX: Final = 1_000
+"""Kinds that it says of: keys are the app's, and may be any number."""
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
@@ -59,7 +61,7 @@ class Texts:
         text = self.clean(text)
         if len(text) <= chars:
             return text
-        if kind not in self._said:
+        if kind not in self._said and len(self._said) < _SAID_MAX:
             self._said.add(kind)
             _logger.warning(
                 "a %s of %d characters is cut to %d, which is what MLflow holds; "

@@ -19,6 +19,7 @@ from spanferry_worker.services.mlflow_merge import (
     is_stale,
     merged_info,
     same_info,
+    truly_marked,
     unstored_spans,
 )
 from spanferry_worker.services.mlflow_resolve import Resolver
@@ -206,18 +207,20 @@ class Writer:
         part = trace.trace
         came = [self._builder.spans.entity(trace.trace_id or b"", span) for span in trace.spans]
         union: list[Span] | None = None
+        written: list[Span] = []
         state = (
             info.state
         )  # before adding spans: MLflow ends a trace whose root is there, ended or not
         if came:
             stored = self._backend.spans(info)
-            missing = unstored_spans(came, stored)
-            if missing:
-                self._backend.add_spans(str(info.experiment_id), missing)
+            written = unstored_spans(came, stored)
+            if written:
+                self._backend.add_spans(str(info.experiment_id), written)
                 info = self._backend.infos([info.trace_id]).get(info.trace_id, info)
                 stored = self._backend.spans(info)
-            if missing or is_stale(info, stored, rounding_ms=self._backend.rounding_ms):
+            if written or is_stale(info, stored, rounding_ms=self._backend.rounding_ms):
                 union = stored
+        part = truly_marked(part, written)
         if not came and part == wire.TracePart():
             return info
         merged = merged_info(self._builder, info, part, came, union, state=state)

@@ -5,16 +5,18 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from spanferry_schemas import Assessment, Attachment, End, Fragment, Span, TracePart
 from spanferry_worker.stages.decode import Decoded
-from spanferry_worker.stages.trace import PROCESS_METADATA, AssembledTrace, FinishReason, Position
+from spanferry_worker.stages.footprint import TRACE_BYTES, event_bytes
+from spanferry_worker.stages.giants import GiantPolicy, Giants, marked
+from spanferry_worker.stages.parts import merge_parts, without_own
+from spanferry_worker.stages.trace import AssembledTrace, FinishReason, Position
 
-__all__ = ["AssemblePolicy", "Assembler", "merge_parts", "shed"]
+__all__ = ["AssemblePolicy", "Assembler"]
 
 
-class AssemblePolicy(Struct, frozen=True, kw_only=True):
+class AssemblePolicy(GiantPolicy, frozen=True, kw_only=True):
     """How long a trace may stay open. Times are the partition's (see PartitionClock)."""
 
     idle_s: float = 30.0
@@ -25,12 +27,15 @@ class AssemblePolicy(Struct, frozen=True, kw_only=True):
     """What comes after its trace was written is collected this long, then merged."""
     feedback_grace_s: float = 5.0
     """Feedback or tags whose trace is not open here wait this long for it."""
-    bytes_max: int = 96 * 1024 * 1024
-    """Record bytes of all open traces of the process; above it the oldest is written early."""
-    released_traces_max: int = 10_000
-    """Written traces remembered in each partition, so that late spans need not wait `idle_s`."""
+    bytes_max: int = 128 * 1024 * 1024
+    """What all open traces of the process may take in memory; above it payloads of giants are cut,
+    then the oldest traces are written early."""
+    released_traces_max: int = 50_000
+    """Written traces remembered in the process, so that late spans need not wait `idle_s`; its
+    partitions share them."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.idle_s, self.late_grace_s, self.feedback_grace_s) <= 0:
             raise ValueError("idle_s, late_grace_s and feedback_grace_s must be above 0")
         if self.age_s < self.idle_s:
@@ -76,7 +81,9 @@ class _Open:
     __slots__ = (
         "assessments",
         "attachments",
+        "cut",
         "first_ms",
+        "held_bytes",
         "keys",
         "part",
         "positions",
@@ -99,6 +106,9 @@ class _Open:
         self.keys: set[object] = set()
         self.positions: list[Position] = []
         self.size = 0
+        self.held_bytes = 0
+        self.cut = False
+        """Its payloads are cut to previews, those too that still come: see Giants."""
 
 
 _T = TypeVar("_T")
@@ -125,13 +135,16 @@ class Assembler:
         self._late: _Shelf = OrderedDict()
         self._alone: _Shelf = OrderedDict()
         self._released: OrderedDict[bytes, _Tally] = OrderedDict()
+        self._giants: Giants[_Open] = Giants(policy)
+        self.released_max = policy.released_traces_max
+        """How many written traces this partition may remember."""
         self.held_bytes = 0
+        """What all that is held here takes in memory."""
         self.spans_repeated = 0
 
     def add(self, decoded: Decoded, now_ms: int) -> AssembledTrace | None:
         """Take an event; the trace if it is complete with it. `now_ms`: the partition's time."""
         event = decoded.event
-        self.held_bytes += decoded.size
         if isinstance(event, Assessment):
             self._add_assessment(event, decoded, now_ms)
             return None
@@ -141,14 +154,26 @@ class Assembler:
         if entry is None:
             beside = not event.spans and event.end is None
             shelf, entry = self._shelve(trace_id, now_ms, beside=beside)
+        size = decoded.size
+        if entry.cut:
+            event, freed = self._giants.cut_on_arrival(event)
+            size -= freed
         self.spans_repeated += _merge(entry, event, decoded)
+        self._hold(entry, event_bytes(event, size))
         if entry.tally.completed():
             late = shelf is self._late
             return self._release(entry, FinishReason.LATE if late else FinishReason.COMPLETE)
         if shelf is self._open:
             entry.seen_ms = now_ms
             self._idle.move_to_end(trace_id)
+            self._giants.saw(trace_id, entry)
         return None
+
+    def _hold(self, entry: _Open, held_bytes: int) -> None:
+        if not entry.held_bytes:
+            held_bytes += TRACE_BYTES
+        entry.held_bytes += held_bytes
+        self.held_bytes += held_bytes
 
     def _shelve(self, trace_id: bytes, now_ms: int, *, beside: bool) -> tuple[_Shelf, _Open]:
         """The entry for a trace that is not open: late, or new with the feedback that waited.
@@ -185,6 +210,7 @@ class Assembler:
         entry.assessments[event.assessment_id] = event
         entry.positions += decoded.positions
         entry.size += decoded.size
+        self._hold(entry, event_bytes(event, decoded.size))
 
     def expire(self, now_ms: int) -> list[AssembledTrace]:
         """What has waited long enough, by the partition's time. Call it a few times a second."""
@@ -211,6 +237,20 @@ class Assembler:
                 break
             yield self._release(entry, reason)
 
+    @property
+    def largest_giant_bytes(self) -> int:
+        """What the largest trace takes that `cut_giant` can make smaller; 0 where there is none."""
+        return self._giants.largest_bytes
+
+    def cut_giant(self) -> int | None:
+        """Cut the payloads of the largest giant, which stays open; the bytes that it freed.
+
+        None where there is no giant that was not cut before.
+        """
+        freed = self._giants.cut_largest()
+        self.held_bytes -= freed or 0
+        return freed
+
     def evict(self) -> AssembledTrace | None:
         """The trace that has been open for longest, with reason MEMORY; None where none is held."""
         for shelf, reason in (
@@ -234,16 +274,18 @@ class Assembler:
             self._alone.pop(_client_key(entry))
         elif self._open.pop(trace_id, None) is not None:
             del self._idle[trace_id]
+            self._giants.gone(trace_id)
             self._remember(trace_id, entry.tally)
         elif self._late.pop(trace_id, None) is not None:
             self._remember(trace_id, entry.tally)
         else:
             # Feedback alone says nothing about the spans: these may still come and be whole.
             del self._alone[trace_id]
-        self.held_bytes -= entry.size
+        self.held_bytes -= entry.held_bytes
+        part = entry.part or TracePart()
         return AssembledTrace(
             trace_id=trace_id,
-            trace=entry.part or TracePart(),
+            trace=marked(part, entry.spans.values()) if entry.cut else part,
             spans=list(entry.spans.values()),
             assessments=list(entry.assessments.values()),
             reason=reason,
@@ -251,12 +293,13 @@ class Assembler:
             size=entry.size,
             positions=entry.positions,
             attachments=list(entry.attachments.values()),
+            held_bytes=entry.held_bytes,
         )
 
     def _remember(self, trace_id: bytes, tally: _Tally) -> None:
         self._released[trace_id] = tally
         self._released.move_to_end(trace_id)
-        if len(self._released) > self._policy.released_traces_max:
+        while len(self._released) > self.released_max:
             self._released.popitem(last=False)
 
     @property
@@ -269,21 +312,6 @@ class Assembler:
         """How many spans these have; for tests and debugging, not for every tick."""
         shelves = (self._open, self._late, self._alone)
         return sum(len(entry.spans) for shelf in shelves for entry in shelf.values())
-
-
-def shed(assemblers: Sequence[Assembler], bytes_max: int) -> list[tuple[int, AssembledTrace]]:
-    """Evict until all of them together hold at most `bytes_max`: the oldest of the fullest first.
-
-    Each trace comes with the index of its assembler.
-    """
-    out: list[tuple[int, AssembledTrace]] = []
-    while sum(assembler.held_bytes for assembler in assemblers) > bytes_max:
-        index = max(range(len(assemblers)), key=lambda i: assemblers[i].held_bytes)
-        trace = assemblers[index].evict()
-        if trace is None:
-            break
-        out.append((index, trace))
-    return out
 
 
 def _client_key(entry: _Open) -> _Key:
@@ -325,23 +353,8 @@ def _add_part(entry: _Open, part: TracePart, spans: Sequence[Span]) -> None:
         entry.part = part
         return
     if not any(span.parent_id is None for span in spans):
-        part = _without_own(part, known)
+        part = without_own(part, known)
     entry.part = merge_parts(known, part)
-
-
-def _without_own(part: TracePart, known: TracePart) -> TracePart:
-    placed = known.experiment_id is not None or known.experiment is not None
-    return replace(
-        part,
-        experiment_id=None if placed else part.experiment_id,
-        experiment=None if placed else part.experiment,
-        active_model=None if known.active_model is not None else part.active_model,
-        metadata={
-            key: value
-            for key, value in part.metadata.items()
-            if key not in PROCESS_METADATA or key not in known.metadata
-        },
-    )
 
 
 def _repeat_key(event: Fragment, origin: bytes | None) -> object | None:
@@ -353,35 +366,3 @@ def _repeat_key(event: Fragment, origin: bytes | None) -> object | None:
     if event.spans:
         return (event.end, *((span.span_id, span.end_ns) for span in event.spans))
     return None if origin is None else (event.end, origin)
-
-
-def merge_parts(old: TracePart, new: TracePart) -> TracePart:
-    """The later part over the earlier one: what it gives counts, dictionaries are united.
-
-    An experiment's id and name belong together: a part that gives either replaces both. Within a
-    part tags are deleted before others are set.
-    """
-    gives_experiment = new.experiment_id is not None or new.experiment is not None
-    place = new if gives_experiment else old
-    tags = {key: value for key, value in old.tags.items() if key not in new.deleted_tags}
-    tags |= new.tags
-    deleted = dict.fromkeys([*old.deleted_tags, *new.deleted_tags])
-    return TracePart(
-        experiment_id=place.experiment_id,
-        experiment=place.experiment,
-        state=_later(old.state, new.state),
-        client_request_id=_later(old.client_request_id, new.client_request_id),
-        request_preview=_later(old.request_preview, new.request_preview),
-        response_preview=_later(old.response_preview, new.response_preview),
-        tags=tags,
-        metadata={**old.metadata, **new.metadata},
-        active_model=_later(old.active_model, new.active_model),
-        model_params={**old.model_params, **new.model_params},
-        prompts=tuple(dict.fromkeys([*old.prompts, *new.prompts])),
-        deleted_tags=tuple(key for key in deleted if key not in tags),
-        files_inline=old.files_inline or new.files_inline,
-    )
-
-
-def _later(old: _T | None, new: _T | None) -> _T | None:
-    return old if new is None else new

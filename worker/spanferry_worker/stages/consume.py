@@ -46,11 +46,13 @@ class FlowPolicy(Struct, frozen=True, kw_only=True):
     """How much a worker may hold and take at once."""
 
     held_bytes_max: int = 256 * 1024 * 1024
-    """Record bytes in the process that are not yet stored; above it intake pauses."""
+    """What records that are not stored yet take in memory, as objects and rows; above it intake
+    pauses. The process takes more: about 250 MB for Python with MLflow, and working room."""
     resume_ratio: float = 0.5
     """Intake goes on once this part of `held_bytes_max` is left."""
-    poll_records_max: int = 500
-    """Records taken at once, so that the loop never works for long without a heartbeat."""
+    poll_records_max: int = 100
+    """Records taken at once, so that the loop never works for long without a heartbeat, and records
+    that suddenly are large do not come by the hundred."""
     poll_bytes_max: int = 8 * 1024 * 1024
     """Bytes to aim at in one poll, by the average size of the records before."""
 

@@ -19,6 +19,7 @@ from spanferry_schemas import (
 )
 from spanferry_schemas.limits import CHUNK_NESTING_MAX
 from spanferry_worker.stages.consume import Record
+from spanferry_worker.stages.footprint import PIECE_BYTES
 from spanferry_worker.stages.trace import Position
 
 __all__ = [
@@ -91,7 +92,8 @@ class ChunkPolicy(Struct, frozen=True, kw_only=True):
     """How much may wait for its missing pieces, and how long."""
 
     chunk_bytes_max: int = 64 * 1024 * 1024
-    """Bytes of incomplete values in one partition; a value claiming more is rejected at once."""
+    """What incomplete values of one partition may take in memory; one that claims more is rejected at
+    once."""
     chunk_age_s: float = 60.0
     """A value not complete after this goes to the dead letters, piece by piece."""
 
@@ -103,13 +105,13 @@ class ChunkPolicy(Struct, frozen=True, kw_only=True):
 class _Group:
     """The pieces of one value so far."""
 
-    __slots__ = ("data_bytes", "depth", "first_ms", "pieces", "positions", "size")
+    __slots__ = ("depth", "first_ms", "held_bytes", "pieces", "positions", "size")
 
     def __init__(self, now_ms: int) -> None:
         self.first_ms = now_ms
         self.pieces: dict[int, Chunk] = {}
         self.positions: list[Position] = []
-        self.data_bytes = 0
+        self.held_bytes = 0
         self.size = 0
         self.depth = 0
 
@@ -159,8 +161,9 @@ class ChunkJoiner:
         if chunk.index not in group.pieces:
             group.pieces[chunk.index] = chunk
             group.size += size
-            group.data_bytes += len(chunk.data)
-            self.held_bytes += len(chunk.data)
+            held_bytes = len(chunk.data) + PIECE_BYTES
+            group.held_bytes += held_bytes
+            self.held_bytes += held_bytes
         if len(group.pieces) == chunk.count:
             return self._join(chunk.group_id, now_ms)
         shed: list[Outcome] = []
@@ -172,9 +175,9 @@ class ChunkJoiner:
         if depth > CHUNK_NESTING_MAX:
             message = f"chunks within chunks, more than {CHUNK_NESTING_MAX} deep"
             return DeadReason.CHUNKS_NESTED, message
-        if chunk.total_bytes > self._policy.chunk_bytes_max:
+        if chunk.total_bytes + chunk.count * PIECE_BYTES > self._policy.chunk_bytes_max:
             message = (
-                f"a value of {chunk.total_bytes} bytes, but decode.chunk_bytes_max is "
+                f"{chunk.total_bytes} bytes in {chunk.count} pieces, but decode.chunk_bytes_max is "
                 f"{self._policy.chunk_bytes_max}: raise it to take such traces"
             )
             return DeadReason.CHUNKS_TOO_BIG, message
@@ -182,7 +185,10 @@ class ChunkJoiner:
 
     def _join(self, group_id: bytes, now_ms: int) -> list[Outcome]:
         group = self._take(group_id)
-        value = join_chunks(list(group.pieces.values()))
+        pieces = list(group.pieces.values())
+        group.pieces.clear()
+        value = join_chunks(pieces)
+        pieces.clear()  # once, twice is enough: the value is decoded into a third copy
         if value is None:
             message = "the pieces claim different counts or sizes"
             return [Rejected(DeadReason.CHUNKS_MISMATCH, message, group.positions)]
@@ -201,7 +207,7 @@ class ChunkJoiner:
 
     def _take(self, group_id: bytes) -> _Group:
         group = self._groups.pop(group_id)
-        self.held_bytes -= group.data_bytes
+        self.held_bytes -= group.held_bytes
         return group
 
     def expire(self, now_ms: int) -> list[Outcome]:
@@ -269,7 +275,7 @@ class Decoder:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of pieces that wait."""
+        """What pieces that wait take in memory."""
         return 0 if self._joiner is None else self._joiner.held_bytes
 
 

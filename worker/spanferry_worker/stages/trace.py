@@ -66,3 +66,10 @@ class AssembledTrace(Struct, frozen=True):
     size: int
     positions: list[Position]
     attachments: list[Attachment] = []
+    held_bytes: int = 0
+    """What it takes in memory, about."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """`held_bytes`, or `size` where that is not known."""
+        return self.held_bytes or self.size

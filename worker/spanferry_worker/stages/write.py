@@ -23,8 +23,8 @@ class WritePolicy(Struct, frozen=True, kw_only=True):
     """When a batch is full, or old enough to go as it is."""
 
     batch_traces_max: int = 200
-    batch_bytes_max: int = 16 * 1024 * 1024
-    """Record bytes; a single trace may be larger and then goes alone."""
+    batch_bytes_max: int = 8 * 1024 * 1024
+    """What its traces take in memory; a single one may be larger and then goes alone."""
     linger_s: float = 0.1
     """How long a trace waits for others to share its batch."""
     absent_s: float = 300.0
@@ -33,14 +33,17 @@ class WritePolicy(Struct, frozen=True, kw_only=True):
     """... and this often."""
     absent_max: int = 10_000
     """More of it than this does not wait."""
-    absent_bytes_max: int = 32 * 1024 * 1024
-    """Nor does what has more record bytes together: intake must not stand for its sake."""
+    absent_bytes_max: int = 16 * 1024 * 1024
+    """... nor what would make it take more memory than this: intake must not stand for its sake."""
 
     def __post_init__(self) -> None:
-        if self.absent_s < 0 or self.absent_retry_s <= 0:
-            raise ValueError("absent_retry_s must be above 0, absent_s at least 0")
-        if self.absent_max < 0 or self.absent_bytes_max < 0:
-            raise ValueError("absent_max and absent_bytes_max must be at least 0")
+        if (
+            self.absent_retry_s <= 0
+            or min(self.absent_s, self.absent_max, self.absent_bytes_max) < 0
+        ):
+            raise ValueError(
+                "absent_retry_s must be above 0, absent_s, absent_max and absent_bytes_max at least 0"
+            )
         if self.batch_traces_max < 1 or self.batch_bytes_max < 1 or self.linger_s < 0:
             raise ValueError(
                 "batch_traces_max and batch_bytes_max must be at least 1, linger_s at least 0"
@@ -81,12 +84,15 @@ class WriteQueue:
         self._busy: dict[object, deque[_Waiting]] = {}
         """Ids that are ready or under way, each with what must come after."""
         self.held_bytes = 0
-        """Bytes of all that is ready, deferred or under way."""
+        """What all that is ready, deferred or under way takes in memory.
+
+        A batch under way counts twice: the rows made of it are about as large as it is.
+        """
         self.held_traces = 0
 
     def add(self, item: Queued, now_ms: int) -> None:
         """A decided trace. `now_ms` is the process's own clock here and below."""
-        self.held_bytes += item.trace.size
+        self.held_bytes += item.trace.memory_bytes
         self.held_traces += 1
         key = _key(item)
         waiting = _Waiting(item, now_ms)
@@ -108,15 +114,16 @@ class WriteQueue:
         size = 0
         while self._ready and len(batch) < self._policy.batch_traces_max:
             item = self._ready[0].item
-            if batch and size + item.trace.size > self._policy.batch_bytes_max:
+            if batch and size + item.trace.memory_bytes > self._policy.batch_bytes_max:
                 break
             # What is likely to be refused again must not have others written twice.
             if batch and (item.absent_since_ms is None) != (batch[0].absent_since_ms is None):
                 break
             self._ready.popleft()
-            self._ready_bytes -= item.trace.size
-            size += item.trace.size
+            self._ready_bytes -= item.trace.memory_bytes
+            size += item.trace.memory_bytes
             batch.append(item)
+        self.held_bytes += size
         return batch
 
     def _due(self, now_ms: int) -> bool:
@@ -137,6 +144,7 @@ class WriteQueue:
     def settle(self, batch: Sequence[Queued]) -> None:
         """A batch from `take` is stored, dead-lettered or forgotten."""
         for item in batch:
+            self.held_bytes -= item.trace.memory_bytes
             self._account(item)
             self._free(_key(item))
 
@@ -147,7 +155,7 @@ class WriteQueue:
         for waiting in self._ready:
             if waiting.item.lane_id in lane_ids:
                 self._account(waiting.item)
-                self._ready_bytes -= waiting.item.trace.size
+                self._ready_bytes -= waiting.item.trace.memory_bytes
                 freed.append(_key(waiting.item))
             else:
                 kept.append(waiting)
@@ -162,7 +170,7 @@ class WriteQueue:
 
     def _push(self, waiting: _Waiting) -> None:
         self._ready.append(waiting)
-        self._ready_bytes += waiting.item.trace.size
+        self._ready_bytes += waiting.item.trace.memory_bytes
 
     def _free(self, key: object) -> None:
         """The first of an id is gone: the next one of it may go, or the id is free."""
@@ -173,7 +181,7 @@ class WriteQueue:
             del self._busy[key]
 
     def _account(self, item: Queued) -> None:
-        self.held_bytes -= item.trace.size
+        self.held_bytes -= item.trace.memory_bytes
         self.held_traces -= 1
 
 
@@ -201,12 +209,12 @@ class WaitingRoom:
     def admit(self, item: Queued, now_ms: int) -> bool:
         """Let it wait; False where it has waited for long enough, or too many do."""
         since_ms = now_ms if item.absent_since_ms is None else item.absent_since_ms
-        if now_ms - since_ms >= self._absent_ms or len(self._waiting) >= self._places:
-            return False
-        if self.held_bytes + item.trace.size > self._bytes_max:
+        held_bytes = self.held_bytes + item.trace.memory_bytes
+        full = len(self._waiting) >= self._places or held_bytes > self._bytes_max
+        if full or now_ms - since_ms >= self._absent_ms:
             return False
         self._waiting.append(_Waiting(item._replace(absent_since_ms=since_ms), now_ms))
-        self.held_bytes += item.trace.size
+        self.held_bytes = held_bytes
         return True
 
     def due(self, now_ms: int) -> Batch:
@@ -214,13 +222,13 @@ class WaitingRoom:
         items: Batch = []
         while self._waiting and now_ms - self._waiting[0].since_ms >= self._retry_ms:
             items.append(self._waiting.popleft().item)
-        self.held_bytes -= sum(item.trace.size for item in items)
+        self.held_bytes -= sum(item.trace.memory_bytes for item in items)
         return items
 
     def drop(self, lane_ids: frozenset[int]) -> None:
         """Forget what waits for these assignments."""
         self._waiting = deque(w for w in self._waiting if w.item.lane_id not in lane_ids)
-        self.held_bytes = sum(waiting.item.trace.size for waiting in self._waiting)
+        self.held_bytes = sum(waiting.item.trace.memory_bytes for waiting in self._waiting)
 
 
 class Bisection:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from spanferry_schemas import Assessment, Attachment, Span, TracePart
 from spanferry_worker.errors import PoisonError, TraceNotFoundError, TransientError
-from spanferry_worker.stages.assemble import merge_parts
+from spanferry_worker.stages.parts import merge_parts
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 
 __all__ = ["MemorySink", "StoredTrace"]
