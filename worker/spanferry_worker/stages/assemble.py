@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
 
 from msgspec import Struct
 
@@ -111,7 +110,6 @@ class _Open:
         """Its payloads are cut to previews, those too that still come: see Giants."""
 
 
-_T = TypeVar("_T")
 _Key = bytes | str
 _Shelf = OrderedDict[_Key, _Open]
 
