@@ -117,7 +117,7 @@ def test_the_worker_starts_without_loading_what_it_does_not_need():
 def create_thrice(bootstrap_servers: str, topic: str) -> None:
     words = ["topics", "create", f"--bootstrap-servers={bootstrap_servers}", f"--topic={topic}"]
     first = spanferry(*words, "--partitions=4")
-    made = [f"{topic}: created", f"{topic}.dlq: created", f"{topic}.ledger: created"]
+    made = [f"{topic}{suffix}: created" for suffix in ("", ".dlq", ".ledger", ".sampling")]
     assert first.stdout.splitlines() == made, first.stderr
     again = spanferry(*words, "--partitions=4")
     assert f"{topic}: exists, 4 partitions, records up to 1048588 bytes, good" in again.stdout

@@ -1,15 +1,27 @@
-"""Settings as command line arguments, the same for every command that needs them."""
+"""Settings and times as command line arguments, the same for every command that needs them."""
 
 import argparse
+import re
+import time
 from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from spanferry_schemas.security import SECRETS
 from spanferry_worker.errors import SettingsError
 from spanferry_worker.settings import FLAGS, Settings, load_settings
 from spanferry_worker.telemetry import set_up_logging
 
-__all__ = ["add_settings_arguments", "operator_settings", "settings_from"]
+__all__ = [
+    "add_settings_arguments",
+    "moment_ms",
+    "operator_settings",
+    "parse_since",
+    "settings_from",
+]
+
+_UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 _HELP: Mapping[str, str] = {
     "bootstrap_servers": "Kafka brokers, host:port[,host:port]",
@@ -72,3 +84,24 @@ def operator_settings(args: argparse.Namespace, env: Mapping[str, str]) -> Setti
             "or set SPANFERRY_BOOTSTRAP_SERVERS"
         )
     return settings
+
+
+def parse_since(text: str, now_ms: int) -> int:
+    """A time ago (`2h`) or an ISO time as milliseconds since 1970. Raises ValueError."""
+    ago = re.fullmatch(r"(\d{1,9})([smhd])", text)
+    if ago is not None:
+        return max(0, now_ms - int(ago[1]) * _UNITS_MS[ago[2]])
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0, int(moment.timestamp() * 1000))
+
+
+def moment_ms(text: str) -> int:
+    """The type of an argument that is a time; see parse_since."""
+    try:
+        return parse_since(text, time.time_ns() // 1_000_000)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time: give 30m, 2h, 7d or 2026-05-01T12:00"
+        ) from None

@@ -30,6 +30,10 @@ _COMMANDS: Final = {
     "topics": _Command("create and check the topics", "spanferry_worker.cli_topics"),
     "dlq": _Command("look at dead letters, and replay them", "spanferry_worker.dlq.cli"),
     "ledger": _Command("what became of all that was produced", "spanferry_worker.ledger.cli"),
+    "sampling": _Command("why traces are kept, and what if", "spanferry_worker.sampling.cli"),
+    "undrop": _Command(
+        "store what sampling has cut or dropped", "spanferry_worker.sampling.undrop"
+    ),
     "spool": _Command("what apps could not send yet", "spanferry.spool.cli"),
     "doctor": _Command("say what is wrong, and prove the way", "spanferry_worker.doctor.cli"),
     "dev": _Command("Kafka, MLflow and a worker for development", "spanferry_worker.dev.dev"),

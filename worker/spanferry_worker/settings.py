@@ -31,6 +31,7 @@ __all__ = [
     "ProcessSettings",
     "SampleSettings",
     "Settings",
+    "load_policy",
     "load_settings",
     "require_for_worker",
 ]
@@ -273,6 +274,12 @@ def load_settings(
             flag = f"--{name.replace('_', '-')}" if name in FLAGS else f"--set {name}"
             given[FLAGS.get(name, name)] = _Given(value, flag)
     return _build(given)
+
+
+def load_policy(toml_path: Path) -> SampleSettings:
+    """The section `[sample]` of a worker's file; the rest is not looked at. Raises SettingsError."""
+    given = {key: one for key, one in _from_toml(toml_path) if key.startswith("sample.")}
+    return _build(given).sample
 
 
 def require_for_worker(settings: Settings) -> None:

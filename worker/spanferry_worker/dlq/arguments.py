@@ -2,18 +2,15 @@
 
 import argparse
 import re
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Final
 
 from spanferry_schemas import trace_id_bytes
-from spanferry_worker.arguments import add_settings_arguments
+from spanferry_worker.arguments import add_settings_arguments, moment_ms, parse_since
 from spanferry_worker.stages.dead_letter import REASONS, Selection
 
 __all__ = ["add_arguments", "parse_since", "selection_from"]
 
-_UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SETTINGS: Final = ("bootstrap_servers", "topic")
 _OFFSET_MAX: Final = 2**63 - 1
 
@@ -85,7 +82,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--since",
         metavar="WHEN",
-        type=_since,
+        type=moment_ms,
         help="written since: 30m, 2h, 7d, or 2026-05-01T12:00 (UTC, where it names no zone)",
     )
     group.add_argument(
@@ -102,26 +99,6 @@ def selection_from(args: argparse.Namespace) -> Selection:
         trace_id=args.trace_id,
         experiment=args.of_experiment,
     )
-
-
-def parse_since(text: str, now_ms: int) -> int:
-    """A time ago (`2h`) or an ISO time as milliseconds since 1970. Raises ValueError."""
-    ago = re.fullmatch(r"(\d{1,9})([smhd])", text)
-    if ago is not None:
-        return max(0, now_ms - int(ago[1]) * _UNITS_MS[ago[2]])
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0, int(moment.timestamp() * 1000))
-
-
-def _since(text: str) -> int:
-    try:
-        return parse_since(text, time.time_ns() // 1_000_000)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no time: give 30m, 2h, 7d or 2026-05-01T12:00"
-        ) from None
 
 
 def _reason(text: str) -> str:

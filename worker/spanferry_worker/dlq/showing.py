@@ -17,10 +17,10 @@ from spanferry_schemas import (
     read_meta,
     trace_id_text,
 )
-from spanferry_worker.dlq.text import printable, size_text, time_text
 from spanferry_worker.stages.consume import Record
 from spanferry_worker.stages.dead_letter import header_text
 from spanferry_worker.stages.receipts import is_receipt
+from spanferry_worker.text import printable, size_text, time_text
 
 __all__ = ["shown"]
 

@@ -1,13 +1,13 @@
 """Dead letters as lines for people and as JSON for programs."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
 from spanferry_schemas import trace_id_text
 from spanferry_worker.stages.dead_letter import Letter
+from spanferry_worker.text import cut, printable, size_text, time_text
 
 __all__ = [
     "HEAD",
@@ -26,7 +26,6 @@ HEAD: Final = (
 )
 _MESSAGE_AT: Final = HEAD.index("MESSAGE")
 _MESSAGE_MIN: Final = 40
-_YEAR_9999_MS: Final = 253_402_300_799_999
 
 
 def as_line(letter: Letter, replayed_to: Sequence[str], width: int) -> str:
@@ -75,31 +74,3 @@ def counted(counts: Mapping[str, int]) -> str:
     """`reason 3, other reason 1`, the most first."""
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{printable(name)} {count:,}" for name, count in ranked)
-
-
-def time_text(time_ms: int) -> str:
-    """To the second, in UTC."""
-    moment = datetime.fromtimestamp(max(0, min(time_ms, _YEAR_9999_MS)) // 1000, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def size_text(size: int) -> str:
-    """Bytes in the largest unit that gives at least 1."""
-    if size < 1_000:
-        return f"{size} B"
-    return f"{size / 1e3:.1f} KB" if size < 1e6 else f"{size / 1e6:.1f} MB"
-
-
-def cut(text: str, width: int) -> str:
-    """In one line of at most `width` characters."""
-    text = printable(text)
-    return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
-def printable(text: str) -> str:
-    """Without what moves a terminal's cursor or says nothing: control characters are escaped."""
-    if text.isprintable():
-        return text
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from spanferry_worker.errors import FatalError, WorkerError
+from spanferry_schemas import trace_id_text
+from spanferry_worker.errors import FatalError
 from spanferry_worker.services.mlflow_environment import prepare_environment
 from spanferry_worker.stages.trace import AssembledTrace
 from spanferry_worker.telemetry import LogEvent
@@ -119,6 +120,13 @@ class MlflowSink:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._threads, self._write, self._writer, batch)
 
+    async def stored_metadata(self, trace_ids: Sequence[bytes]) -> dict[bytes, dict[str, str]]:
+        """The metadata of those traces that are stored, by id. Raises as `write` does."""
+        if self._threads is None or self._backend is None:
+            raise FatalError("the sink is asked before it is open")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._ask, self._backend, trace_ids)
+
     async def close(self) -> None:
         """Release connections. Never raises. Waits a while for writes that are still running."""
         threads, self._threads, self._writer = self._threads, None, None
@@ -174,11 +182,19 @@ class MlflowSink:
 
     @staticmethod
     def _write(writer: "Writer", batch: Sequence[AssembledTrace]) -> None:
-        from spanferry_worker.services.mlflow_errors import to_worker_error  # noqa: PLC0415
+        from spanferry_worker.services.mlflow_errors import mapped  # noqa: PLC0415
 
-        try:
+        with mapped("storing a batch"):
             writer.write(batch)
-        except WorkerError:
-            raise
-        except Exception as error:
-            raise to_worker_error(error, "storing a batch") from error
+
+    @staticmethod
+    def _ask(backend: "Backend", trace_ids: Sequence[bytes]) -> dict[bytes, dict[str, str]]:
+        from spanferry_worker.services.mlflow_errors import mapped  # noqa: PLC0415
+
+        with mapped("looking up traces"):
+            found = backend.infos([trace_id_text(one) for one in trace_ids])
+        return {
+            one: dict(found[text].trace_metadata)
+            for one in trace_ids
+            if (text := trace_id_text(one)) in found
+        }

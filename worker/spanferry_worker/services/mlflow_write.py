@@ -16,6 +16,8 @@ from spanferry_worker.services.mlflow_backend import Backend
 from spanferry_worker.services.mlflow_build import EntityBuilder, prompt_versions
 from spanferry_worker.services.mlflow_errors import is_missing
 from spanferry_worker.services.mlflow_merge import (
+    Change,
+    is_restored,
     is_stale,
     merged_info,
     same_info,
@@ -206,24 +208,26 @@ class Writer:
     def _merge_spans(self, trace: AssembledTrace, info: TraceInfo) -> TraceInfo:
         part = trace.trace
         came = [self._builder.spans.entity(trace.trace_id or b"", span) for span in trace.spans]
-        union: list[Span] | None = None
+        change: Change | None = None
         written: list[Span] = []
         state = (
             info.state
         )  # before adding spans: MLflow ends a trace whose root is there, ended or not
         if came:
             stored = self._backend.spans(info)
-            written = unstored_spans(came, stored)
+            before, written = stored, unstored_spans(came, stored)
+            restored = is_restored(part, info)
             if written:
                 self._backend.add_spans(str(info.experiment_id), written)
                 info = self._backend.infos([info.trace_id]).get(info.trace_id, info)
                 stored = self._backend.spans(info)
-            if written or is_stale(info, stored, rounding_ms=self._backend.rounding_ms):
-                union = stored
+            stale = is_stale(info, stored, rounding_ms=self._backend.rounding_ms)
+            if written or restored or stale:
+                change = Change(None if restored else before, stored)
         part = truly_marked(part, written)
         if not came and part == wire.TracePart():
             return info
-        merged = merged_info(self._builder, info, part, came, union, state=state)
+        merged = merged_info(self._builder, info, part, came, change, state=state)
         self._move(merged, part, came)
         if not same_info(merged, info):
             self._backend.put_info(merged)

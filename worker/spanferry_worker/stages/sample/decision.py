@@ -63,7 +63,7 @@ def marks(decision: Decision) -> dict[str, str]:
 
     `rule`, `reason`, `probability`, `weight` and `size_bytes` are always there: a count of all traces is
     the sum of `weight`, their bytes the sum of `weight` times `size_bytes`. `outcome` and `full_weight`
-    are there where the trace might have become something else.
+    are there where the trace might have become something else, or was something else before.
     """
     found = {
         "rule": decision.rule or "none",
@@ -72,7 +72,8 @@ def marks(decision: Decision) -> dict[str, str]:
         "weight": _number(decision.weight),
         "size_bytes": str(decision.size),
     }
-    if decision.outcome is not Outcome.FULL or decision.probability < 1:
+    restored = decision.reason is DecisionReason.RESTORED
+    if decision.outcome is not Outcome.FULL or decision.probability < 1 or restored:
         found["outcome"] = decision.outcome.value
         found["full_weight"] = _number(decision.full_weight)
     if decision.threshold:
