@@ -50,7 +50,7 @@ def test_the_commands_exist_with_their_options(
     line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = line.split()
-    command = words[:2] if words[0] in {"topics", "dlq"} else words[:1]
+    command = words[:2] if words[0] in {"topics", "dlq", "sampling"} else words[:1]
     with pytest.raises(SystemExit):
         main([*command, "--help"])
     told = capsys.readouterr().out
