@@ -62,6 +62,8 @@ class LogEvent(StrEnum):
     """The sampling policy was read again and is wrong: the old one stays."""
     SAMPLE_RESTART = "sample.restart_needed"
     """The settings file has changes that only a restart brings into force."""
+    SAMPLE_NOT_RESTORED = "sample.not_restored"
+    """Feedback came for traces that were cut or dropped, and Kafka could not be read: they stay so."""
     SAMPLE_FLEET = "sample.fleet_unavailable"
     """The topic that workers agree by cannot be used; decisions go on by what was known. Said once."""
     ASSEMBLE_CUT = "assemble.payloads_cut"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spanferry_schemas import Fragment, TracePart
+from spanferry_schemas import Assessment, AssessmentKind, Fragment, TracePart
 from spanferry_worker.errors import SettingsError
 from spanferry_worker.runtime import decider, fleet
 from spanferry_worker.runtime.pipeline import Pipeline
@@ -184,3 +184,79 @@ def test_a_bad_policy_names_its_rule(tmp_path: Path):
     path.write_text(DROP + '[[sample.rules]]\nname = "late"\naction = "keep"\n')
     with pytest.raises(SettingsError, match="rule 'late' can never match: rule 'all' before it"):
         load_settings({}, {}, path)
+
+
+def feedback(index: int, name: str = "helpful") -> Assessment:
+    return Assessment(
+        assessment_id=f"a-{index}-{name}",
+        kind=AssessmentKind.FEEDBACK,
+        name=name,
+        value=b"false",
+        created_ns=1,
+        trace_id=number(index),
+    )
+
+
+@pytest.mark.parametrize("action", ["drop", "skeleton"])
+async def test_feedback_brings_the_whole_trace_back(action: str):
+    harness = Harness(partitions=1, **rule(action=action))
+    async with harness.running() as worker:
+        whole = trace(1, payload=5_000)
+        send(harness.broker, whole, record_bytes_max=2_000)  # in pieces
+        send(harness.broker, trace(2, payload=5_000))
+        await until(harness.all_committed)
+        send(harness.broker, feedback(1))
+        send(harness.broker, feedback(1, "again"))
+        send(harness.broker, fragment(1, [span(7, parent=1)]))
+        await until(harness.all_committed)
+        await until(lambda: number(1) in harness.sink.stored)
+        await until(lambda: len(harness.sink.stored[number(1)].assessments) == 2)
+        await until(lambda: len(harness.sink.stored[number(1)].spans) == 2)
+        assert sample(worker, "sample_restored_total", result="restored") == 1
+        assert worker.intake.decider.held_bytes == 0
+    about = harness.sink.stored[number(1)].trace.metadata
+    assert about["spanferry.sampling.reason"] == "restored"
+    assert about["spanferry.sampling.rule"] == "feedback"
+    assert about["spanferry.sampling.restored"] == action
+    assert (number(2) in harness.sink.stored) == (action == "skeleton")
+
+
+@pytest.mark.parametrize("action", ["drop", "skeleton"])
+async def test_what_kafka_has_removed_cannot_be_brought_back(action: str):
+    harness = Harness(partitions=1, **rule(action=action))
+    async with harness.running() as worker:
+        send(harness.broker, trace(1, payload=5_000))
+        await until(harness.all_committed)
+        harness.broker.first_offsets[0] = 1
+        send(harness.broker, feedback(1))
+        await until(harness.all_committed)
+        assert sample(worker, "sample_restored_total", result="gone") == 1
+    if action == "drop":
+        assert not harness.sink.stored
+    else:
+        stored = harness.sink.stored[number(1)]
+        assert len(stored.assessments) == 1
+        assert stored.trace.metadata["spanferry.sampling.outcome"] == "skeleton"
+
+
+async def test_a_partition_that_goes_takes_its_restorations_along():
+    harness = Harness(partitions=1, **rule(action="drop"))
+    first, second = harness.pipeline(), harness.pipeline()
+    async with harness.running(first):
+        send(harness.broker, trace(1))
+        await until(harness.all_committed)
+        reading = asyncio.Event()
+
+        async def hang(_positions: object) -> list[object]:
+            reading.set()
+            await asyncio.sleep(0.3)
+            return []
+
+        first._parts.log.read = hang
+        send(harness.broker, feedback(1))
+        await reading.wait()
+        first.lanes.close(first.lanes.partitions)
+        await until(lambda: first.intake.decider.held_bytes == 0)
+    assert not harness.all_committed()
+    async with harness.running(second):
+        await until(lambda: len(harness.letters.letters) == 1 or harness.all_committed())

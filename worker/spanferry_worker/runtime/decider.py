@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from spanferry_worker.runtime.fleet import Fleet
 from spanferry_worker.runtime.lanes import Lane, Lanes
 from spanferry_worker.runtime.parts import Parts
+from spanferry_worker.runtime.restorer import Restoration, Restorer, Sampled
 from spanferry_worker.runtime.writer import Writer
 from spanferry_worker.settings import SampleSettings, Settings
 from spanferry_worker.stages.accounts import Outcome as Fate
@@ -29,7 +30,7 @@ __all__ = ["Decider"]
 _log = logging.getLogger("spanferry.sample")
 _PATIENCE_MS: Final = 10_000
 """After this long a trace is decided by the table that is known."""
-_REMEMBERED_MAX: Final = 100_000
+_REMEMBERED_MAX: Final = 50_000
 """Traces that were cut or dropped of late, so that what comes late follows them."""
 
 
@@ -49,12 +50,18 @@ class Decider:
         self.fleet = Fleet(parts)
         self.fleet.on_tables = self._settle
         self._waiting: OrderedDict[bytes | None, list[_Waiting]] = OrderedDict()
-        self._remembered: OrderedDict[tuple[int, bytes], Outcome] = OrderedDict()
-        self.held_bytes = 0
-        """What traces that wait for a decision take in memory."""
+        self._remembered: OrderedDict[tuple[int, bytes], Sampled] = OrderedDict()
+        self.restorer = Restorer(parts, settings)
+        self.restorer.on_done = self._restored
+        self._waiting_bytes = 0
         self._live = Sampler(settings.sample)
         self._shadow: Sampler | None = None
         self.use(settings.sample)
+
+    @property
+    def held_bytes(self) -> int:
+        """What waits for a decision, or to be restored, takes in memory."""
+        return self._waiting_bytes + self.restorer.held_bytes
 
     def use(self, policy: SampleSettings) -> None:
         """Decide by this policy from now on."""
@@ -73,6 +80,8 @@ class Decider:
         metrics = self._parts.metrics
         metrics.assemble_finished.labels(trace.reason.value).inc()
         metrics.assemble_spans.inc(len(trace.spans))
+        if self.restorer.takes(trace, lane):
+            return
         behind = self._waiting.get(trace.trace_id)
         if behind is not None:
             self._wait(behind, trace, lane)
@@ -82,7 +91,7 @@ class Decider:
 
     def _wait(self, behind: list[_Waiting], trace: AssembledTrace, lane: Lane) -> None:
         behind.append(_Waiting(trace, lane, self._parts.clock.now_ms()))
-        self.held_bytes += trace.memory_bytes
+        self._waiting_bytes += trace.memory_bytes
 
     def tick(self) -> None:
         """Decide what has waited too long; a few times a second."""
@@ -101,7 +110,7 @@ class Decider:
                 if owned and not self._decided(trace, lane, patient=patient):
                     break
                 del waiting[0]
-                self.held_bytes -= trace.memory_bytes
+                self._waiting_bytes -= trace.memory_bytes
             if not waiting:
                 del self._waiting[trace_id]
         self._parts.metrics.sample.waiting.set(sum(map(len, self._waiting.values())))
@@ -136,18 +145,36 @@ class Decider:
         if self._shadow is not None:
             self._compare(self._shadow, trace, table, bucket, decision)
         if decision.outcome is not Outcome.FULL:
-            self._remember(trace, lane, decision.outcome)
+            self._remember(trace, lane, decision)
         self._hand_on(kept.trace, trace, lane)
 
-    def _follow(self, trace: AssembledTrace, lane: Lane) -> None:
-        """What came late goes the way of its trace."""
-        outcome = Outcome.FULL
-        if trace.trace_id is not None:
-            outcome = self._remembered.get((lane.lane_id, trace.trace_id), Outcome.FULL)
+    def _follow(self, trace: AssembledTrace, lane: Lane, *, restores: bool = True) -> None:
+        """What came late goes the way of its trace; feedback brings the whole trace back."""
+        earlier = self._remembered.get((lane.lane_id, trace.trace_id or b""))
+        wanted = restores and earlier is not None and bool(trace.assessments)
+        if earlier is not None and wanted and self.restorer.ask(trace, lane, earlier):
+            return
+        outcome = Outcome.FULL if earlier is None else earlier.outcome
         kept = self._live.follow(trace, outcome)
-        earlier = DecisionReason.EARLIER.value
-        self._parts.metrics.sample_decisions.labels(outcome.value, "", earlier).inc()
+        reason = DecisionReason.EARLIER.value
+        self._parts.metrics.sample_decisions.labels(outcome.value, "", reason).inc()
         self._hand_on(kept.trace, trace, lane)
+
+    def _restored(self, done: Restoration, whole: AssembledTrace | None) -> None:
+        """A trace that was cut or dropped is written whole, and what came for it since; or it is gone
+        from Kafka, and they go the way that it went."""
+        late, lane, _, behind = done
+        if self._lanes.owned(lane.lane_id) is not None:
+            if whole is None:
+                self._follow(late, lane, restores=False)
+            else:
+                self._remembered.pop((lane.lane_id, late.trace_id or b""), None)
+                labels = (Outcome.FULL.value, "feedback", DecisionReason.RESTORED.value)
+                self._parts.metrics.sample_decisions.labels(*labels).inc()
+                self._writer.add(whole, lane)
+        for trace, its_lane in behind:
+            if self._lanes.owned(its_lane.lane_id) is not None:
+                self._follow(trace, its_lane, restores=False)
 
     def _hand_on(self, kept: AssembledTrace | None, trace: AssembledTrace, lane: Lane) -> None:
         if kept is None:
@@ -155,9 +182,10 @@ class Decider:
         else:
             self._writer.add(kept, lane)
 
-    def _remember(self, trace: AssembledTrace, lane: Lane, outcome: Outcome) -> None:
+    def _remember(self, trace: AssembledTrace, lane: Lane, decision: Decision) -> None:
         if trace.trace_id is not None:
-            self._remembered[lane.lane_id, trace.trace_id] = outcome
+            sampled = Sampled(decision.outcome, decision.weight, tuple(trace.positions))
+            self._remembered[lane.lane_id, trace.trace_id] = sampled
             if len(self._remembered) > _REMEMBERED_MAX:
                 self._remembered.popitem(last=False)
 

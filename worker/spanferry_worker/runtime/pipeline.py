@@ -75,6 +75,7 @@ class Pipeline:
                     group.create_task(self.watch.run(), name="watch"),
                     group.create_task(self.books.run(), name="ledger"),
                     group.create_task(self.intake.decider.fleet.run(), name="sample"),
+                    group.create_task(self.intake.decider.restorer.run(), name="restore"),
                 ]
                 await self._consume()
                 await self._drain()

@@ -5,19 +5,14 @@ from enum import StrEnum
 from typing import Final
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from spanferry_schemas.record import SAMPLED_UPSTREAM
 from spanferry_worker.sampling.finding import Found
 from spanferry_worker.sampling.gathering import united
 from spanferry_worker.stages.sample import (
     MARKS,
-    Decision,
-    DecisionReason,
     Outcome,
-    Traits,
-    marks,
     read_outcome,
+    restored,
 )
 from spanferry_worker.stages.trace import AssembledTrace
 
@@ -25,8 +20,6 @@ __all__ = ["RULE", "Plan", "Verdict", "planned"]
 
 RULE: Final = "undrop"
 """The rule that restored traces name."""
-_RESTORED_FROM: Final = f"{MARKS}restored"
-"""Metadata: what sampling had left of the trace before, `drop` or `skeleton`."""
 
 
 class Verdict(StrEnum):
@@ -60,18 +53,8 @@ def planned(found: Found, stored: Mapping[str, str] | None, *, incomplete: bool)
     """
     trace = united(found.pieces)
     before = Outcome.DROP if stored is None else read_outcome(stored)
-    size = Traits(trace).size
-    decision = Decision(
-        outcome=Outcome.FULL,
-        rule=RULE,
-        reason=DecisionReason.RESTORED,
-        weight=1.0 if stored is None else _weight(stored),
-        full_weight=0.0,
-        size=size,
-    )
-    metadata = {**trace.trace.metadata, **marks(decision), _RESTORED_FROM: before.value}
-    metadata.pop(SAMPLED_UPSTREAM, None)
-    marked = replace(trace, trace=replace(trace.trace, metadata=metadata))
+    weight = 1.0 if stored is None else _weight(stored)
+    marked = restored(trace, rule=RULE, before=before, weight=weight)
     return Plan(_verdict(found, trace, before, incomplete=incomplete), marked, before)
 
 

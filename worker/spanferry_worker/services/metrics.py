@@ -100,6 +100,11 @@ class _SampleMetrics:
             "sample_unsettled", "Traces decided without the fleet's table: Kafka did not answer."
         )
         self.fleet_errors = counter("sample_fleet_errors", "Failures of the fleet's topic.")
+        self.restored = counter(
+            "sample_restored",
+            "Cut or dropped traces that feedback came for: stored whole, or gone from Kafka.",
+            "result",
+        )
         self.loads = counter(
             "sample_policy_loads", "Times that the policy was read again.", "result"
         )

@@ -7,6 +7,7 @@ from spanferry_worker.stages.sample.decision import (
     Outcome,
     marks,
     read_outcome,
+    restored,
 )
 from spanferry_worker.stages.sample.fleet import (
     NO_TABLE,
@@ -55,4 +56,5 @@ __all__ = [
     "event_key",
     "marks",
     "read_outcome",
+    "restored",
 ]

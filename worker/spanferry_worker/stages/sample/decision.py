@@ -5,8 +5,13 @@ from enum import StrEnum
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-__all__ = ["MARKS", "Decision", "DecisionReason", "Outcome", "marks", "read_outcome"]
+from spanferry_schemas.record import SAMPLED_UPSTREAM
+from spanferry_worker.stages.sample.traits import Traits
+from spanferry_worker.stages.trace import AssembledTrace
+
+__all__ = ["MARKS", "Decision", "DecisionReason", "Outcome", "marks", "read_outcome", "restored"]
 
 MARKS: Final = "spanferry.sampling."
 """How the names of the metadata begin that say what was decided."""
@@ -79,6 +84,25 @@ def marks(decision: Decision) -> dict[str, str]:
     if decision.threshold:
         found["ot"] = f"th:{decision.threshold}"
     return {f"{MARKS}{name}": value for name, value in found.items()}
+
+
+def restored(trace: AssembledTrace, *, rule: str, before: Outcome, weight: float) -> AssembledTrace:
+    """The whole trace, marked as one of which sampling had left less before.
+
+    `rule`: what has asked for it. It stands for no others among those stored whole: chance has not
+    chosen it.
+    """
+    decision = Decision(
+        outcome=Outcome.FULL,
+        rule=rule,
+        reason=DecisionReason.RESTORED,
+        weight=weight,
+        full_weight=0.0,
+        size=Traits(trace).size,
+    )
+    metadata = {**trace.trace.metadata, **marks(decision), f"{MARKS}restored": before.value}
+    metadata.pop(SAMPLED_UPSTREAM, None)
+    return replace(trace, trace=replace(trace.trace, metadata=metadata))
 
 
 def read_outcome(metadata: Mapping[str, str]) -> Outcome:
