@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from benchmarks.sdk import Addresses
 from benchmarks.subject import Block, BlockResult, Start, Started
+from spanferry_schemas import HEADER
 from tests.services.mlflow import MlflowServer
 
 __all__ = ["MlflowStore", "StubServer", "Subject", "count_records", "cpu_seconds"]
@@ -127,19 +128,28 @@ class Subject:
 
 
 def count_records(bootstrap_servers: str, topic: str) -> int:
-    """Records in a topic, by the offsets of its partitions."""
+    """Numbered records in a topic: what holds traces, and not the producers' reports on themselves."""
 
     async def count() -> int:
-        consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap_servers)
+        consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, fetch_max_bytes=2**26)
         await consumer.start()
         try:
-            found = consumer.partitions_for_topic(topic) or set()
-            partitions = [TopicPartition(topic, number) for number in found]
+            await consumer._client._wait_on_metadata(topic)
+            numbers = consumer.partitions_for_topic(topic) or set()
+            partitions = [TopicPartition(topic, number) for number in numbers]
+            consumer.assign(partitions)
             ends = await consumer.end_offsets(partitions)
-            begins = await consumer.beginning_offsets(partitions)
+            for partition, begin in (await consumer.beginning_offsets(partitions)).items():
+                consumer.seek(partition, begin)
+            found = 0
+            while [one for one in partitions if await consumer.position(one) < ends[one]]:
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    found += sum(
+                        any(name == HEADER for name, _ in each.headers) for each in records
+                    )
         finally:
             await consumer.stop()
-        return sum(ends[partition] - begins[partition] for partition in partitions)
+        return found
 
     return asyncio.run(count())
 
