@@ -131,16 +131,14 @@ def count_records(bootstrap_servers: str, topic: str) -> int:
     """Numbered records in a topic: what holds traces, and not the producers' reports on themselves."""
 
     async def count() -> int:
-        consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers, fetch_max_bytes=2**26)
+        consumer = AIOKafkaConsumer(
+            topic, bootstrap_servers=bootstrap_servers, auto_offset_reset="earliest"
+        )
         await consumer.start()
         try:
-            await consumer._client._wait_on_metadata(topic)
             numbers = consumer.partitions_for_topic(topic) or set()
             partitions = [TopicPartition(topic, number) for number in numbers]
-            consumer.assign(partitions)
             ends = await consumer.end_offsets(partitions)
-            for partition, begin in (await consumer.beginning_offsets(partitions)).items():
-                consumer.seek(partition, begin)
             found = 0
             while [one for one in partitions if await consumer.position(one) < ends[one]]:
                 for records in (await consumer.getmany(timeout_ms=200)).values():
