@@ -93,14 +93,19 @@ class Scene:
         stored = self.stored()
         return len(stored) == len(self.expected) and all(len(s) == 3 for s in stored.values())
 
-    async def lag(self) -> int:
-        """Records not committed yet."""
+    async def committed(self) -> dict[TopicPartition, int]:
+        """The group's offsets."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap_servers)
         await admin.start()
         try:
-            committed = await admin.list_consumer_group_offsets(self.group)
+            found = await admin.list_consumer_group_offsets(self.group)
         finally:
             await admin.close()
+        return {partition: one.offset for partition, one in found.items()}
+
+    async def lag(self) -> int:
+        """Records not committed yet."""
+        committed = await self.committed()
         consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap_servers)
         await consumer.start()
         try:
@@ -108,7 +113,7 @@ class Scene:
             ends = await consumer.end_offsets(partitions)
         finally:
             await consumer.stop()
-        return sum(end - (committed[p].offset if p in committed else 0) for p, end in ends.items())
+        return sum(end - committed.get(p, 0) for p, end in ends.items())
 
     def close(self) -> None:
         for worker in self.workers:
@@ -144,13 +149,19 @@ def scene(kafka: KafkaServer, tmp_path: Path) -> Iterator[Scene]:
 
 async def test_killed_again_and_again_nothing_is_lost(scene: Scene):
     chance = random.Random(5)
-    producing = asyncio.ensure_future(scene.produce(0, 1_500))
+    committed = 0
+    producing = asyncio.ensure_future(scene.produce(0, 3_000))
     for _ in range(3):
-        worker = await asyncio.to_thread(scene.start_worker)
+        worker = await asyncio.to_thread(scene.start_worker, delay_s=0.05)
         before = len(scene.stored())
         await until(lambda least=before + 50: len(scene.stored()) > least, timeout_s=40)
+        # Its first commit waits for the ledger.
+        async with asyncio.timeout(20):
+            while sum((await scene.committed()).values()) <= committed:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
         await asyncio.sleep(chance.random() * 0.3)
         worker.kill()
+        committed = sum((await scene.committed()).values())
     await producing
     await asyncio.to_thread(scene.start_worker)
     await until(scene.all_there, timeout_s=60)
