@@ -97,7 +97,7 @@ def traffic(seed: int) -> Iterator[AssembledTrace]:
         yield assembled(chance.getrandbits(120), size, spans=[root])
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_a_budget_of_a_fifth_is_met_and_weights_add_up(seed: int):
     budget = BUDGET
     policy = SamplingPolicy(

@@ -24,7 +24,7 @@ from spanferry_worker.stages.sample.fleet import (
 from spanferry_worker.stages.sample.policy import SamplingPolicy, default_rules
 from spanferry_worker.stages.sample.randomness import Randomness
 from spanferry_worker.stages.sample.rules import Action, Otherwise, Rule
-from spanferry_worker.stages.sample.sampler import LIVE, SHADOW, Kept, Sampler, demand_of
+from spanferry_worker.stages.sample.sampler import LIVE, SHADOW, Kept, Sampler
 from spanferry_worker.stages.sample.traits import Traits
 
 __all__ = [
@@ -51,7 +51,6 @@ __all__ = [
     "bucket_of",
     "decode_event",
     "default_rules",
-    "demand_of",
     "encode_event",
     "event_key",
     "marks",

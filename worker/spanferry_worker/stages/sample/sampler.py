@@ -7,7 +7,6 @@ from msgspec.structs import replace
 
 from spanferry_schemas import Attachment, Span
 from spanferry_schemas.record import SAMPLED_UPSTREAM
-from spanferry_worker.stages.sample.budget import Demand, Offers, size_bin
 from spanferry_worker.stages.sample.decision import Decision, DecisionReason, Outcome, marks
 from spanferry_worker.stages.sample.fleet import Table
 from spanferry_worker.stages.sample.matching import CompiledRule, compile_rule
@@ -26,7 +25,7 @@ from spanferry_worker.stages.sample.traits import Traits
 from spanferry_worker.stages.skeleton import skeleton
 from spanferry_worker.stages.trace import AssembledTrace
 
-__all__ = ["LIVE", "SHADOW", "Kept", "Sampler", "demand_of"]
+__all__ = ["LIVE", "SHADOW", "Kept", "Sampler"]
 
 LIVE: Final = "live"
 """The name of the policy that counts, in tables and reports."""
@@ -167,15 +166,6 @@ class Sampler:
         metadata = {**trace.trace.metadata, **marks(decision)}
         metadata.pop(SAMPLED_UPSTREAM, None)
         return replace(trace, trace=replace(trace.trace, metadata=metadata))
-
-
-def demand_of(decision: Decision, kept: Kept) -> Demand:
-    """What a decided trace adds to the fleet's account."""
-    if decision.reason is not DecisionReason.BUDGET:
-        return Demand(other=kept.size, stored=kept.size)
-    cut = decision.outcome is not Outcome.FULL
-    offers = Offers(1, decision.size, kept.size if cut else 0, int(cut))
-    return Demand({size_bin(decision.size): offers}, 0, kept.size)
 
 
 def _bytes(span: Span) -> int:
