@@ -42,7 +42,10 @@ def _all_of(tests: Sequence[Test]) -> Test:
         return tests[0]
 
     def holds(traits: Traits, table: Table) -> bool:
-        return all(test(traits, table) for test in tests)
+        for test in tests:  # noqa: SIM110 - twice as fast as all() with a generator
+            if not test(traits, table):
+                return False
+        return True
 
     return holds
 
@@ -111,7 +114,11 @@ def _of_texts(
     tests = [glob(pattern) for pattern in patterns]
 
     def holds(traits: Traits, _table: Table) -> bool:
-        return any(test(text) for text in texts(traits) for test in tests)
+        for text in texts(traits):
+            for test in tests:
+                if test(text):
+                    return True
+        return False
 
     def found(traits: Traits, _table: Table) -> object:
         return list(dict.fromkeys(texts(traits)))

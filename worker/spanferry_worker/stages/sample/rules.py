@@ -216,5 +216,8 @@ def glob(pattern: str) -> Callable[[str], bool]:
     """The test of one pattern: a function from a text to whether it fits, upper and lower case apart."""
     if not _MAGIC.search(pattern):
         return lambda text: text == pattern
+    beginning = pattern.removesuffix("*")
+    if not _MAGIC.search(beginning):
+        return lambda text: text.startswith(beginning)
     match = _compiled(pattern).match
     return lambda text: match(text) is not None

@@ -1,7 +1,6 @@
 """What rules ask of a trace, found when it is asked for."""
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 
 import msgspec
 
@@ -22,28 +21,28 @@ _usage = msgspec.json.Decoder(dict[str, float | None])
 
 
 class Traits:
-    """One trace as rules see it."""
+    """One trace as rules see it. What nearly every policy asks for is found at once."""
+
+    __slots__ = ("_failed", "root", "size", "trace")
 
     def __init__(self, trace: AssembledTrace) -> None:
         self.trace = trace
-
-    @cached_property
-    def size(self) -> int:
+        self.size = trace.size
         """Record bytes without attachments."""
-        trace = self.trace
-        if not trace.attachments:
-            return trace.size
-        return trace.size - sum(len(one.data) for one in trace.attachments)
-
-    @cached_property
-    def root(self) -> Span | None:
+        if trace.attachments:
+            self.size -= sum(len(one.data) for one in trace.attachments)
+        root: Span | None = None
+        failed, wrong = False, StatusCode.ERROR
+        for span in trace.spans:
+            if span.status is wrong:
+                failed = True
+            if span.parent_id is None and root is None:
+                root = span
+        self.root = root
         """The root span, if it is there."""
-        for span in self.trace.spans:
-            if span.parent_id is None:
-                return span
-        return None
+        self._failed = failed
 
-    @cached_property
+    @property
     def name(self) -> str:
         """As MLflow lists the trace; empty where neither tag nor root is there."""
         tagged = self.trace.trace.tags.get(TAG_TRACE_NAME)
@@ -51,7 +50,7 @@ class Traits:
             return tagged
         return "" if self.root is None else self.root.name
 
-    @cached_property
+    @property
     def state(self) -> str:
         """MLflow's state: the app's own word, else the root's status."""
         given = self.trace.trace.state
@@ -61,22 +60,18 @@ class Traits:
             return "IN_PROGRESS"
         return "ERROR" if self.root.status is StatusCode.ERROR else "OK"
 
-    @cached_property
+    @property
     def error(self) -> bool:
         """The state or any span's status is ERROR."""
-        wrong = StatusCode.ERROR
-        for span in self.trace.spans:
-            if span.status is wrong:
-                return True
-        return self.trace.trace.state is TraceState.ERROR
+        return self._failed or self.trace.trace.state is TraceState.ERROR
 
-    @cached_property
+    @property
     def duration_s(self) -> float | None:
         """The root's; None where it is missing or has not ended."""
         root = self.root
         return None if root is None or not root.end_ns else (root.end_ns - root.start_ns) / 1e9
 
-    @cached_property
+    @property
     def moment_ms(self) -> int:
         """When it ended, by its own clock: the root's end, else the latest time in any span; 0 without."""
         root = self.root
@@ -85,7 +80,7 @@ class Traits:
         times = (max(span.start_ns, span.end_ns) for span in self.trace.spans)
         return max(times, default=0) // 1_000_000
 
-    @cached_property
+    @property
     def session(self) -> str | None:
         """The session id."""
         return self.trace.trace.metadata.get(METADATA_SESSION)
@@ -108,12 +103,12 @@ class Traits:
         given = (part.active_model, part.metadata.get(METADATA_MODEL_ID))
         return tuple(one for one in given if one is not None)
 
-    @cached_property
+    @property
     def tokens(self) -> float | None:
         """Total tokens; None where no span says how many."""
         return _total(self.trace.spans, SPAN_TOKEN_USAGE, "total_tokens")
 
-    @cached_property
+    @property
     def cost(self) -> float | None:
         """Total cost in USD; None where no span says how much."""
         return _total(self.trace.spans, SPAN_COST, "total_cost")
