@@ -114,7 +114,7 @@ async def test_in_any_order_and_after_any_pause(
 ) -> None:
     sink = await opened(database.uri)
     reasons: set[FinishReason] = set()
-    for seed in range(4):
+    for seed in range(8):
         trace_id = bytes([seed + 1 + 100 * failed]) * 16
         arrivals = interleaved(services(trace_id, failed=failed), random.Random(seed))
         pieces = assembled(arrivals)
