@@ -66,7 +66,7 @@ class Restorer:
         self._arrived = asyncio.Event()
         self.held_bytes = 0
         """What waits here takes in memory."""
-        self.on_done: Callable[[Restoration, AssembledTrace | None], None] = lambda *_: None
+        self.on_done: Callable[[Restoration, AssembledTrace | None], None] = _nothing
         """Called with the whole trace, or None where it is gone; the lane may be lost meanwhile."""
 
     def ask(self, late: AssembledTrace, lane: Lane, earlier: Sampled) -> bool:
@@ -157,6 +157,10 @@ class Restorer:
                         traces.append(trace)
         traces += assembler.drain()
         return traces[0] if len(traces) == 1 else None
+
+
+def _nothing(_done: Restoration, _whole: AssembledTrace | None) -> None:
+    """Until somebody wants to know."""
 
 
 def _held(request: Restoration) -> int:
