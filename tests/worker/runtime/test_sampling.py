@@ -260,3 +260,16 @@ async def test_a_partition_that_goes_takes_its_restorations_along():
     assert not harness.all_committed()
     async with harness.running(second):
         await until(lambda: len(harness.letters.letters) == 1 or harness.all_committed())
+
+
+async def test_tags_that_come_with_the_feedback_are_not_lost():
+    harness = Harness(partitions=1, **rule(action="skeleton"))
+    async with harness.running():
+        send(harness.broker, trace(1, payload=5_000))
+        await until(harness.all_committed)
+        send(harness.broker, fragment(1, part=TracePart(tags={"seen": "yes"})))
+        send(harness.broker, feedback(1))
+        await until(harness.all_committed)
+    stored = harness.sink.stored[number(1)]
+    assert stored.trace.metadata["spanferry.sampling.reason"] == "restored"
+    assert stored.trace.tags["seen"] == "yes"

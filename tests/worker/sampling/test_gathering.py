@@ -3,8 +3,9 @@
 from msgspec.structs import replace
 
 from spanferry_schemas import End, TracePart, encode, split_value
-from spanferry_worker.sampling.gathering import Gatherer, united
+from spanferry_worker.sampling.gathering import Gatherer
 from spanferry_worker.settings import Settings
+from spanferry_worker.stages.parts import united
 from spanferry_worker.stages.trace import FinishReason
 from tests.worker.events import T0_MS, feedback, fragment, header, number, record, span, whole
 

@@ -17,6 +17,7 @@ from spanferry_worker.settings import Settings
 from spanferry_worker.stages.assemble import Assembler
 from spanferry_worker.stages.consume import Record
 from spanferry_worker.stages.decode import Decoded, Decoder
+from spanferry_worker.stages.parts import united
 from spanferry_worker.stages.sample import Outcome, restored
 from spanferry_worker.stages.trace import AssembledTrace, Position
 from spanferry_worker.telemetry import LogEvent
@@ -131,15 +132,8 @@ class Restorer:
             counts.labels("gone").inc()
             return None
         counts.labels("restored").inc()
-        spans = {span.span_id: span for span in (*whole.spans, *late.spans)}
-        assessments = {one.assessment_id: one for one in (*whole.assessments, *late.assessments)}
         return restored(
-            replace(
-                whole,
-                spans=list(spans.values()),
-                assessments=list(assessments.values()),
-                positions=late.positions,
-            ),
+            replace(united([whole, late]), positions=late.positions),
             rule=_RULE,
             before=earlier.outcome,
             weight=earlier.weight if earlier.outcome is Outcome.SKELETON else 1.0,

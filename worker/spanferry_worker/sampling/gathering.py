@@ -1,9 +1,7 @@
 """Records become traces as they do in a worker that keeps up, in the records' own time. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
-
-from msgspec.structs import replace
 
 from spanferry_schemas import read_meta
 from spanferry_worker.settings import Settings
@@ -11,10 +9,9 @@ from spanferry_worker.stages.assemble import Assembler
 from spanferry_worker.stages.consume import Record
 from spanferry_worker.stages.decode import Decoded, Decoder, Outcome, Rejected
 from spanferry_worker.stages.overload import shed
-from spanferry_worker.stages.parts import merge_parts
 from spanferry_worker.stages.trace import AssembledTrace
 
-__all__ = ["Gatherer", "united"]
+__all__ = ["Gatherer"]
 
 _TICK_MS: Final = 250
 """How often timers are looked at, in the records' time."""
@@ -85,27 +82,3 @@ class Gatherer:
                     traces.append(trace)
             elif isinstance(outcome, Rejected):
                 self.rejected += len(outcome.positions)
-
-
-def united(pieces: Sequence[AssembledTrace]) -> AssembledTrace:
-    """One trace of all that came of it, in order; at least one piece."""
-    whole, *later = pieces
-    for piece in later:
-        spans = {span.span_id: span for span in whole.spans}
-        for span in piece.spans:
-            known = spans.get(span.span_id)
-            if known is None or (known.end_ns == 0 and span.end_ns != 0):
-                spans[span.span_id] = span
-        assessments = {one.assessment_id: one for one in (*whole.assessments, *piece.assessments)}
-        attachments = {one.attachment_id: one for one in (*whole.attachments, *piece.attachments)}
-        whole = replace(
-            whole,
-            trace=merge_parts(whole.trace, piece.trace),
-            spans=list(spans.values()),
-            assessments=list(assessments.values()),
-            attachments=list(attachments.values()),
-            complete=whole.complete or piece.complete,
-            size=whole.size + piece.size,
-            positions=[*whole.positions, *piece.positions],
-        )
-    return whole

@@ -7,7 +7,7 @@ from typing import Final
 from msgspec import Struct
 
 from spanferry_worker.sampling.finding import Found
-from spanferry_worker.sampling.gathering import united
+from spanferry_worker.stages.parts import united
 from spanferry_worker.stages.sample import (
     MARKS,
     Outcome,

@@ -1,13 +1,14 @@
-"""The trace's own part, where several parts of it come."""
+"""What a trace is of whose pieces several come, its own part above all."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from msgspec.structs import replace
 
 from spanferry_schemas import TracePart
-from spanferry_worker.stages.trace import PROCESS_METADATA
+from spanferry_worker.stages.trace import PROCESS_METADATA, AssembledTrace
 
-__all__ = ["merge_parts", "without_own"]
+__all__ = ["merge_parts", "united", "without_own"]
 
 _T = TypeVar("_T")
 
@@ -58,3 +59,27 @@ def merge_parts(old: TracePart, new: TracePart) -> TracePart:
 
 def _later(old: _T | None, new: _T | None) -> _T | None:
     return old if new is None else new
+
+
+def united(pieces: Sequence[AssembledTrace]) -> AssembledTrace:
+    """One trace of all that came of it, in order; at least one piece."""
+    whole, *later = pieces
+    for piece in later:
+        spans = {span.span_id: span for span in whole.spans}
+        for span in piece.spans:
+            known = spans.get(span.span_id)
+            if known is None or (known.end_ns == 0 and span.end_ns != 0):
+                spans[span.span_id] = span
+        assessments = {one.assessment_id: one for one in (*whole.assessments, *piece.assessments)}
+        attachments = {one.attachment_id: one for one in (*whole.attachments, *piece.attachments)}
+        whole = replace(
+            whole,
+            trace=merge_parts(whole.trace, piece.trace),
+            spans=list(spans.values()),
+            assessments=list(assessments.values()),
+            attachments=list(attachments.values()),
+            complete=whole.complete or piece.complete,
+            size=whole.size + piece.size,
+            positions=[*whole.positions, *piece.positions],
+        )
+    return whole
