@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from spanferry_worker.stages.accounts import UNNUMBERED
-from spanferry_worker.stages.statement import Row, Statement
+from spanferry_worker.stages.statement import COUNTED, Row, Statement
 
 __all__ = ["as_json", "lines"]
 
@@ -122,19 +122,7 @@ def as_json(statement: Statement, now_ms: int) -> str:
 
 
 def _numbers(row: Row) -> dict[str, int]:
-    names = (
-        "produced",
-        "stored",
-        "sampled",
-        "dead_lettered",
-        "in_flight",
-        "dropped",
-        "missing",
-        "settled",
-        "unaccounted",
-        "repeated",
-    )
-    return {name: getattr(row, name) for name in names}
+    return {name: getattr(row, name) for name in COUNTED}
 
 
 def _told(row: Row, now_ms: int) -> dict[str, object]:

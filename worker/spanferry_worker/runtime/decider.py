@@ -121,9 +121,10 @@ class Decider:
             self._follow(trace, lane)
             return True
         if not self.fleet.is_on:
-            self._do(trace, lane, NO_TABLE)
+            self._do(trace, lane, NO_TABLE, 0)
             return True
-        bucket = bucket_of(Traits(trace).moment_ms)
+        traits = Traits(trace)
+        bucket = bucket_of(traits.moment_ms)
         table = self.fleet.table(bucket)
         if table is None:
             if patient and self.fleet.available:
@@ -131,17 +132,16 @@ class Decider:
             if self._parts.fleet is not None:
                 self._parts.metrics.sample.unsettled.inc()
             table = self.fleet.latest
+        self.fleet.account.took(traits)
         self._do(trace, lane, table, bucket)
         return True
 
-    def _do(self, trace: AssembledTrace, lane: Lane, table: Table, bucket: int = 0) -> None:
+    def _do(self, trace: AssembledTrace, lane: Lane, table: Table, bucket: int) -> None:
         decision = self._live.decide(trace, table)
         kept = self._live.apply(trace, decision)
         self._count(decision, kept.size)
-        if self.fleet.is_on:
-            self.fleet.account.took(Traits(trace))
-            if LIVE in self.fleet.budgets:
-                self.fleet.account.decided(LIVE, bucket, decision, kept.size)
+        if LIVE in self.fleet.budgets:
+            self.fleet.account.decided(LIVE, bucket, decision, kept.size)
         if self._shadow is not None:
             self._compare(self._shadow, trace, table, bucket, decision)
         if decision.outcome is not Outcome.FULL:

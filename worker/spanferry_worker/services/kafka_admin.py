@@ -1,7 +1,7 @@
 """Topics: what they are like, whether that will do, and making them."""
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, Self
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -10,6 +10,7 @@ from aiokafka.errors import IncompatibleBrokerVersion, TopicAlreadyExistsError, 
 from msgspec import Struct
 
 from spanferry_schemas.limits import RECORD_BYTES_MAX
+from spanferry_worker.errors import FatalError, TransientError
 from spanferry_worker.services.kafka_client import close_quietly, connection_options
 from spanferry_worker.settings import KafkaSettings
 
@@ -19,6 +20,7 @@ __all__ = [
     "TopicState",
     "create_topic",
     "describe_topic",
+    "ensure_topic",
     "problems",
 ]
 
@@ -159,6 +161,34 @@ async def create_topic(settings: KafkaSettings, plan: TopicPlan) -> str | None:
         if code and kind is not TopicAlreadyExistsError:
             return str(message[0]) if message and message[0] else kind.__name__
     return None
+
+
+async def ensure_topic(
+    settings: KafkaSettings,
+    name: str,
+    plan: Callable[[TopicState], TopicPlan],
+    *,
+    what: str,
+    remedy: str = "",
+) -> None:
+    """Create a topic that stands beside the traces' where it is missing, by a plan made from theirs.
+
+    `what` and `remedy` are for messages: what the topic is, and what else than creating it helps. Raises
+    TransientError where there are no traces either, FatalError where it is refused, and aiokafka's errors.
+    """
+    if await describe_topic(settings, name) is not None:
+        return
+    traces = await describe_topic(settings, settings.topic)
+    if traces is None:
+        raise TransientError(
+            f"the topic {settings.topic} does not exist, nor does {name}: run `spanferry topics create`"
+        )
+    refusal = await create_topic(settings, plan(traces))
+    if refusal is not None:
+        raise FatalError(
+            f"the topic {what}, {name}, does not exist and cannot be made: {refusal}. Run `spanferry "
+            f"topics create` with rights to create topics{remedy}"
+        )
 
 
 def _field(answer: object, name: str) -> Any:

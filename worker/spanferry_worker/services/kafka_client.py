@@ -7,14 +7,20 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, Final
 
-from aiokafka import errors
+from aiokafka import AIOKafkaConsumer, errors
 from aiokafka.abc import AbstractTokenProvider
 
 from spanferry_schemas.security import SecurityError, TokenSource
 from spanferry_worker.errors import FatalError, SettingsError, TransientError, WorkerError
 from spanferry_worker.settings import KafkaSettings
 
-__all__ = ["close_quietly", "connection_options", "kafka_border", "stop_on_failure"]
+__all__ = [
+    "close_quietly",
+    "connection_options",
+    "kafka_border",
+    "lone_consumer",
+    "stop_on_failure",
+]
 
 _FATAL: Final = (
     errors.AuthenticationFailedError,
@@ -72,6 +78,17 @@ def connection_options(settings: KafkaSettings) -> dict[str, Any]:
     except SecurityError as error:
         raise SettingsError(f"kafka.{error}") from error
     return options
+
+
+def lone_consumer(settings: KafkaSettings, **options: Any) -> AIOKafkaConsumer:
+    """A consumer outside of any group, not started: nothing is committed, and it begins at the earliest."""
+    return AIOKafkaConsumer(
+        **connection_options(settings),
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        **options,
+    )
 
 
 class _TokenError(OSError):

@@ -10,7 +10,7 @@ from aiokafka.errors import MessageSizeTooLargeError
 
 from spanferry_worker.errors import FatalError, TransientError
 from spanferry_worker.ports import DeadLetter
-from spanferry_worker.services.kafka_admin import TopicPlan, create_topic, describe_topic
+from spanferry_worker.services.kafka_admin import TopicPlan, ensure_topic
 from spanferry_worker.services.kafka_client import (
     close_quietly,
     connection_options,
@@ -41,8 +41,12 @@ class KafkaDeadLetters:
         """See DeadLetterLog."""
         kafka = self._settings.kafka
         with kafka_border(f"reach Kafka at {kafka.bootstrap_servers}"):
-            if await describe_topic(kafka, self._topic) is None:
-                await self._create()
+            await ensure_topic(
+                kafka,
+                self._topic,
+                lambda traces: TopicPlan.for_dead_letters(self._topic, traces),
+                what="for dead letters",
+            )
         producer = AIOKafkaProducer(
             **connection_options(kafka),
             acks="all",
@@ -54,22 +58,6 @@ class KafkaDeadLetters:
             async with stop_on_failure(producer.stop):
                 await producer.start()
         self._producer = producer
-
-    async def _create(self) -> None:
-        kafka = self._settings.kafka
-        traces = await describe_topic(kafka, kafka.topic)
-        if traces is None:
-            raise TransientError(
-                f"the topics {kafka.topic} and {self._topic} do not exist: "
-                "run `spanferry topics create`"
-            )
-        plan = TopicPlan.for_dead_letters(self._topic, traces)
-        refusal = await create_topic(kafka, plan)
-        if refusal is not None:
-            raise FatalError(
-                f"the topic for dead letters, {self._topic}, does not exist and cannot be made: "
-                f"{refusal}. Run `spanferry topics create` with rights to create topics."
-            )
 
     async def send(self, letters: Sequence[DeadLetter]) -> None:
         """See DeadLetterLog."""

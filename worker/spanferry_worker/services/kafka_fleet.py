@@ -6,12 +6,13 @@ from typing import Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from spanferry_worker.errors import FatalError, TransientError
-from spanferry_worker.services.kafka_admin import TopicPlan, create_topic, describe_topic
+from spanferry_worker.errors import TransientError
+from spanferry_worker.services.kafka_admin import TopicPlan, TopicState, ensure_topic
 from spanferry_worker.services.kafka_client import (
     close_quietly,
     connection_options,
     kafka_border,
+    lone_consumer,
     stop_on_failure,
 )
 from spanferry_worker.settings import Settings
@@ -39,8 +40,7 @@ class KafkaFleet:
         """See FleetLog."""
         kafka = self._settings.kafka
         with kafka_border(f"use {self._topic} (by ACLs this needs Describe, Read and Write on it)"):
-            if await describe_topic(kafka, self._topic) is None:
-                await self._create()
+            await ensure_topic(kafka, self._topic, self._plan, what="for sampling")
             producer = AIOKafkaProducer(
                 **connection_options(kafka), acks="all", enable_idempotence=True
             )
@@ -50,12 +50,7 @@ class KafkaFleet:
         self._producer = producer
 
     async def _begin(self) -> None:
-        consumer = AIOKafkaConsumer(
-            **connection_options(self._settings.kafka),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-        )
+        consumer = lone_consumer(self._settings.kafka)
         async with stop_on_failure(consumer.stop):
             await consumer.start()
             consumer.assign([self._place])
@@ -65,19 +60,9 @@ class KafkaFleet:
         self._end, self._position = ends[self._place], begins[self._place]
         self._consumer = consumer
 
-    async def _create(self) -> None:
-        kafka = self._settings.kafka
-        traces = await describe_topic(kafka, kafka.topic)
-        if traces is None:
-            raise TransientError(f"the topic {kafka.topic} does not exist")
+    def _plan(self, traces: TopicState) -> TopicPlan:
         retention_ms = traces.retention_ms or _RETENTION_MS
-        plan = TopicPlan.for_fleet(self._topic, traces.replication_factor, retention_ms)
-        refusal = await create_topic(kafka, plan)
-        if refusal is not None:
-            raise FatalError(
-                f"the topic {self._topic} does not exist and cannot be made: {refusal}. Run `spanferry "
-                "topics create` with rights to create topics"
-            )
+        return TopicPlan.for_fleet(self._topic, traces.replication_factor, retention_ms)
 
     async def read(self, *, timeout_s: float) -> Sequence[bytes | None]:
         """See FleetLog."""

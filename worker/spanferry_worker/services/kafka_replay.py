@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
-from aiokafka.partitioner import murmur2
 
 from spanferry_worker.errors import PoisonError, WorkerError
 from spanferry_worker.services.kafka_client import (
@@ -16,6 +15,7 @@ from spanferry_worker.services.kafka_client import (
     stop_on_failure,
 )
 from spanferry_worker.services.kafka_dead_letters import REQUEST_BYTES_MAX
+from spanferry_worker.services.kafka_scan import partition_of
 from spanferry_worker.settings import Settings
 from spanferry_worker.stages.copies import Copier
 from spanferry_worker.stages.dead_letter import Letter
@@ -63,7 +63,7 @@ class KafkaReplay:
         if letter.key is None:
             number = (letter.origin_partition or 0) % count
         else:
-            number = (int(murmur2(letter.key)) & 0x7FFF_FFFF) % count
+            number = partition_of(letter.key, count)
         copy = self._copier.copy(letter, topic, number)
         sent: _Sent = await self._producer.send(
             topic, copy.value, copy.key, partition=number, headers=copy.headers

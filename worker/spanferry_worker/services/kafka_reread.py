@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from spanferry_worker.errors import TransientError
-from spanferry_worker.services.kafka_client import connection_options
+from spanferry_worker.services.kafka_client import lone_consumer
 from spanferry_worker.settings import KafkaSettings
 from spanferry_worker.stages.consume import Record
 from spanferry_worker.stages.trace import Position
@@ -27,12 +27,7 @@ async def reread(settings: KafkaSettings, positions: Sequence[Position]) -> list
     wanted: dict[TopicPartition, list[int]] = {}
     for topic, number, offset in positions:
         wanted.setdefault(TopicPartition(topic, number), []).append(offset)
-    consumer = AIOKafkaConsumer(
-        **connection_options(settings),
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-    )
+    consumer = lone_consumer(settings)
     consumer.assign(list(wanted))
     found: list[Record] = []
     try:

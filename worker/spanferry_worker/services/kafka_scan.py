@@ -11,11 +11,12 @@ from aiokafka.partitioner import murmur2
 from msgspec import Struct
 
 from spanferry_worker.errors import TransientError
+from spanferry_worker.ports import Partition
 from spanferry_worker.services.kafka_admin import describe_topic
 from spanferry_worker.services.kafka_client import (
     close_quietly,
-    connection_options,
     kafka_border,
+    lone_consumer,
     stop_on_failure,
 )
 from spanferry_worker.settings import Settings
@@ -72,28 +73,44 @@ class TopicScan:
         Raises TransientError where Kafka does not deliver, FatalError where it refuses.
         """
         for number, end in sorted(self.window.end.items()):
-            at = self.window.begin[number]
-            if at >= end or (partitions is not None and number not in partitions):
+            if partitions is not None and number not in partitions:
                 continue
-            place = TopicPartition(self.topic, number)
-            self._consumer.assign([place])
-            self._consumer.seek(place, at)
-            loop = asyncio.get_running_loop()
-            moved_s = loop.time()
-            while at < end:
-                polled = await self._poll([place])
-                for record in polled.get(place, ()):
-                    if record.offset >= end:
-                        break
+            async for batch in self.between(number, self.window.begin[number], end):
+                for record in batch:
                     yield record
-                # Past what is never given to us, as a transaction's markers are.
-                position = await self._position(place)
-                if position > at:
-                    at, moved_s = position, loop.time()
-                elif loop.time() - moved_s > _STILL_S:
-                    raise TransientError(
-                        f"Kafka does not deliver {self.topic} partition {number} from {at} on"
-                    )
+
+    async def between(self, number: int, begin: int, end: int) -> AsyncGenerator[Sequence[Record]]:
+        """What lies between two offsets of a partition, by rising offsets. Raises as `records` does."""
+        at = begin
+        if at >= end:
+            return
+        place = TopicPartition(self.topic, number)
+        self._consumer.assign([place])
+        self._consumer.seek(place, at)
+        loop = asyncio.get_running_loop()
+        moved_s = loop.time()
+        while at < end:
+            polled = await self._poll([place])
+            yield [record for record in polled.get(place, ()) if record.offset < end]
+            # Past what is never given to us, as a transaction's markers are.
+            position = await self._position(place)
+            if position > at:
+                at, moved_s = position, loop.time()
+            elif loop.time() - moved_s > _STILL_S:
+                raise TransientError(
+                    f"Kafka does not deliver {self.topic} partition {number} from {at} on"
+                )
+
+    async def ends(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
+        """One past the last record of each of these, of any topic, now."""
+        if not partitions:
+            return {}
+        with _border(self.topic):
+            async with asyncio.timeout(_QUESTION_S):
+                found = await self._consumer.end_offsets(
+                    [TopicPartition(*one) for one in partitions]
+                )
+        return {Partition(*place): end for place, end in found.items()}
 
     async def merged(self) -> AsyncGenerator[Record]:
         """All partitions at once, the oldest record first; within a partition by rising offsets.
@@ -207,13 +224,8 @@ async def open_scan(
     `merging`: for `merged`, which needs smaller fetches.
     Raises TransientError where Kafka cannot be reached, FatalError where it refuses.
     """
-    consumer = AIOKafkaConsumer(
-        **connection_options(settings.kafka),
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        max_partition_fetch_bytes=_MERGE_FETCH_BYTES if merging else _FETCH_BYTES,
-    )
+    fetch_bytes = _MERGE_FETCH_BYTES if merging else _FETCH_BYTES
+    consumer = lone_consumer(settings.kafka, max_partition_fetch_bytes=fetch_bytes)
     with _border(topic):
         async with stop_on_failure(consumer.stop), asyncio.timeout(_QUESTION_S):
             await consumer.start()

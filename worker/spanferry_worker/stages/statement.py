@@ -1,6 +1,7 @@
 """A statement of the ledger: what became of all that was produced, producer by producer."""
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from msgspec import Struct
 
@@ -17,7 +18,21 @@ from spanferry_worker.stages.accounts import (
 from spanferry_worker.stages.consume import Record
 from spanferry_worker.stages.ledger import Ledger, LedgerPolicy
 
-__all__ = ["PartitionStatement", "Row", "Statement", "state"]
+__all__ = ["COUNTED", "PartitionStatement", "Row", "Statement", "state"]
+
+COUNTED: Final = (
+    "produced",
+    "stored",
+    "sampled",
+    "dead_lettered",
+    "in_flight",
+    "dropped",
+    "missing",
+    "settled",
+    "unaccounted",
+    "repeated",
+)
+"""What a Row counts."""
 
 
 class Row(Struct, kw_only=True):
@@ -62,18 +77,7 @@ class Row(Struct, kw_only=True):
 
     def add(self, other: "Row") -> None:
         """For totals."""
-        for name in (
-            "produced",
-            "stored",
-            "sampled",
-            "dead_lettered",
-            "in_flight",
-            "dropped",
-            "missing",
-            "settled",
-            "unaccounted",
-            "repeated",
-        ):
+        for name in COUNTED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
