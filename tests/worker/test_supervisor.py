@@ -29,11 +29,14 @@ class Fleet:
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
+        config = folder / "worker.toml"
+        config.write_text("[sample]\nrules = []\n")
         words = [
             "worker",
             "--bootstrap-servers=127.0.0.1:9",
             "--tracking-uri=http://127.0.0.1:9",
             "--processes=2",
+            f"--config={config}",
             f"--health-port={self.port}",
             "--set=process.stop_s=3",
         ]
@@ -157,3 +160,17 @@ async def test_what_dies_again_and_again_is_restarted_later_and_later(caplog):
     assert await running == 0
     for failures, delay_s in enumerate(delays()):
         assert 0.25 * 2**failures <= round(delay_s, 1) <= 0.5 * 2**failures
+
+
+async def test_sighup_has_every_worker_read_its_sampling_policy_again(fleet: Fleet) -> None:
+    before = fleet.children()
+    async with asyncio.timeout(20):
+        while True:
+            os.kill(fleet.process.pid, signal.SIGHUP)
+            answer = await fetch(HOST, fleet.port, "/metrics")
+            text = "" if answer is None else answer.body.decode()
+            read = r'sample_policy_loads_total\{process="(\d)",result="unchanged"\} [1-9]'
+            if set(re.findall(read, text)) == {"0", "1"}:
+                break
+            await asyncio.sleep(0.2)
+    assert fleet.children() == before

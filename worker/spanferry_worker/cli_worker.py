@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 
 from spanferry_worker.arguments import add_settings_arguments, settings_from
 from spanferry_worker.telemetry import set_up_logging
@@ -17,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run a worker, or several under a supervisor, until SIGTERM or SIGINT."""
+    # Until there is a policy to be read again: a supervisor passes it on to whom it has just started.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = settings_from(args, os.environ)
     set_up_logging(settings.process.log_format, settings.process.log_level)
     if settings.process.processes > 1:
