@@ -39,6 +39,7 @@ def test_the_published_page_is_that_of_the_published_results() -> None:
     published = msgspec.json.decode(RESULTS.read_bytes(), type=Result)
     remedy = "run: python -m benchmarks.stages_document"
     assert PAGE.read_text() == document(published), remedy
+    assert not published.quick, "a short run is not to be published"
 
 
 @pytest.mark.parametrize("payload", ["1 KB", "10 KB"])
