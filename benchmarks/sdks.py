@@ -65,6 +65,17 @@ class Untraced:
         return {}
 
 
+class UntracedMlflow(Untraced):
+    """The same with MLflow imported, as an app has it that uses MLflow's API and has tracing off.
+
+    Its 110,000 objects are the garbage collector's business in every full collection.
+    """
+
+    def start(self, addresses: Addresses) -> dict[str, Recorder]:
+        importlib.import_module("mlflow")
+        return super().start(addresses)
+
+
 class Tier(msgspec.Struct, frozen=True):
     """One of the ways, as the tables and plots name it."""
 
@@ -88,6 +99,7 @@ TIERS: dict[str, Tier] = {
     "langfuse": Tier("Langfuse", Langfuse, "stub", "langfuse"),
     "langsmith": Tier("LangSmith", LangSmith, "stub", "langsmith"),
     "untraced": Tier("no tracing", Untraced, "none"),
+    "untraced-mlflow": Tier("no tracing, MLflow imported", UntracedMlflow, "none"),
 }
 """By the name that results use, in the order of the tables."""
 

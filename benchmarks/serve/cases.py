@@ -4,10 +4,12 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["CALLING", "CASES", "CLOSED", "LIGHT", "OPEN", "Case", "Kafka"]
+__all__ = ["CALLING", "CASES", "CLOSED", "IMPORTED", "LIGHT", "OPEN", "Case", "Kafka"]
 
 EVERY = ("untraced", "spanferry", "bridge", "bridge-plain", "otel", "mlflow")
 OWN = ("untraced", "spanferry", "bridge")
+IMPORTED = "untraced-mlflow"
+"""Where throughput is compared: an app that uses MLflow's API has imported it, traced or not."""
 CONNECTIONS = 32
 
 
@@ -52,12 +54,18 @@ _OPEN = {"rate": 150.0, "connections": 256}
 
 _CLOSED: dict[str, Any] = {"rounds": 10, "seconds": 3.0}
 
-CLOSED = Case(server="fastapi", **_CLOSED, quick=EVERY)
-CALLING = Case(server="fastapi-httpx", **_CLOSED, tiers=(*OWN, "otel", "mlflow"), quick=OWN)
+CLOSED = Case(server="fastapi", **_CLOSED, tiers=(*EVERY, IMPORTED), quick=EVERY)
+CALLING = Case(
+    server="fastapi-httpx", **_CLOSED, tiers=(*OWN, "otel", "mlflow", IMPORTED), quick=OWN
+)
 OPEN = Case(server="fastapi", **_OPEN, quick=(*OWN, "otel"))
 LIGHT = Case(server="fastapi", rate=40.0, connections=256, rounds=2)
 FLASK_CLOSED = Case(
-    server="flask", seconds=5.0, rounds=3, quick=("untraced", "spanferry", "mlflow")
+    server="flask",
+    seconds=5.0,
+    rounds=3,
+    tiers=(*EVERY, IMPORTED),
+    quick=("untraced", "spanferry", "mlflow"),
 )
 FLASK_OPEN = Case(server="flask", rate=100.0, connections=256, rounds=3)
 SLOW = Case(server="fastapi", **_OPEN, kafka=Kafka.SLOW, tiers=OWN, quick=OWN)

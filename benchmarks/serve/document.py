@@ -42,7 +42,9 @@ METHOD = """\
   model over HTTP": instead of sleeping the app asks the stub with httpx, which answers after the same
   time, as an app does that has a model; that is its own work, too. Each request
   makes a trace of 5 nested spans that carry 10.2 KB of what the app had in its hands anyway.
-- The code is the same in every app, only `start_span` is another one; untraced it does nothing.
+- The code is the same in every app, only `start_span` is another one; untraced it does nothing. "MLflow
+  imported" is that, too: an app that uses MLflow's API has it in memory whether it traces or not, and the
+  garbage collector walks it. With it MLflow's API on spanferry is compared.
 - FastAPI under uvicorn (one process, its default loop and protocol of those installed; no access log), Flask
   under gunicorn (one worker, {threads} threads). All SDKs with their default options.
 - {cores}

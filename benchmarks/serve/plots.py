@@ -63,7 +63,7 @@ def _throughput(report: Report, cases: list[Case]) -> str:
 
 
 def _bar(picture: Picture, row: Row, share: Figure, x, y: float) -> None:
-    colour, label = COLOURS[row.tier], TIERS[row.tier].label
+    colour, label = COLOURS.get(row.tier, "muted"), TIERS[row.tier].label
     own = TIERS[row.tier].back_end == "kafka"
     picture.text(_LEFT - 14, y + 4, label, anchor="end", weight=600 if own else 400)
     picture.line([(x(0), y), (x(share.median), y)], colour, 2)

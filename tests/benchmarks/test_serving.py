@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "benchmarks" / "results" / "serving.json"
 CPU_MS = {
     "untraced": 2.0,
+    "untraced-mlflow": 2.0,
     "spanferry": 2.1,
     "bridge": 2.2,
     "bridge-plain": 5.0,
