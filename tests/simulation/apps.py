@@ -1,6 +1,6 @@
 """The apps of a run: they send what the workload says, when it says so."""
 
-from spanferry_schemas import Assessment, RecordKind, assessment_key
+from spanferry_schemas import Assessment, RecordKind, assessment_key, encode
 from spanferry_worker.stages.trace import Position
 from tests.simulation.scene import Scene
 from tests.simulation.shapes import Facts, Sending
@@ -9,6 +9,8 @@ from tests.simulation.workload import App, Workload
 __all__ = ["Apps"]
 
 _APPS = 10
+_REPORTS = 0.05
+"""After so many of its records an app says how many it has sent, and at the end."""
 
 
 class Apps:
@@ -22,6 +24,10 @@ class Apps:
             for app in self._apps:
                 app.clock_s = scene.chance.choice((0.0, -3_600.0, 3_600.0, -0.5))
 
+    def produced(self) -> dict[bytes, int]:
+        """How many numbers each app that has sent anything has given to its records."""
+        return {app.producer_id: app.produced for app in self._apps if app.produced}
+
     async def run(self) -> None:
         pieces: list[tuple[float, int, Sending, bytes]] = []
         for order, sending in enumerate(self._work.sendings):
@@ -34,6 +40,18 @@ class Apps:
         for at_s, order, sending, value in pieces:
             await self._scene.until(at_s)
             self._send(sending, value, order)
+            if self._scene.chance.random() < _REPORTS:
+                self._report(self._apps[sending.app])
+        for app in self._apps:
+            if app.produced:
+                self._report(app)
+
+    def _report(self, app: App) -> None:
+        """It has no number, and goes where its key leads it."""
+        report = app.report(self._scene.loop.time())
+        place = self._scene.broker.produce(encode(report), key=app.producer_id)
+        self._scene.audit.produced(place, Facts(report))
+        self._scene.tell("app", f"{_at(place)}: report {report.acknowledged}")
 
     def _send(self, sending: Sending, value: bytes, order: int) -> None:
         app, event = self._apps[sending.app], sending.event

@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from spanferry_schemas import Assessment, Fragment, Span
+from spanferry_schemas import Assessment, Fragment, Report, Span
 from spanferry_schemas.cutting import CUT_ATTRIBUTE
 from spanferry_worker.ports import DeadLetter, Partition
 from spanferry_worker.runtime.pipeline import Pipeline
 from spanferry_worker.stages.decode import DeadReason
+from spanferry_worker.stages.statement import Statement
 from spanferry_worker.stages.trace import Position
 from spanferry_worker.testing import MemoryBroker, MemorySink, StoredTrace
 from tests.simulation.shapes import TURN, Facts
@@ -86,6 +87,8 @@ class Audit:
         if place in self._dead or place in self._sampled or self._is_given_up(place):
             return None
         event = facts.event
+        if isinstance(event, Report):
+            return None
         if facts.must_die:
             return "there is no dead letter"
         if isinstance(event, Assessment):
@@ -163,6 +166,18 @@ class Audit:
         for assessment_id, times in counted.items():
             if times > 1:
                 self.problem(f"{assessment_id} is stored {times} times")
+
+    def books(self, statement: Statement, *, undisturbed: bool) -> None:
+        """The ledger adds up, and misses nothing; nothing is missing.
+
+        `undisturbed`: it was there whenever it was wanted, and can tell of every record.
+        """
+        for row in statement.wrong:
+            self.problem(f"the ledger does not add up: {row}")
+        if statement.totals.in_flight:
+            self.problem(f"the ledger has {statement.totals.in_flight} in flight at the end")
+        if undisturbed and statement.totals.unaccounted:
+            self.problem(f"the ledger cannot tell of {statement.totals.unaccounted} records")
 
     def in_order(self) -> None:
         """What was said of a trace again and again stands as it was said last."""

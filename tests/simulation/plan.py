@@ -47,6 +47,8 @@ POINTS = (
     "write.answered",
     "letters.asked",
     "letters.answered",
+    "ledger.asked",
+    "ledger.answered",
     "read.asked",
     "poll.asked",
 )

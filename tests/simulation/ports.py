@@ -6,13 +6,21 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from spanferry_worker.errors import TransientError
-from spanferry_worker.ports import DeadLetter
+from spanferry_worker.ports import DeadLetter, KeptAccounts, Partition
+from spanferry_worker.stages.accounts import Entry
 from spanferry_worker.stages.sample import Decision, Kept, Outcome, Sampler, Table
 from spanferry_worker.stages.trace import AssembledTrace, Position
-from spanferry_worker.testing import MemorySink, SimulatedLoop, SimulatedProcess, Wire
+from spanferry_worker.testing import (
+    MemoryLedger,
+    MemorySink,
+    SimulatedLoop,
+    SimulatedProcess,
+    Wire,
+)
 from tests.worker.events import T0_MS
 
 __all__ = [
+    "LedgerPort",
     "LettersPort",
     "SimulatedClock",
     "SimulatedWire",
@@ -32,6 +40,8 @@ class Weather:
         self.slow_s = 0.0
         """How long the store takes."""
         self.failing = self.lost_answers = self.broken_off = 0.0
+        self.ledger_unread = False
+        """Whether a worker began without the ledger: its account ends with it, and reports with that."""
         self.deaths: dict[str, int] = {}
         self.pauses: dict[str, int] = {}
 
@@ -193,6 +203,35 @@ class LettersPort:
             raise TransientError("the dead letters are away")
         self._written(letters)
         await self._wire.trip("letters.answered")
+
+    async def close(self) -> None:
+        await self._wire.stand()
+
+
+class LedgerPort:
+    """A LedgerLog over the shared topic; what was sent may have arrived though the answer was lost."""
+
+    def __init__(self, wire: SimulatedWire, weather: Weather, ledger: MemoryLedger) -> None:
+        self._wire = wire
+        self._weather = weather
+        self._ledger = ledger
+
+    async def open(self) -> None:
+        await self._wire.trip("ledger-open.asked")
+        await self._ledger.open()
+
+    async def load(self, partitions: Sequence[Partition]) -> KeptAccounts:
+        try:
+            await self._wire.trip("ledger-load.asked")
+        except TransientError:
+            self._weather.ledger_unread = True
+            raise
+        return await self._ledger.load(partitions)
+
+    async def save(self, entries: Sequence[Entry]) -> None:
+        await self._wire.trip("ledger.asked")
+        await self._ledger.save(entries)
+        await self._wire.trip("ledger.answered")
 
     async def close(self) -> None:
         await self._wire.stand()

@@ -5,7 +5,13 @@ from collections.abc import Callable, Mapping
 from random import Random
 
 from spanferry_worker.ports import Partition
-from spanferry_worker.testing import MemoryBroker, MemoryGroup, MemorySink, SimulatedLoop
+from spanferry_worker.testing import (
+    MemoryBroker,
+    MemoryGroup,
+    MemoryLedger,
+    MemorySink,
+    SimulatedLoop,
+)
 from tests.simulation.audit import Audit
 from tests.simulation.history import History
 from tests.simulation.plan import Plan
@@ -33,6 +39,7 @@ class Scene:
             rebalance_s=kafka.rebalance_timeout_s,
         )
         self.store = MemorySink()
+        self.ledger = MemoryLedger(self.broker)
         self.audit = Audit(self.broker, self.store, self.tell)
         self.broker.committed = _Committed(self)
 

@@ -5,14 +5,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import pytest
 
 from spanferry_worker.ports import Partition
+from spanferry_worker.runtime.books import Bookkeeper
 from spanferry_worker.runtime.dead_letters import DeadLetterOffice
 from spanferry_worker.runtime.lanes import Lane, Lanes
 from spanferry_worker.runtime.writer import Writer
 from spanferry_worker.stages import assemble
+from spanferry_worker.stages.accounts import Kept, Place
 from spanferry_worker.stages.assemble import Assembler
 from spanferry_worker.stages.commit import OffsetTracker
 from spanferry_worker.stages.consume import FlowGate
 from spanferry_worker.stages.decode import ChunkJoiner, Settled
+from spanferry_worker.stages.ledger import Ledger
 from spanferry_worker.stages.sample import Decision, DecisionReason, Outcome, Sampler, Table
 from spanferry_worker.stages.trace import AssembledTrace
 from spanferry_worker.stages.write import Bisection, Queued, WriteQueue
@@ -149,6 +152,26 @@ def drops_without_a_decision(patch: Patch) -> None:
     patch.setattr(Writer, "add", add)
 
 
+def keeps_no_ledger(patch: Patch) -> None:
+    async def save(self: Bookkeeper, lanes: Sequence[Lane]) -> None:
+        """Says nothing to anybody."""
+
+    patch.setattr(Bookkeeper, "_save", save)
+
+
+def counts_anew_what_was_counted(patch: Patch) -> None:
+    """A worker that takes a partition over forgets how far each account is true."""
+    take_over = Ledger._take_over
+
+    def forgetful(self: Ledger, kept: Iterable[Kept]) -> Place | None:
+        place = take_over(self, kept)
+        for account in self.accounts.values():
+            account.offset = account.following = 0
+        return place
+
+    patch.setattr(Ledger, "_take_over", forgetful)
+
+
 def broker_takes_commits_of_anybody(patch: Patch) -> None:
     def commit(
         self: MemoryGroup, member_id: int, generation: int, offsets: Mapping[Partition, int]
@@ -198,6 +221,8 @@ MUTATIONS: Iterable[Callable[[Patch], None]] = (
     takes_in_without_end,
     samples_by_the_toss_of_a_coin,
     drops_without_a_decision,
+    keeps_no_ledger,
+    counts_anew_what_was_counted,
     broker_takes_commits_of_anybody,
     store_forgets,
     store_doubles,

@@ -11,6 +11,7 @@ from spanferry_worker.services.metrics import Metrics
 from spanferry_worker.stages.trace import AssembledTrace
 from spanferry_worker.testing import GroupLog, MemorySink, SimulatedProcess
 from tests.simulation.ports import (
+    LedgerPort,
     LettersPort,
     SimulatedClock,
     SimulatedWire,
@@ -72,6 +73,7 @@ class Workforce:
                 wire, weather, sink, lambda w, b: self._scene.tell("store", f"{w}: {_all(b)}")
             ),
             letters=LettersPort(wire, weather, lambda letters: self._letters(name, letters)),
+            ledger=LedgerPort(wire, weather, self._scene.ledger),
             clock=SimulatedClock(self._scene.loop, wrong_s),
             metrics=_METRICS,
             chance=random.Random(self._started),

@@ -6,6 +6,7 @@ from random import Random
 from spanferry_schemas import (
     RecordKind,
     RecordMeta,
+    Report,
     write_meta,
 )
 from spanferry_worker.stages.trace import Position
@@ -22,17 +23,28 @@ class App:
     """A producer: its id, its numbers in each partition, its clock."""
 
     def __init__(self, name: int, partitions: int, produce: Callable[..., Position]) -> None:
-        self._id = number(name + 1, 8)
+        self.producer_id = number(name + 1, 8)
         self._sequences = [0] * partitions
         self._produce = produce
         self.clock_s = 0.0
+
+    @property
+    def produced(self) -> int:
+        """Numbers given, in all partitions."""
+        return sum(self._sequences)
+
+    def report(self, now_s: float) -> Report:
+        """What it says of itself: the numbers that the broker has acknowledged."""
+        acknowledged = tuple((n, count) for n, count in enumerate(self._sequences) if count)
+        made_ns = int((T0_MS / 1000 + now_s + self.clock_s) * 1e9)
+        return Report(self.producer_id, made_ns, acknowledged=acknowledged)
 
     def send(
         self, value: bytes | None, key: bytes, kind: RecordKind, now_s: float, *, times: int = 1
     ) -> Iterator[Position]:
         """One record; more than once under the same number, as after a lost answer."""
         partition = sum(key) % len(self._sequences)
-        header = write_meta(RecordMeta(self._id, self._sequences[partition], kind))
+        header = write_meta(RecordMeta(self.producer_id, self._sequences[partition], kind))
         self._sequences[partition] += 1
         stamp = T0_MS + int((now_s + self.clock_s) * 1000)
         for _ in range(times):

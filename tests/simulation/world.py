@@ -1,10 +1,12 @@
 """One run of one seed, from the first record to the audit."""
 
 import asyncio
+from collections.abc import Mapping
 from random import Random
 
 from spanferry_worker.testing import SimulatedLoop, StepsExhaustedError
 from tests.simulation.apps import Apps
+from tests.simulation.books import differences, is_told, is_undisturbed, statement
 from tests.simulation.faults import Faults
 from tests.simulation.plan import Plan, is_orderly
 from tests.simulation.scene import Scene
@@ -16,6 +18,8 @@ __all__ = ["World"]
 _STEPS_MAX = 400_000
 _END_S = 40.0
 """So long after the last fault everything must be over."""
+_BOOKS_S = 36.0
+"""After so long a worker has tried again to read or write the ledger."""
 _LOOK_S = 0.05
 """How often memory is looked at."""
 
@@ -64,7 +68,7 @@ class World:
             group.create_task(apps.junk())
             group.create_task(Faults(self._scene, self._force).run())
             group.create_task(self._memory())
-        await self._to_the_end()
+        await self._to_the_end(apps)
 
     async def _memory(self) -> None:
         """Looked at often while records come."""
@@ -73,7 +77,7 @@ class World:
                 self._audit.memory(worker.name, worker.pipeline, worker.log.polled_bytes_max)
             await asyncio.sleep(_LOOK_S)
 
-    async def _to_the_end(self) -> None:
+    async def _to_the_end(self, apps: Apps) -> None:
         """All is well now: everything must be decided, and nothing held."""
         self._scene.tell("world", "all is well")
         self._scene.weather.clear()
@@ -89,10 +93,26 @@ class World:
                 break
         self._scene.tell("world", "the end")
         self._audit.at_the_end(self._work.refused)
+        await self._books(apps.produced())
         if is_orderly(self.plan):
             self._audit.in_order()
         await self._let_go(end_s)
         await self._stop_all()
+
+    async def _books(self, produced: Mapping[bytes, int]) -> None:
+        """What the ledger could not be told when it was to be is told in the end."""
+        end_s = self._loop.time() + _BOOKS_S
+        while True:
+            told = statement(self._scene)
+            # Who writes it when another one has the partition already takes back what that one wrote.
+            known = is_told(self.plan) and not self._scene.weather.ledger_unread
+            wrong = list(differences(told, produced)) if known else []
+            if not wrong or self._loop.time() > end_s:
+                break
+            await asyncio.sleep(1.0)
+        self._audit.books(told, undisturbed=is_undisturbed(self.plan))
+        for one in wrong:
+            self._audit.problem(one)
 
     async def _let_go(self, end_s: float) -> None:
         """A write whose partition went elsewhere may still be under way; then nobody holds anything."""

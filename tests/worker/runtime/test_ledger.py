@@ -7,12 +7,14 @@ import random
 import pytest
 
 from spanferry_schemas import End, RecordKind, RecordMeta, Report, encode, write_meta
+from spanferry_worker.runtime import books
 from spanferry_worker.runtime.pipeline import Pipeline
-from spanferry_worker.stages.accounts import Books, Place, read_entry
-from spanferry_worker.stages.statement import PartitionStatement, Row, Statement, state
+from spanferry_worker.stages.accounts import Place, read_entry
+from spanferry_worker.stages.statement import Row, Statement
 from spanferry_worker.testing import MemoryLog
 from tests.worker.events import fragment, number, span, whole
 from tests.worker.runtime.harness import Harness, sample, until
+from tests.worker.statements import statement_of
 
 pytestmark = pytest.mark.both_loops
 
@@ -40,21 +42,7 @@ class App:
 
 def statement(harness: Harness) -> Statement:
     """What `spanferry ledger` would say."""
-    broker = harness.broker
-    kept = [one for one in map(read_entry, harness.ledger.entries.values()) if one is not None]
-    parts = []
-    for place in broker.partitions:
-        records = broker.records[place.partition]
-        part = PartitionStatement(
-            Books(harness.settings.kafka.group, *place),
-            kept,
-            begin=broker.first_offsets[place.partition],
-            committed=broker.committed.get(place),
-            now_ms=harness.clock.now_ms(),
-        )
-        part.read(records[part.begin :], reports_below=len(records))
-        parts.append(part)
-    return state(parts)
+    return statement_of(harness.broker, harness.ledger, harness.settings.kafka.group)
 
 
 def row(harness: Harness, producer_id: bytes = APP) -> Row:
@@ -161,6 +149,20 @@ async def test_what_could_not_be_written_is_written_with_the_next_commit():
         app.send(encode(whole(3)), number(3))
         await until(harness.all_committed)
     assert row(harness).stored == app.records
+    assert row(harness).adds_up
+
+
+async def test_what_could_not_be_written_is_written_without_another_commit(monkeypatch):
+    monkeypatch.setattr(books, "_LOOK_S", 0.02)
+    harness = Harness(partitions=1)
+    app = App(harness)
+    async with harness.running():
+        app.send(encode(whole(1)), number(1))
+        await until(harness.all_committed)
+        harness.ledger.transient_failures = 1
+        app.send(encode(whole(2)), number(2))
+        await until(harness.all_committed)
+        await until(lambda: row(harness).stored == app.records)
     assert row(harness).adds_up
 
 

@@ -127,6 +127,26 @@ def test_what_was_committed_without_a_ledger_is_unaccounted_and_not_missing():
     assert accounts[b"3" * 8].counts.unaccounted == 2, "it may have begun in the hole"
 
 
+@pytest.mark.parametrize("read_before", [False, True], ids=["read later", "read before"])
+def test_where_the_commit_is_not_known_the_first_record_says_where_it_goes_on(read_before):
+    """Kafka did not answer what is committed: 0 to 6 were decided by somebody who kept no ledger."""
+    topic = Topic()
+    ledger = Ledger(topic.policy, BOOKS)
+    if read_before:
+        stored(ledger, (7, ONE, 6))
+    ledger.begin([], resumed_at=None, end=None, now_ms=0)
+    if not read_before:
+        stored(ledger, (7, ONE, 6))
+    stored(ledger, (8, ONE, 8))
+    topic.commit(ledger, 9)
+    assert ledger.accounts[ONE].counts == Counts(stored=2, unaccounted=6)
+    assert ledger.accounts[ONE].gaps == [(7, 7)]
+    heir = topic.owner()
+    stored(heir, (20, ONE, 15))
+    heir.fold(21, 0)
+    assert (heir.accounts[ONE].counts.unaccounted, heir.missing) == (12, 1)
+
+
 def test_what_retention_removes_before_anybody_read_it_is_missing():
     topic = Topic()
     first = topic.owner()

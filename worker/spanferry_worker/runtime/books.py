@@ -55,10 +55,15 @@ class Bookkeeper:
         while True:
             await asyncio.sleep(_LOOK_S)
             self._look()
+            await self._write_again()
             waited_s += _LOOK_S
             if waited_s >= _RETRY_S:
                 waited_s = 0.0
                 await self._load([lane for lane in self._lanes if lane.kept is False])
+
+    async def _write_again(self) -> None:
+        """What could not be written with its commit: another commit may not come for long."""
+        await self._save([lane for lane in self._lanes if lane.kept and lane.books.is_behind])
 
     async def close(self) -> None:
         """Release what it has opened."""

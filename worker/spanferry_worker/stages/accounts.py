@@ -31,6 +31,8 @@ __all__ = [
 UNNUMBERED: Final = b""
 """The producer of records without a readable header."""
 _VERSION: Final = b"\x01"
+_IDS_MAX: Final = 4_096
+"""Of producers that are gone so many are known by their ids."""
 _GAPS_MAX: Final = 64
 """Ranges of missing numbers kept for one producer; of more the oldest are lost for good."""
 
@@ -159,6 +161,8 @@ class Page(Struct, array_like=True, tag=1):
     partition: int
     number: int
     accounts: list[Account]
+    begun_ms: int = 0
+    """Which owner wrote it: the one whose assignment began then."""
 
 
 class Place(Struct, array_like=True, tag=2):
@@ -174,6 +178,9 @@ class Place(Struct, array_like=True, tag=2):
     hole_ms: int = 0
     """When that was found."""
     written_ms: int = 0
+    begun_ms: int = 0
+    """Which owner wrote it. An owner writes all pages first: a page of another one came late, from a
+    worker that had lost the partition."""
 
 
 class Folded(Struct, array_like=True, tag=3):
@@ -187,6 +194,14 @@ class Folded(Struct, array_like=True, tag=3):
     missing: int = 0
     counts: Counts = msgspec.field(default_factory=Counts)
     ids: list[bytes] = []
+
+    def take(self, account: Account) -> None:
+        """Add one that is gone."""
+        self.producers += 1
+        self.following += account.following
+        self.missing += account.missing
+        self.counts.add(account.counts)
+        self.ids = [*self.ids[1 - _IDS_MAX :], account.producer_id]
 
 
 class Told(Struct, array_like=True, tag=4):

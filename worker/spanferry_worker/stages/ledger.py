@@ -31,7 +31,6 @@ _PAGES: Final = 4
 _REWRITE_MS: Final = 600_000
 """Every entry is written this often: that heals what a worker wrote which had lost the partition."""
 _LOOK_MS: Final = 60_000
-_IDS_MAX: Final = 4_096
 _IDLE_ENTRIES: Final = 8_192
 
 
@@ -137,6 +136,8 @@ class Ledger:
         self._taken_back: list[Entry] = []
         self._gone_changed = False
         self._rewritten_ms = self._looked_ms = 0
+        self._begun_ms: int | None = None
+        """Set while the first record is to tell where the partition goes on."""
         self.counted: Counter[str] = Counter()
         """What `fold` has counted since the caller cleared it."""
 
@@ -144,6 +145,8 @@ class Ledger:
 
     def read(self, offset: int, producer_id: bytes, sequence: int, time_ms: int) -> None:
         """A record was read. Without a readable header: UNNUMBERED and -1."""
+        if self._begun_ms is not None:
+            self._go_on_at(offset, self._begun_ms)
         self._window.read(offset, producer_id, sequence, time_ms)
 
     def decided(self, offsets: Iterable[int], outcome: Outcome) -> None:
@@ -164,8 +167,8 @@ class Ledger:
     ) -> None:
         """Take over what is kept of this partition; entries of others are passed over.
 
-        `resumed_at`: the committed offset that the partition goes on at, where there is one. `end`:
-        one past its last record, where that is known.
+        `resumed_at`: the committed offset that the partition goes on at, where it is known: else that
+        is where the first record lies. `end`: one past its last record, where that is known.
         """
         place = self._take_over(kept)
         if place is not None and end is not None and place.offset > end:
@@ -174,11 +177,13 @@ class Ledger:
                 account.offset = 0
             place = Place(*self._books)
         self.place = place or Place(*self._books)
-        if resumed_at is not None and resumed_at > self.place.offset:
-            self._leave_hole(resumed_at, now_ms)
-        elif place is None and resumed_at is None and (self._window.first or 0) > 0:
-            # What retention had removed before anybody kept a ledger.
-            self._leave_hole(self._window.first or 0, now_ms)
+        self.place.begun_ms = now_ms
+        self._begun_ms = None
+        goes_on_at = self._window.first if resumed_at is None else resumed_at
+        if goes_on_at is None:
+            self._begun_ms = now_ms
+        else:
+            self._go_on_at(goes_on_at, now_ms)
         self._pages = set(range(_PAGES))
 
     def go_on(self, kept: Iterable[Kept], now_ms: int) -> None:
@@ -195,12 +200,14 @@ class Ledger:
         """Where a topic that has grown shows two states of one thing, the one further on stands."""
         self.accounts = {}
         place: Place | None = None
+        owners: set[int] = set()
         for one in kept:
             if (one.group, one.topic, one.partition) != self._books:
                 continue
             match one:
                 case Page():
                     _take_page(self.accounts, one)
+                    owners.add(one.begun_ms)
                 case Place():
                     place = one if place is None or one.offset >= place.offset else place
                 case Folded():
@@ -211,11 +218,16 @@ class Ledger:
         for producer_id in self._gone & self.accounts.keys():
             # Added to the gone, and not taken back before the worker died.
             del self.accounts[producer_id]
+        if place is not None and owners - {place.begun_ms}:
+            place.hole_offset, place.hole_ms = place.offset, place.written_ms
         return place
 
-    def _leave_hole(self, offset: int, now_ms: int) -> None:
-        self.place.hole_offset, self.place.hole_ms = offset, now_ms
-        self.place.offset = offset
+    def _go_on_at(self, offset: int, now_ms: int) -> None:
+        """What lies between the ledger and this was decided, or removed, while nobody kept it."""
+        self._begun_ms = None
+        if offset > self.place.offset:
+            self.place.hole_offset, self.place.hole_ms = offset, now_ms
+            self.place.offset = offset
 
     def fold(self, watermark: int, now_ms: int) -> None:
         """Count what lies below the watermark, which is about to be committed."""
@@ -229,6 +241,11 @@ class Ledger:
         if now_ms - self._rewritten_ms >= _REWRITE_MS:
             self.rewrite()
             self._rewritten_ms = now_ms
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self._pages or self._told or self._taken_back or self._gone_changed)
 
     def _count(
         self, offset: int, producer_id: bytes, sequence: int, time_ms: int, outcome: Outcome
@@ -260,24 +277,16 @@ class Ledger:
         for index, account in enumerate(told):
             if index >= excess and now_ms - account.seen_ms < self._keep_ms:
                 break
-            self._add_to_gone(account)
+            self._pages.add(_page_of(account.producer_id))
+            del self.accounts[account.producer_id]
+            self.folded.take(account)
+            self._gone = set(self.folded.ids)
+            self._gone_changed = True
         for producer_id, report in list(self.reports.items()):
             if now_ms - report.made_ns // 1_000_000 >= self._keep_ms:
                 del self.reports[producer_id]
                 self._told.discard(producer_id)
                 self._taken_back.append(Entry(key_of(Told(*self._books, report)), None))
-
-    def _add_to_gone(self, account: Account) -> None:
-        folded = self.folded
-        del self.accounts[account.producer_id]
-        folded.producers += 1
-        folded.following += account.following
-        folded.missing += account.missing
-        folded.counts.add(account.counts)
-        folded.ids = [*folded.ids[1 - _IDS_MAX :], account.producer_id]
-        self._gone = set(folded.ids)
-        self._gone_changed = True
-        self._pages.add(_page_of(account.producer_id))
 
     def rewrite(self) -> None:
         """Everything is to be written again: what was written last may not have arrived."""
@@ -294,7 +303,7 @@ class Ledger:
         kept: list[Kept] = [self.folded] if self._gone_changed else []
         for number in sorted(self._pages):
             some = [one for one in self.accounts.values() if _page_of(one.producer_id) == number]
-            kept.append(Page(*self._books, number, some))
+            kept.append(Page(*self._books, number, some, self.place.begun_ms))
         kept += [Told(*self._books, self.reports[one]) for one in sorted(self._told)]
         entries = [*map(write_entry, kept), *self._taken_back, write_entry(self.place)]
         self._pages, self._told, self._taken_back = set(), set(), []

@@ -94,7 +94,7 @@ class PartitionStatement:
         self._ledger = Ledger(LedgerPolicy(keep_s=1e12, producers_max=2**62), books)
         some = [one for one in kept if (one.group, one.topic, one.partition) == books]
         self.kept = bool(some)
-        start = committed if committed is not None else (None if self.kept or not begin else begin)
+        start = committed if committed is not None else (0 if self.kept else begin)
         self._ledger.begin(some, resumed_at=start, end=None, now_ms=now_ms)
         self.removed = max(0, begin - self._ledger.place.offset) if some else 0
         """Records that Kafka has removed before any worker had read them, whoever made them."""
