@@ -152,7 +152,7 @@ def _table(kind: type[Struct], flags: dict[str, str]) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    if value is None or value in ("", ()):
+    if value is None or value in ("", (), {}):
         return ""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000:
         return f"{value:,}"

@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from spanferry_worker.services.mlflow_sink import open_sink
+from spanferry_worker.stages.requests import RequestPolicy
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 from tests.services.mlflow import ONE_WRITE_A_TRACE, MlflowServer
 from tests.services.postgres import PostgresServer
@@ -186,7 +187,9 @@ async def test_server_reads_back_as_the_native_one(
 ) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    sink = open_sink(mlflow_server.uri, default_experiment="unused")
+    # so small that many traces go in several requests
+    small = RequestPolicy(request_bytes_max=3_000, request_traces_max=5)
+    sink = open_sink(mlflow_server.uri, default_experiment="unused", http=small)
     await sink.open()
     await sink.write(native.batch())
     await sink.close()

@@ -11,8 +11,9 @@ from mlflow.protos import databricks_pb2
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from spanferry_worker.errors import FatalError, PoisonError, TransientError
+from spanferry_worker.services import http_client
 from spanferry_worker.services.mlflow_errors import mapped, to_worker_error
-from spanferry_worker.services.mlflow_server import Server
+from spanferry_worker.services.mlflow_server import Server, TooLargeError
 
 pytestmark = [pytest.mark.mlflow]
 
@@ -82,7 +83,7 @@ def test_our_own_errors_pass() -> None:
         (401, "", TransientError),
         (403, "", TransientError),
         (404, '{"error_code": "RESOURCE_DOES_NOT_EXIST"}', PoisonError),
-        (413, "too large", PoisonError),
+        (413, "too large", TooLargeError),
         (422, '{"detail": "x"}', PoisonError),
         (429, "", TransientError),
         (500, '{"error_code": "INTERNAL_ERROR"}', TransientError),  # and nothing else works
@@ -92,12 +93,18 @@ def test_our_own_errors_pass() -> None:
     ],
 )
 def test_answers_to_spans(
-    other_server: Callable[[int, str], str], status: int, body: str, becomes: type[Exception]
+    other_server: Callable[[int, str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    body: str,
+    becomes: type[Exception],
 ) -> None:
+    monkeypatch.setattr(http_client, "BACKOFF_S", 0.001)
     server = Server(other_server(status, body))
     with pytest.raises(becomes) as raised:
         server.send_spans("0", ExportTraceServiceRequest())
     assert type(raised.value) is becomes
+    server.close()
 
 
 def test_a_server_that_fails_on_one_request_only(mlflow_server: object) -> None:
@@ -105,7 +112,7 @@ def test_a_server_that_fails_on_one_request_only(mlflow_server: object) -> None:
     server = Server(mlflow_server.uri)  # type: ignore[attr-defined]
 
     def fail() -> None:
-        raise MlflowException("failed: too many 500 error responses")
+        raise RestException({"error_code": "INTERNAL_ERROR"})
 
     with pytest.raises(PoisonError, match="answers other requests"):
         server.call("storing", fail)

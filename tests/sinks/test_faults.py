@@ -12,7 +12,6 @@ import pytest
 
 from spanferry_schemas import TracePart
 from spanferry_worker.errors import PoisonError, TransientError
-from tests.services.mlflow import MlflowServer
 from tests.services.postgres import PostgresServer
 from tests.sinks.conftest import OpenSink, Place
 from tests.sinks.stores import dump, feedback, five_spans, ids, late, span, trace
@@ -31,21 +30,6 @@ async def test_the_database_goes_away_and_comes_back(opened: OpenSink) -> None:
         server.start()
         await sink.write(batch)
         await sink.close()
-
-
-async def test_the_server_goes_away_and_comes_back(
-    opened: OpenSink, postgres_template: Callable[[], str]
-) -> None:
-    with MlflowServer(postgres_template()) as server:
-        sink = await opened(server.uri)
-        batch = [five_spans() for _ in range(3)]
-        await sink.write(batch[:1])
-        server.stop()
-        with pytest.raises(TransientError):
-            await sink.write(batch)
-        server.start()
-        await sink.write(batch)
-        assert len(dump(server.backend_uri)["spans"]) == 15
 
 
 async def test_a_locked_sqlite_file(

@@ -4,17 +4,39 @@ Bad input that is expected (a record that does not decode, a trace that MLflow r
 not an exception, wherever a stage can return it.
 """
 
+from collections.abc import Mapping
+
 
 class WorkerError(Exception):
     """Base of what the worker raises itself."""
 
 
 class TransientError(WorkerError):
-    """May work later: retry with backoff while intake waits. The broker or MLflow is away or busy."""
+    """May work later: retry with backoff while intake waits. The broker or MLflow is away or busy.
+
+    `retry_after_s`: not before so many seconds have passed, where the other side has said so.
+    """
+
+    def __init__(self, message: str = "", *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class PoisonError(WorkerError):
     """Will never work: something in this batch is refused. Bisect the batch, dead-letter the trace."""
+
+
+class PartlyRefusedError(PoisonError):
+    """Some traces of a batch are refused, all others of it are stored.
+
+    `refused`: the error of each refused one, by its place in the batch.
+    """
+
+    def __init__(self, refused: Mapping[int, PoisonError]) -> None:
+        first = next(iter(refused.values()))
+        more = f" (and {len(refused) - 1} more of this batch)" if len(refused) > 1 else ""
+        super().__init__(f"{first}{more}")
+        self.refused = dict(refused)
 
 
 class TraceNotFoundError(PoisonError):

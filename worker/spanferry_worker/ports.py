@@ -41,8 +41,9 @@ class Sink(Protocol):
 
         A trace that is already stored is merged with what comes (spans by span id, tags and
         metadata over the old ones, assessments by assessment id). After a return all of the batch
-        is durable. Raises TransientError: retry the same batch. Raises PoisonError: at least one
-        trace can never be stored; the caller bisects, so a batch of one names the culprit.
+        is durable. Raises TransientError: retry the same batch, not before its `retry_after_s`. Raises
+        PoisonError: at least one trace can never be stored; the caller bisects, so a batch of one
+        names the culprit. PartlyRefusedError names them itself: all others of the batch are durable.
 
         The trace ids of a batch are distinct, and no other batch with one of them is under way.
         """

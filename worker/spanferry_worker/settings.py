@@ -16,6 +16,7 @@ from spanferry_worker.stages.assemble import AssemblePolicy
 from spanferry_worker.stages.consume import FlowPolicy
 from spanferry_worker.stages.decode import ChunkPolicy
 from spanferry_worker.stages.ledger import LedgerPolicy
+from spanferry_worker.stages.requests import RequestPolicy
 from spanferry_worker.stages.sample import SamplingPolicy
 from spanferry_worker.stages.write import RetryPolicy, WritePolicy
 
@@ -25,6 +26,7 @@ __all__ = [
     "ConsumeSettings",
     "DeadLetterSettings",
     "HealthSettings",
+    "HttpSettings",
     "KafkaSettings",
     "LedgerSettings",
     "MlflowSettings",
@@ -37,7 +39,7 @@ __all__ = [
 ]
 
 _PREFIX: Final = "SPANFERRY_WORKER_"
-_STRUCTURED: Final = frozenset({"sample.rules", "sample.shadow"})
+_STRUCTURED: Final = frozenset({"sample.rules", "sample.shadow", "http.headers"})
 """Tables in a TOML file; as an argument or a variable JSON."""
 
 
@@ -149,7 +151,7 @@ class MlflowSettings(Struct, frozen=True, kw_only=True):
     """Where traces are stored."""
 
     tracking_uri: str = ""
-    """postgresql://, mysql://, sqlite:/// or http(s)://. Required."""
+    """postgresql://, mysql://, sqlite:///, http(s):// or databricks[://profile]. Required."""
     experiment: str = "Default"
     """For traces that name none."""
     artifact_server: str = ""
@@ -157,6 +159,11 @@ class MlflowSettings(Struct, frozen=True, kw_only=True):
     attachments go there. Without it images stay in the spans as base64."""
     bulk: bool = True
     """Write new traces straight into a database's tables, many at once. Off: through MLflow's own code."""
+
+
+class HttpSettings(RequestPolicy, frozen=True, kw_only=True):
+    """Requests to a tracking server, where the tracking URI is http(s):// or Databricks. Credentials and TLS
+    are MLflow's own variables."""
 
 
 class ProcessSettings(Struct, frozen=True, kw_only=True):
@@ -188,6 +195,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ledger: LedgerSettings = LedgerSettings()
     health: HealthSettings = HealthSettings()
     mlflow: MlflowSettings = MlflowSettings()
+    http: HttpSettings = HttpSettings()
     process: ProcessSettings = ProcessSettings()
 
     def __post_init__(self) -> None:

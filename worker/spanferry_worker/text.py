@@ -2,8 +2,9 @@
 
 from datetime import UTC, datetime
 from typing import Final
+from urllib.parse import urlsplit, urlunsplit
 
-__all__ = ["cut", "printable", "size_text", "time_text"]
+__all__ = ["cut", "printable", "size_text", "time_text", "without_userinfo"]
 
 _YEAR_9999_MS: Final = 253_402_300_799_999
 
@@ -34,3 +35,13 @@ def printable(text: str) -> str:
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
     )
+
+
+def without_userinfo(uri: str) -> str:
+    """An address without the user name and password that may stand in it."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "…"
+    _, at, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=host)) if at else uri

@@ -91,6 +91,18 @@ async def test_while_the_store_is_away_nothing_is_lost_and_nothing_dead():
     assert harness.letters.letters == []
 
 
+async def test_a_store_that_asks_to_be_left_alone_is_left_alone():
+    harness = Harness(partitions=1)
+    harness.sink.transient_failures = 1
+    harness.sink.retry_after_s = 0.2  # ten times what the backoff would have waited
+    send(harness.broker, whole(1))
+    began = asyncio.get_running_loop().time()
+    async with harness.running():
+        await until(harness.all_committed)
+    assert asyncio.get_running_loop().time() - began >= 0.2
+    assert harness.sink.calls == 2
+
+
 async def test_a_store_that_is_away_at_the_start_is_waited_for():
     harness = Harness()
     harness.sink.open_failures = 3
@@ -131,13 +143,14 @@ async def test_the_offset_of_a_dead_letter_moves_only_with_its_acknowledgement()
         await until(harness.all_committed)
 
 
-@pytest.mark.parametrize("crash", [False, True])
-async def test_a_trace_that_the_store_refuses_is_found_and_dead_lettered_as_it_came(crash):
+@pytest.mark.parametrize("how", ["refuses", "crashes", "names it"])
+async def test_a_trace_that_the_store_refuses_is_found_and_dead_lettered_as_it_came(how):
     harness = Harness(partitions=1)
+    harness.sink.names_refused = how == "names it"
     poison = {number(3), number(11)}
 
     def refuse(trace):
-        if crash and trace.trace_id in poison:
+        if how == "crashes" and trace.trace_id in poison:
             raise KeyError("a fault of the store's own")
         return trace.trace_id in poison
 
@@ -148,6 +161,7 @@ async def test_a_trace_that_the_store_refuses_is_found_and_dead_lettered_as_it_c
     async with harness.running() as worker:
         await until(harness.all_committed)
         assert sample(worker, "write_refused_total") == 2
+        assert (harness.sink.calls <= 5) == harness.sink.names_refused, "a name spares the search"
     assert len(harness.sink.stored) == 18
     originals = [each for each in harness.broker.records[0] if each.key in poison]
     assert [letter.record for letter in harness.letters.letters] == originals

@@ -158,6 +158,14 @@ def test_bisection_stores_all_but_the_culprits(poison: set[int], count: int):
     assert calls <= 1 + 2 * len(bad) * 6
 
 
+def test_who_is_named_is_not_searched_for():
+    plan = Bisection([queued(n) for n in range(1, 6)])
+    stored = plan.partly({1: None, 3: None})
+    assert [item.trace.trace_id[-1] for item in stored] == [1, 3, 5]
+    assert [item.trace.trace_id[-1] for item in plan.culprits] == [2, 4]
+    assert plan.part is None
+
+
 def test_a_part_is_narrowed_to_what_is_still_wanted():
     plan = Bisection([queued(1, lane_id=1), queued(2, lane_id=2)])
     plan.narrow(lambda item: item.lane_id == 2)

@@ -8,6 +8,8 @@ from spanferry_worker.doctor.findings import Area, Finding, Level, good, note, p
 from spanferry_worker.doctor.reach import Address, judge_reach, reach
 from spanferry_worker.services.mlflow_environment import prepare_environment
 from spanferry_worker.settings import MlflowSettings
+from spanferry_worker.stages.requests import RequestPolicy
+from spanferry_worker.text import without_userinfo
 
 if TYPE_CHECKING:
     from spanferry_worker.services.mlflow_probe import ProbeFinding
@@ -35,7 +37,9 @@ def server_address(tracking_uri: str) -> Address | None:
     return Address(parts.hostname, port or _PORTS[scheme])
 
 
-async def check_mlflow(settings: MlflowSettings, timeout_s: float) -> list[Finding]:
+async def check_mlflow(
+    settings: MlflowSettings, timeout_s: float, http: RequestPolicy | None = None
+) -> list[Finding]:
     """Findings about the tracking URI. Nothing is written there; an empty database stays empty."""
     uri = settings.tracking_uri
     address = server_address(uri)
@@ -44,8 +48,8 @@ async def check_mlflow(settings: MlflowSettings, timeout_s: float) -> list[Findi
         if reached.level is Level.PROBLEM:
             return [reached]
     elif uri.startswith(("http:", "https:")):
-        return [problem(Area.MLFLOW, f"{uri} is not an address", "write it as http://host:5000")]
-    seen = await asyncio.to_thread(_probe, uri, settings.experiment)
+        return [problem(Area.MLFLOW, f"{without_userinfo(uri)} is not an address", "write it as http://host:5000")]
+    seen = await asyncio.to_thread(_probe, uri, settings.experiment, http)
     empty = [finding.text for finding in seen if finding.empty]
     if empty:
         return [note(Area.MLFLOW, text, _EMPTY_REMEDY) for text in empty]
@@ -55,10 +59,12 @@ async def check_mlflow(settings: MlflowSettings, timeout_s: float) -> list[Findi
     return [good(Area.MLFLOW, "; ".join(finding.text for finding in seen))]
 
 
-def _probe(tracking_uri: str, experiment: str) -> "list[ProbeFinding]":
+def _probe(
+    tracking_uri: str, experiment: str, http: RequestPolicy | None
+) -> "list[ProbeFinding]":
     """What MLflow's own code says of it. Blocking."""
     prepare_environment()
     # mlflow takes seconds to import.
     from spanferry_worker.services.mlflow_probe import probe  # noqa: PLC0415
 
-    return probe(tracking_uri, default_experiment=experiment)
+    return probe(tracking_uri, default_experiment=experiment, http=http)

@@ -48,6 +48,7 @@ def make_parts(settings: Settings) -> Parts:
             default_experiment=settings.mlflow.experiment,
             artifact_server=settings.mlflow.artifact_server,
             bulk=settings.mlflow.bulk,
+            http=settings.http,
         ),
         letters=KafkaDeadLetters(settings),
         clock=SystemClock(),

@@ -6,7 +6,13 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
-from spanferry_worker.errors import PoisonError, TraceNotFoundError, TransientError, WorkerError
+from spanferry_worker.errors import (
+    PartlyRefusedError,
+    PoisonError,
+    TraceNotFoundError,
+    TransientError,
+    WorkerError,
+)
 from spanferry_worker.runtime.dead_letters import DeadLetterOffice
 from spanferry_worker.runtime.lanes import Lane, Lanes
 from spanferry_worker.runtime.parts import Parts
@@ -150,6 +156,11 @@ class Writer:
             except TransientError as error:
                 attempt += 1
                 await self._back_off(attempt, error)
+            except PartlyRefusedError as error:
+                attempt = 0
+                self._stored(plan.partly(error.refused))
+                for place, reason in error.refused.items():
+                    self._refuse(part[place], reason)
             except PoisonError as error:
                 culprit = plan.refused()
                 if culprit is not None:
@@ -164,6 +175,7 @@ class Writer:
             self.failing_since_ms = self._parts.clock.now_ms()
         self._parts.metrics.write_retries.inc()
         delay_s = self._settings.retry.delay_s(attempt, self._parts.chance.random())
+        delay_s = max(delay_s, error.retry_after_s or 0.0)
         _log.warning(
             "store not available, next try in %.1f s: %s",
             delay_s,

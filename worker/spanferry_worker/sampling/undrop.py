@@ -133,6 +133,7 @@ async def _opened(settings: Settings) -> AsyncGenerator[MlflowSink]:
         default_experiment=mlflow.experiment,
         artifact_server=mlflow.artifact_server,
         bulk=mlflow.bulk,
+        http=settings.http,
     )
     try:
         await sink.open()

@@ -1,7 +1,7 @@
 """Errors of MLflow, SQLAlchemy and HTTP, sorted by what to do next."""
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -12,7 +12,15 @@ from mlflow.exceptions import MlflowException, RestException
 from spanferry_worker.errors import PoisonError, TransientError, WorkerError
 from spanferry_worker.telemetry import LogEvent
 
-__all__ = ["causes", "error_code", "is_access", "is_missing", "mapped", "to_worker_error"]
+__all__ = [
+    "RefusedError",
+    "causes",
+    "error_code",
+    "is_access",
+    "is_missing",
+    "mapped",
+    "to_worker_error",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -36,6 +44,14 @@ _TRANSIENT_SQL: Final = (
     sqlalchemy.exc.IntegrityError,  # two writers met: the loser repeats and finds the trace there
     sqlalchemy.exc.PendingRollbackError,
 )
+
+
+class RefusedError(PoisonError):
+    """Of new traces some are refused, and all others are stored. `refused`: errors by trace id."""
+
+    def __init__(self, refused: Mapping[str, PoisonError]) -> None:
+        super().__init__("; ".join(map(str, list(refused.values())[:3])))
+        self.refused = dict(refused)
 
 
 def error_code(error: BaseException) -> str:

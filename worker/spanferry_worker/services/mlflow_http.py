@@ -1,33 +1,36 @@
 """Into an MLflow tracking server: its REST API for the traces' records, OTLP for their spans.
 
-MLflow's own client makes the requests, so that credentials, TLS settings and header plugins work as
-they do in MLflow's SDK. A trace's duration may read one millisecond longer than its root span's:
+Requests go in as those of MLflow's own client do (see mlflow_access). The records of new traces come
+first, many at once; then the spans of up to a hundred traces a request. In the other order the server
+would take three times as long. A trace's duration may read one millisecond longer than its root span's:
 the server rounds start and end one by one, and MLflow's SDK sees the same when its two writes meet.
 """
 
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from functools import partial
 from typing import Any, Final, TypeVar
 
-from mlflow.entities import Span, TraceInfo
+from mlflow.entities import Span, Trace, TraceData, TraceInfo
 from mlflow.entities.assessment import Assessment
 from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.rest_store import RestStore
-from mlflow.tracing.constant import TraceTagKey
+from mlflow.protos.service_pb2 import StartTraceV3
+from mlflow.tracing.constant import SpanAttributeKey, TraceMetadataKey, TraceTagKey
+from mlflow.tracing.utils import aggregate_cost_from_span_nodes
+from mlflow.utils.proto_json_utils import message_to_json
 from mlflow.version import VERSION
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from packaging.version import Version
 
 from spanferry_worker.errors import FatalError, PoisonError, TransientError, WorkerError
-from spanferry_worker.services.mlflow_backend import calls, disturbed_ms
-from spanferry_worker.services.mlflow_errors import is_access
-from spanferry_worker.services.mlflow_private import attribute_texts, credentials
+from spanferry_worker.services.mlflow_backend import disturbed_ms
+from spanferry_worker.services.mlflow_derive import aggregation_nodes
+from spanferry_worker.services.mlflow_errors import RefusedError, is_access
+from spanferry_worker.services.mlflow_loads import SpanSender
 from spanferry_worker.services.mlflow_server import Server
 from spanferry_worker.services.mlflow_text import Limits
+from spanferry_worker.stages.requests import RequestPolicy
 from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["HTTP_LIMITS", "HttpBackend"]
@@ -42,14 +45,11 @@ HTTP_LIMITS: Final = Limits(
     json_depth=25,
 )
 OLDEST_SERVER: Final = Version("3.17")
-CALL_BYTES_MAX: Final = 4_000_000
-"""Span text in one OTLP request, before gzip: proxies like to refuse larger bodies."""
-CALL_TRACES_MAX: Final = 100
+TRACES_PATH: Final = "/api/3.0/mlflow/traces"
 IDS_MAX: Final = 100
 """Trace ids in one request."""
-STARTS_AT_ONCE: Final = 8
-"""The server takes one trace's record a request; above this its throughput stays the same."""
 EXPERIMENTS_MAX: Final = 1000
+BEGUN_MAX: Final = 10_000
 
 
 class HttpBackend:
@@ -60,76 +60,87 @@ class HttpBackend:
     writing = nullcontext()
     rounding_ms = 1
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, policy: RequestPolicy | None = None) -> None:
         """Checks that an MLflow server answers which takes spans. Raises Transient- or FatalError."""
-        self._server = Server(uri.rstrip("/"))
-        version = self._server.version()
-        if version < OLDEST_SERVER:
-            raise FatalError(
-                f"{self._server.uri} runs MLflow {version}; spanferry needs {OLDEST_SERVER} or later: "
-                "upgrade the server, or let the worker write into its database"
-            )
-        if version.release[:2] > Version(VERSION).release[:2]:
-            _logger.warning(
-                "the server runs MLflow %s, this worker knows %s",
-                version,
-                VERSION,
-                extra=LogEvent.STORE_VERSION(),
-            )
-        self._store = RestStore(partial(credentials, self._server.uri))
-        self._check_api()
-        self._starters = ThreadPoolExecutor(STARTS_AT_ONCE, thread_name_prefix="mlflow-start")
+        policy = policy or RequestPolicy()
+        self._server = Server(uri.rstrip("/"), policy)
+        self._sender = SpanSender(self._server, policy)
+        self._begun: dict[str, None] = {}
+        """New traces of writes that failed half-way: those that have no spans yet are new still."""
+        try:
+            _check_version(self._server)
+            _check_api(self._server)
+        except BaseException:
+            self._server.close()
+            raise
 
     @property
     def store(self) -> Any:
-        return self._store
+        return self._server.store
 
     def ask(self, doing: str, request: Callable[[Any], _T]) -> _T:
-        return self._server.call(doing, lambda: request(self._store))
+        return self._server.call(doing, lambda: request(self.store))
 
     def infos(self, trace_ids: Sequence[str]) -> dict[str, TraceInfo]:
         found: dict[str, TraceInfo] = {}
         for start in range(0, len(trace_ids), IDS_MAX):
             ids = list(trace_ids[start : start + IDS_MAX])
-            request = partial(self._store.batch_get_trace_infos, ids)
-            for info in self._server.call("looking up traces", request):
-                found[info.trace_id] = info
+            for info in self.ask(
+                "looking up traces", lambda store, ids=ids: store.batch_get_trace_infos(ids)
+            ):
+                if info.trace_id not in self._begun or TraceTagKey.SPANS_LOCATION in info.tags:
+                    found[info.trace_id] = info
         return found
 
     def spans(self, info: TraceInfo) -> list[Span]:
         if TraceTagKey.SPANS_LOCATION not in info.tags:
             return []  # its record was written, its spans were not
-        if (stored := self._server.stored_spans(info.trace_id)) is not None:
-            return [Span.from_dict(span) for span in stored]
-        trace = self._server.call(
-            f"reading trace {info.trace_id}",
-            lambda: self._store.get_trace(info.trace_id, allow_partial=True),
-        )
-        return list(trace.data.spans)
+        return _stored_spans(self._server, info.trace_id)
 
     def write_new(self, infos: Sequence[TraceInfo], spans: Mapping[str, Sequence[Span]]) -> None:
-        list(self._starters.map(self.put_info, infos))
-        for experiment_id, some in calls(
-            infos, spans, bytes_max=CALL_BYTES_MAX, traces_max=CALL_TRACES_MAX
-        ):
-            self.add_spans(experiment_id, some)
-        disturbed = [i for i in infos if disturbed_ms(i, spans[i.trace_id]) > self.rounding_ms]
-        list(self._starters.map(self.put_info, disturbed))
+        for info in infos:
+            self._begun[info.trace_id] = None
+        while len(self._begun) > BEGUN_MAX:
+            self._begun.pop(next(iter(self._begun)), None)
+        refused = self._put_infos(infos)
+        experiments = {
+            info.trace_id: str(info.experiment_id)
+            for info in infos
+            if info.trace_id not in refused
+        }
+        loads = self._sender.send(experiments, spans)
+        refused |= loads.refused
+        again: list[TraceInfo] = []
+        for info in infos:
+            if info.trace_id in refused:
+                continue
+            if info.trace_id in loads.cut:
+                again.append(self._with_cost(info))
+            elif disturbed_ms(info, spans[info.trace_id]) > self.rounding_ms:
+                again.append(info)
+        refused |= self._put_infos(again)
+        for info in infos:
+            self._begun.pop(info.trace_id, None)
+        if refused:
+            raise RefusedError(refused)
 
     def add_spans(self, experiment_id: str, spans: Sequence[Span]) -> None:
-        request = ExportTraceServiceRequest()
-        scope = request.resource_spans.add().scope_spans.add()
-        scope.spans.extend(_to_proto(span) for span in spans)
-        self._server.send_spans(experiment_id, request)
+        by_trace: dict[str, list[Span]] = {}
+        for span in spans:
+            by_trace.setdefault(span.trace_id, []).append(span)
+        loads = self._sender.send(dict.fromkeys(by_trace, experiment_id), by_trace)
+        for error in loads.refused.values():
+            raise error
 
     def put_info(self, info: TraceInfo) -> None:
-        self._server.call(f"storing trace {info.trace_id}", lambda: self._store.start_trace(info))
+        for error in self._put_infos([info]).values():
+            raise error
 
     def add_assessment(self, assessment: Assessment) -> None:
         try:
-            self._server.call(
+            self.ask(
                 f"storing assessment {assessment.assessment_id}",
-                lambda: self._store.create_assessment(assessment),
+                lambda store: store.create_assessment(assessment),
             )
         except WorkerError:
             trace_id = assessment.trace_id or ""
@@ -137,7 +148,8 @@ class HttpBackend:
             known = {a.assessment_id for a in info.assessments} if info else set[str | None]()
             if assessment.assessment_id not in known:
                 raise
-            # another worker stored the same assessment between our look and our write
+            # another worker stored the same assessment between our look and our write, or the answer
+            # to our own write was lost
 
     def owners(self, assessment_ids: Sequence[str]) -> dict[str, str] | None:  # noqa: ARG002
         return None  # the API finds assessments by their trace only
@@ -156,22 +168,22 @@ class HttpBackend:
         found = self._search(condition, list(experiment_ids))
         if found:
             return found
-        every = self._server.call(
+        every = self.ask(
             "listing experiments",
-            lambda: self._store.search_experiments(max_results=EXPERIMENTS_MAX),
+            lambda store: store.search_experiments(max_results=EXPERIMENTS_MAX),
         )
         others = {experiment.experiment_id for experiment in every} - set(experiment_ids)
         return self._search(condition, sorted(others))
 
     def close(self) -> None:
-        self._starters.shutdown(wait=False, cancel_futures=True)
+        self._server.close()
 
     def _search(self, condition: str, experiment_ids: list[str]) -> list[TraceInfo]:
         if not experiment_ids:
             return []
-        infos, _ = self._server.call(
+        infos, _ = self.ask(
             "searching a client request id",
-            lambda: self._store.search_traces(
+            lambda store: store.search_traces(
                 locations=experiment_ids,
                 filter_string=condition,
                 max_results=5,
@@ -180,41 +192,80 @@ class HttpBackend:
         )
         return list(infos)
 
-    def _check_api(self) -> None:
-        """An empty OTLP request is taken without a trace of it by every server that takes spans."""
-        request = ExportTraceServiceRequest()
-        request.resource_spans.add()
-        try:
-            self._server.call(
-                "asking for the default experiment", lambda: self._store.get_experiment("0")
-            )
-            self._server.send_spans("0", request)
-        except PoisonError as error:
-            raise FatalError(f"{self._server.uri} does not take traces: {error}") from error
-        except TransientError as error:
-            if isinstance(error.__cause__, MlflowException) and is_access(error.__cause__):
-                raise FatalError(self._server.refused(403)) from error
-            raise
+    def _put_infos(self, infos: Sequence[TraceInfo]) -> dict[str, PoisonError]:
+        """Write records, many at once; a repeat writes the same. Returns which are refused, and why.
+
+        Raises TransientError where one of them could not be written now; others may be.
+        """
+        bodies = [(f"storing trace {info.trace_id}", _start_body(info)) for info in infos]
+        errors = self._server.post_all(TRACES_PATH, bodies)
+        away = [error for error in errors if isinstance(error, TransientError)]
+        if away:
+            raise max(away, key=lambda error: error.retry_after_s or 0.0)
+        return {
+            info.trace_id: error
+            for info, error in zip(infos, errors, strict=True)
+            if isinstance(error, PoisonError)
+        }
+
+    def _with_cost(self, info: TraceInfo) -> TraceInfo:
+        """With the cost of all stored spans: MLflow adds up only those that came in one request."""
+        stored = _stored_spans(self._server, info.trace_id)
+        nodes = aggregation_nodes(stored, SpanAttributeKey.LLM_COST)
+        if cost := aggregate_cost_from_span_nodes(nodes):
+            info.trace_metadata[TraceMetadataKey.COST] = json.dumps(cost)
+        return info
 
 
-def _to_proto(span: Span) -> Any:
-    """OTLP of a span. An integer beyond 64 bits, which OTLP cannot carry, goes as its digits."""
+def _start_body(info: TraceInfo) -> str:
+    """Of StartTraceV3, as MLflow's client makes it."""
+    body: str = message_to_json(StartTraceV3(trace=Trace(info, TraceData(spans=[])).to_proto()))
+    return body
+
+
+def _stored_spans(server: Server, trace_id: str) -> list[Span]:
+    if (stored := server.stored_spans(trace_id)) is not None:
+        return [Span.from_dict(span) for span in stored]
+    trace = server.call(
+        f"reading trace {trace_id}",
+        lambda: server.store.get_trace(trace_id, allow_partial=True),
+    )
+    return list(trace.data.spans)
+
+
+def _check_version(server: Server) -> None:
+    version = server.version()
+    if version < OLDEST_SERVER:
+        raise FatalError(
+            f"{server.uri} runs MLflow {version}; spanferry needs {OLDEST_SERVER} or later: "
+            "upgrade the server, or let the worker write into its database"
+        )
+    if version.release[:2] > Version(VERSION).release[:2]:
+        _logger.warning(
+            "the server runs MLflow %s, this worker knows %s",
+            version,
+            VERSION,
+            extra=LogEvent.STORE_VERSION(),
+        )
+
+
+def _check_api(server: Server) -> None:
+    """An empty OTLP request is taken without a trace of it by every server that takes spans.
+
+    Where it is not taken as gzip, spans go as they are: a proxy may have its own mind.
+    """
+    request = ExportTraceServiceRequest()
+    request.resource_spans.add()
     try:
-        return span.to_otel_proto()
-    except ValueError:
-        attributes: dict[str, Any] = dict(attribute_texts(span))
-        for key, text in attributes.items():
-            attributes[key] = json.dumps(_fitting(json.loads(text)), ensure_ascii=False)
-        data = span.to_dict()
-        data["attributes"] = attributes
-        return Span.from_dict(data).to_otel_proto()
-
-
-def _fitting(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _fitting(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_fitting(item) for item in value]
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return str(value)
-    return value
+        server.call("asking for the default experiment", lambda: server.store.get_experiment("0"))
+        try:
+            server.send_spans("0", request)
+        except PoisonError:
+            server.compresses = False
+            server.send_spans("0", request)
+    except PoisonError as error:
+        raise FatalError(f"{server.uri} does not take traces: {error}") from error
+    except TransientError as error:
+        if isinstance(error.__cause__, MlflowException) and is_access(error.__cause__):
+            raise FatalError(server.refused(403)) from error
+        raise

@@ -3,18 +3,21 @@
 # pyright: reportPrivateUsage=false
 
 import importlib
+import json
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from types import ModuleType
 from typing import Any, Final
 
+import requests
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from mlflow.entities import Link, LiveSpan, Span
 from mlflow.store.db import utils as db_utils
 from mlflow.store.tracking import sqlalchemy_store
+from mlflow.store.tracking.rest_store import RestStore
 from mlflow.store.tracking.utils.trace_analytics import (
     bounded_model_dimension,
     validate_session_id,
@@ -24,11 +27,15 @@ from mlflow.tracing.constant import GenAiSemconvKey, SpanAttributeKey
 from mlflow.tracing.otel import translation
 from mlflow.tracing.utils import truncation
 from mlflow.tracking._tracking_service import utils as tracking_utils
-from mlflow.utils import validation
+from mlflow.tracking.request_header import registry as header_registry
+from mlflow.utils import rest_utils, validation
+from mlflow.utils.proto_json_utils import parse_dict
 
 __all__ = [
     "TRANSLATORS",
     "AttachmentHolder",
+    "RestStoreOver",
+    "add_header_provider",
     "attribute_texts",
     "create_engine",
     "credentials",
@@ -38,6 +45,7 @@ __all__ = [
     "knows_revision",
     "latest_revision",
     "model_dimension",
+    "rest_response",
     "sanitize_attributes",
     "schema_revision",
     "session_of",
@@ -197,3 +205,56 @@ def knows_revision(revision: str) -> bool:
     except CommandError:
         return False
     return True
+
+
+class RestStoreOver(RestStore):
+    """MLflow's store for a tracking server, over a transport of ours.
+
+    `ask` takes method, path, and what MLflow asks for as JSON (a GET has it in its query); it gives a `requests.Response`.
+    """
+
+    def __init__(
+        self,
+        get_host_creds: Callable[[], Any],
+        ask: Callable[[str, str, str | None], requests.Response],
+    ) -> None:
+        super().__init__(get_host_creds)
+        self._ask = ask
+
+    def _call_endpoint(  # noqa: PLR0913 - MLflow's own signature
+        self,
+        api: Any,
+        json_body: str | None = None,
+        endpoint: str | None = None,
+        retry_timeout_seconds: int | None = None,  # noqa: ARG002
+        response_proto: Any = None,
+    ) -> Any:
+        self._validate_workspace_support_if_specified()
+        table = self._V3_METHOD_TO_INFO if api in self._V3_APIS else self._METHOD_TO_INFO
+        usual, method = table[api]
+        path = endpoint or usual
+        response = self._ask(method, path, json_body)
+        rest_utils.verify_rest_response(response, path)
+        message = response_proto or api.Response()
+        if response.status_code != 204:
+            parse_dict(json.loads(response.text), message)
+        return message
+
+
+def rest_response(status: int, text: str, *, verify_for: str = "") -> requests.Response:
+    """An answer as MLflow's client wants to see it. With `verify_for`, the path that was asked, raises
+    MlflowException for one that is an error."""
+    response = requests.Response()
+    response.status_code = status
+    response.encoding = "utf-8"
+    response._content = text.encode()
+    if verify_for:
+        rest_utils.verify_rest_response(response, verify_for)
+    return response
+
+
+def add_header_provider(provider: Any) -> None:
+    """Have MLflow send the headers of this provider, too, with all its requests to its server."""
+    providers: Any = header_registry._request_header_provider_registry
+    if provider not in list(providers):
+        providers.register(lambda: provider)

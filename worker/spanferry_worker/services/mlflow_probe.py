@@ -15,10 +15,12 @@ from packaging.version import Version
 
 from spanferry_worker.errors import WorkerError
 from spanferry_worker.services import mlflow_private as private
+from spanferry_worker.services.mlflow_databricks import DatabricksBackend
 from spanferry_worker.services.mlflow_http import HttpBackend
 from spanferry_worker.services.mlflow_server import Server
 from spanferry_worker.services.mlflow_sink import open_sink
 from spanferry_worker.services.mlflow_sql import check_schema, connect
+from spanferry_worker.stages.requests import RequestPolicy
 
 __all__ = ["ProbeFinding", "probe"]
 
@@ -46,7 +48,9 @@ class ProbeFinding(Struct, frozen=True):
     empty: bool = False
 
 
-def probe(tracking_uri: str, *, default_experiment: str) -> list[ProbeFinding]:
+def probe(
+    tracking_uri: str, *, default_experiment: str, http: RequestPolicy | None = None
+) -> list[ProbeFinding]:
     """Look behind a tracking URI. Blocks for some seconds at most, never raises, writes nothing.
 
     Call `prepare_environment` before this module is imported.
@@ -54,28 +58,47 @@ def probe(tracking_uri: str, *, default_experiment: str) -> list[ProbeFinding]:
     try:
         open_sink(tracking_uri, default_experiment=default_experiment)
         if urlsplit(tracking_uri).scheme.startswith("http"):
-            return _probe_server(tracking_uri.rstrip("/"), default_experiment)
+            return _probe_server(tracking_uri.rstrip("/"), default_experiment, http)
+        if urlsplit(tracking_uri).path.startswith("databricks") or tracking_uri.startswith("databricks:"):
+            return _probe_databricks(tracking_uri, default_experiment, http)
         return _probe_database(tracking_uri, default_experiment)
     except WorkerError as error:
         return [ProbeFinding(good=False, text=str(error))]
 
 
-def _probe_server(uri: str, default_experiment: str) -> list[ProbeFinding]:
-    version = Server(uri).version()
+def _probe_server(
+    uri: str, default_experiment: str, http: RequestPolicy | None
+) -> list[ProbeFinding]:
+    server = Server(uri, http)
+    try:
+        version = server.version()
+    finally:
+        server.close()
     same = version.release[:2] == Version(VERSION).release[:2]
-    findings = [_good(f"an MLflow server answers at {uri}")]
+    findings = [_good(f"an MLflow server answers at {server.uri}")]
     if same:
         findings.append(_good(f"it runs MLflow {version}, this worker has {VERSION}"))
     else:
         text = f"it runs MLflow {version}, this worker was tested with {VERSION}: use the same"
         findings.append(ProbeFinding(good=False, text=text))
-    backend = HttpBackend(uri)
+    backend = HttpBackend(uri, http)
     try:
         findings.append(_good("it takes spans"))
         experiment = _ask_experiment(backend.store, default_experiment)
     finally:
         backend.close()
     return [*findings, _judge_experiment(default_experiment, experiment)]
+
+
+def _probe_databricks(
+    uri: str, default_experiment: str, http: RequestPolicy | None
+) -> list[ProbeFinding]:
+    backend = DatabricksBackend(uri, http)
+    try:
+        experiment = _ask_experiment(backend.store, default_experiment)
+    finally:
+        backend.close()
+    return [_good("Databricks answers"), _judge_experiment(default_experiment, experiment)]
 
 
 def _ask_experiment(store: Any, name: str) -> tuple[str, str] | None:

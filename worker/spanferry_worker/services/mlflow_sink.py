@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 from spanferry_schemas import trace_id_text
 from spanferry_worker.errors import FatalError
 from spanferry_worker.services.mlflow_environment import prepare_environment
+from spanferry_worker.stages.requests import RequestPolicy
 from spanferry_worker.stages.trace import AssembledTrace
 from spanferry_worker.telemetry import LogEvent
+from spanferry_worker.text import without_userinfo
 
 if TYPE_CHECKING:
     from spanferry_worker.services.mlflow_artifacts import Artifacts
@@ -32,7 +34,7 @@ CLOSE_S: Final = 10.0
 _SQL_SCHEMES: Final = frozenset({"postgresql", "mysql", "sqlite"})
 _HTTP_SCHEMES: Final = frozenset({"http", "https"})
 _ADVICE: Final = (
-    "use MLflow's database (postgresql://…, mysql://…, sqlite:///…) or its server (http://…)"
+    "use MLflow's database (postgresql://…, mysql://…, sqlite:///…), its server (http://…) or databricks"
 )
 
 
@@ -44,6 +46,7 @@ def open_sink(
     artifact_root: str | None = None,
     artifact_server: str = "",
     bulk: bool = True,
+    http: RequestPolicy | None = None,
 ) -> "MlflowSink":
     """A sink for the tracking URI, not connected yet: that is what its open() does.
 
@@ -51,6 +54,7 @@ def open_sink(
     where experiments made by the worker keep artifacts; None means where the default experiment
     of the database has its own. `artifact_server` is the MLflow server that serves them, where that
     is not the tracking URI. Without `bulk` a database is written to by MLflow's own code alone.
+    `http` says how a tracking server may be asked.
     Raises FatalError for a URI that no sink can serve.
     """
     scheme = urlsplit(tracking_uri).scheme.partition("+")[0].lower()
@@ -69,15 +73,21 @@ def open_sink(
         def open_http() -> "Backend":
             from spanferry_worker.services.mlflow_http import HttpBackend  # noqa: PLC0415
 
-            return HttpBackend(tracking_uri)
+            return HttpBackend(tracking_uri, http)
 
         return MlflowSink(open_http, tracking_uri, default_experiment, concurrency)
-    if scheme.startswith("databricks") or tracking_uri == "databricks":
-        raise FatalError(
-            f"the tracking URI {tracking_uri!r}: Databricks is not supported yet; {_ADVICE}"
-        )
+    if scheme == "databricks" or tracking_uri == "databricks":
+
+        def open_databricks() -> "Backend":
+            from spanferry_worker.services.mlflow_databricks import (  # noqa: PLC0415
+                DatabricksBackend,
+            )
+
+            return DatabricksBackend(tracking_uri, http)
+
+        return MlflowSink(open_databricks, tracking_uri, default_experiment, concurrency)
     raise FatalError(
-        f"the tracking URI {tracking_uri!r} cannot hold traces written by workers: {_ADVICE}"
+        f"the tracking URI {without_userinfo(tracking_uri)!r} cannot hold traces written by workers: {_ADVICE}"
     )
 
 

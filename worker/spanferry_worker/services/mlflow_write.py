@@ -1,7 +1,7 @@
 """Storing a batch: new traces the cheap way, known ones merged, feedback where its trace is."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import methodcaller
 from typing import Final
 
@@ -10,11 +10,11 @@ from mlflow.tracing.constant import TraceMetadataKey
 
 import spanferry_schemas as wire
 from spanferry_schemas import trace_id_text
-from spanferry_worker.errors import PoisonError, TraceNotFoundError
+from spanferry_worker.errors import PartlyRefusedError, PoisonError, TraceNotFoundError
 from spanferry_worker.services.mlflow_artifacts import Artifacts
 from spanferry_worker.services.mlflow_backend import Backend
 from spanferry_worker.services.mlflow_build import EntityBuilder, prompt_versions
-from spanferry_worker.services.mlflow_errors import is_missing
+from spanferry_worker.services.mlflow_errors import RefusedError, is_missing
 from spanferry_worker.services.mlflow_merge import (
     Change,
     is_restored,
@@ -66,34 +66,58 @@ class Writer:
             list({trace_id_text(t.trace_id) for t in batch if t.trace_id is not None})
         )
         new: dict[str, AssembledTrace] = {}
-        rest: list[AssembledTrace] = []
-        for trace in batch:
+        rest: list[int] = []
+        for place, trace in enumerate(batch):
             if trace.trace_id is None:
-                rest.append(trace)
+                rest.append(place)
                 continue
             trace_id = trace_id_text(trace.trace_id)
             if trace.spans and trace_id not in stored and trace_id not in new:
                 new[trace_id] = trace
             else:
-                rest.append(trace)
-        if new:
-            self._write_new(new)
-        for trace in rest:
-            with self._backend.writing:
-                if trace.trace_id is None:
-                    self._assess_by_request(trace)
-                else:
-                    self._merge(trace, stored.get(trace_id_text(trace.trace_id)))
+                rest.append(place)
+        refused = self._write_new(new) if new else {}
+        errors = {
+            place: refused[trace_id_text(trace.trace_id)]
+            for place, trace in enumerate(batch)
+            if trace.trace_id is not None and trace_id_text(trace.trace_id) in refused
+        }
+        errors |= self._write_rest(batch, rest, stored)
+        if errors and len(batch) == 1:
+            raise errors[0]
+        if errors:
+            raise PartlyRefusedError(errors)
 
-    def _write_new(self, traces: dict[str, AssembledTrace]) -> None:
+    def _write_rest(
+        self,
+        batch: Sequence[AssembledTrace],
+        rest: Sequence[int],
+        stored: Mapping[str, TraceInfo],
+    ) -> dict[int, PoisonError]:
+        """One by one what is no new trace. Returns errors by place in the batch."""
+        errors: dict[int, PoisonError] = {}
+        for place in rest:
+            trace = batch[place]
+            try:
+                with self._backend.writing:
+                    if trace.trace_id is None:
+                        self._assess_by_request(trace)
+                    else:
+                        self._merge(trace, stored.get(trace_id_text(trace.trace_id)))
+            except PoisonError as error:
+                errors[place] = error
+        return errors
+
+    def _write_new(self, traces: dict[str, AssembledTrace]) -> dict[str, PoisonError]:
+        """Returns errors by trace id, where some are refused and the others stored."""
         rows = self._made_rows(traces)
         bulk = self._backend.bulk
         with self._backend.writing:
             inserted = frozenset[str]() if bulk is None else bulk.insert(rows)
             left = {key: trace for key, trace in traces.items() if key not in inserted}
-            if left:
-                self._write_one_by_one(left)
-            self._complete_new(traces)
+            refused = self._write_one_by_one(left) if left else {}
+            self._complete_new({k: one for k, one in traces.items() if k not in refused})
+            return refused
 
     def _made_rows(self, traces: dict[str, AssembledTrace]) -> list[TraceRows]:
         """For the fast way, where there is one: rows of all that may go it."""
@@ -108,15 +132,20 @@ class Writer:
                 rows.append(made)
         return rows
 
-    def _write_one_by_one(self, traces: dict[str, AssembledTrace]) -> None:
-        """By MLflow's own methods."""
+    def _write_one_by_one(self, traces: dict[str, AssembledTrace]) -> dict[str, PoisonError]:
+        """By MLflow's own methods. Returns errors by trace id."""
         infos: list[TraceInfo] = []
         spans: dict[str, list[Span]] = {}
+        refused: dict[str, PoisonError] = {}
         for trace_id, trace in traces.items():
+            try:
+                experiment_id = self._resolver.experiment_id(trace.trace)
+            except PoisonError as error:
+                refused[trace_id] = error
+                continue
             entities = [
                 self._builder.spans.entity(trace.trace_id or b"", span) for span in trace.spans
             ]
-            experiment_id = self._resolver.experiment_id(trace.trace)
             info = self._builder.new_info(
                 trace_id,
                 trace,
@@ -126,7 +155,11 @@ class Writer:
             )
             infos.append(info)
             spans[trace_id] = entities
-        self._backend.write_new(infos, spans)
+        try:
+            self._backend.write_new(infos, spans)
+        except RefusedError as error:
+            refused |= error.refused
+        return refused
 
     def _complete_new(self, traces: dict[str, AssembledTrace]) -> None:
         """What comes after a new trace's rows."""
@@ -152,7 +185,8 @@ class Writer:
         info = info or self._backend.infos([trace_id]).get(trace_id)
         if info is None:
             if trace.spans:  # deleted meanwhile, or never finished: it is new
-                self._write_new({trace_id: trace})
+                for error in self._write_new({trace_id: trace}).values():
+                    raise error
                 return
             raise TraceNotFoundError(
                 f"MLflow has no trace {trace_id}: what belongs to it (feedback, tags) waits in the "

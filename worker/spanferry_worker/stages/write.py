@@ -1,7 +1,7 @@
 """write: which traces go to the store together, when to try again, and how to find the culprit."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -234,7 +234,8 @@ class WaitingRoom:
 class Bisection:
     """Finds what the store refuses in a batch: ask for `part`, write it, say how it went.
 
-    A refused part is halved; a refused part of one is a culprit. The order of traces is kept.
+    A refused part is halved; a refused part of one is a culprit. The order of traces is kept. A store that
+    names whom it refuses, and has stored the others, spares that.
     """
 
     def __init__(self, batch: Sequence[Queued]) -> None:
@@ -259,6 +260,12 @@ class Bisection:
         middle = len(part) // 2
         self._parts += [part[middle:], part[:middle]]
         return None
+
+    def partly(self, refused: Container[int]) -> list[Queued]:
+        """All of the part is stored but those at these places, who are culprits; returns the stored ones."""
+        part = self._parts.pop()
+        self.culprits += [item for place, item in enumerate(part) if place in refused]
+        return [item for place, item in enumerate(part) if place not in refused]
 
     def narrow(self, keep: Callable[[Queued], bool]) -> None:
         """Leave out of the part what is not wanted any more."""

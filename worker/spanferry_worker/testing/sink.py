@@ -6,7 +6,12 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from spanferry_schemas import Assessment, Attachment, Span, TracePart
-from spanferry_worker.errors import PoisonError, TraceNotFoundError, TransientError
+from spanferry_worker.errors import (
+    PartlyRefusedError,
+    PoisonError,
+    TraceNotFoundError,
+    TransientError,
+)
 from spanferry_worker.stages.parts import merge_parts
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 
@@ -30,7 +35,8 @@ class MemorySink:
 
     Faults, to be set by the test: `transient_failures` (that many calls fail, nothing is stored),
     `after_failures` (that many calls store everything and fail then, as a lost answer does), `poison`
-    (traces for which it is true are refused), `delay_s` (every call takes so long), `blocked` (while
+    (traces for which it is true are refused; with `names_refused` by name, and all others are stored),
+    `retry_after_s` (what a failing call asks for), `delay_s` (every call takes so long), `blocked` (while
     this event is clear no call ends).
 
     `particular`: as MLflow it takes feedback and tags only for a trace that it has, else it raises
@@ -56,6 +62,8 @@ class MemorySink:
         self.after_failures = 0
         self.open_failures = 0
         self.poison: Callable[[AssembledTrace], bool] = lambda _: False
+        self.names_refused = False
+        self.retry_after_s: float | None = None
         self.delay_s = 0.0
         self.blocked = asyncio.Event()
         self.blocked.set()
@@ -95,11 +103,19 @@ class MemorySink:
         await self.blocked.wait()
         if self.transient_failures:
             self.transient_failures -= 1
-            raise TransientError("the store is away")
-        if any(map(self.poison, batch)):
+            raise TransientError("the store is away", retry_after_s=self.retry_after_s)
+        refused = {
+            place: PoisonError("the store refuses this trace")
+            for place, trace in enumerate(batch)
+            if self.poison(trace)
+        }
+        if refused and not (self.names_refused and len(batch) > 1):
             raise PoisonError("the store refuses a trace of this batch")
-        for trace in batch:
-            self._store(trace)
+        for place, trace in enumerate(batch):
+            if place not in refused:
+                self._store(trace)
+        if refused:
+            raise PartlyRefusedError(refused)
         if self.after_failures:
             self.after_failures -= 1
             raise TransientError("the answer was lost")

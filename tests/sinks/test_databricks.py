@@ -1,0 +1,191 @@
+"""Databricks, as far as MLflow's client and its protocol say what that is: the service is not to be had here.
+
+A real `mlflow server` stands for the records. The gateway before it does what Databricks does otherwise:
+spans are a file, whose address it gives for each upload; there is no OTLP and no look-up of many traces.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from spanferry_schemas import TracePart
+from spanferry_worker.errors import FatalError, PartlyRefusedError, TransientError
+from spanferry_worker.services import mlflow_databricks
+from spanferry_worker.services.mlflow_sink import open_sink
+from spanferry_worker.stages.requests import RequestPolicy
+from tests.services.mlflow import MlflowServer
+from tests.sinks.conftest import OpenSink, Place
+from tests.sinks.gateway import Answer, Gateway, Seen, gateway
+from tests.sinks.stores import feedback, five_spans, ids, late, span, trace
+
+pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+
+TOKEN = "canary-s3cret"
+EXPERIMENT = "/Shared/traces"
+FOLDER = "dbfs:/databricks/mlflow-tracking"
+AWS = "AWS_PRESIGNED_URL"
+
+
+class Workspace:
+    """The rule of a gateway, and the files that it keeps."""
+
+    def __init__(self, way: Gateway) -> None:
+        self._way = way
+        self.files: dict[str, bytes] = {}
+        self.refuses: dict[str, Answer | str] = {}
+        """Answers by the end of a path."""
+
+    def __call__(self, seen: Seen) -> Answer | str | None:
+        path = seen.path.partition("?")[0]
+        for end, answer in self.refuses.items():
+            if path.endswith(end):
+                return answer
+        if path.startswith("/files/"):
+            assert "Authorization" not in seen.headers, "an address that lets in by itself"
+            return self._file(seen, path)
+        assert seen.headers["Authorization"] == f"Bearer {TOKEN}"
+        if "credentials-for-data" in path:
+            trace_id = path.split("/")[-2]
+            info = {"signed_uri": f"{self._way.uri}/files/{trace_id}", "type": AWS, "headers": []}
+            return Answer(200, body=json.dumps({"credential_info": info}).encode())
+        if path.startswith("/v1/traces") or path.endswith("batchGetInfos") or "/api/4.0/" in path:
+            error = {"error_code": "ENDPOINT_NOT_FOUND", "message": path}
+            return Answer(404, body=json.dumps(error).encode())
+        given = self._way.forward(seen)
+        return given._replace(body=given.body.replace(b"mlflow-artifacts:", FOLDER.encode()))
+
+    def _file(self, seen: Seen, path: str) -> Answer:
+        if seen.method == "PUT":
+            self.files[path] = seen.body
+            return Answer(200)
+        return Answer(200, body=self.files[path]) if path in self.files else Answer(404)
+
+    def spans(self, trace_id: bytes | None) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(
+            self.files[f"/files/tr-{(trace_id or b'').hex()}"]
+        )["spans"]
+        return found
+
+
+@pytest.fixture
+def workspace(
+    mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Gateway, Workspace]]:
+    with gateway(mlflow_server.uri) as way:
+        made = Workspace(way)
+        way.rule = made
+        monkeypatch.setenv("DATABRICKS_HOST", way.uri)
+        monkeypatch.setenv("DATABRICKS_TOKEN", TOKEN)
+        monkeypatch.setenv("DATABRICKS_AUTH_TYPE", "pat")
+        yield way, made
+
+
+@pytest.fixture
+def stored(mlflow_server: MlflowServer, tmp_path: Any) -> Iterator[Place]:
+    place = Place("server", mlflow_server.uri, mlflow_server.backend_uri, tmp_path)
+    yield place
+    place.close()
+
+
+async def test_a_record_and_a_file_for_each_trace_and_late_parts_merged(
+    workspace: tuple[Gateway, Workspace], stored: Place, opened: OpenSink
+) -> None:
+    way, made = workspace
+    sink = await opened("databricks", default_experiment=EXPERIMENT)
+    part = TracePart(tags={"a": "b"}, metadata={"mlflow.trace.session": "s"}, client_request_id="r")
+    root, early, more = ids(3)
+    front = trace([span(root), span(early, root)], part=part, complete=False)
+    batch = [five_spans(part=part, assessments=[feedback()]) for _ in range(3)]
+    await sink.write([*batch, front])
+    for one in batch:
+        info = stored.info(one.trace_id or b"")
+        assert (info.state.value, info.tags["a"], info.trace_metadata["mlflow.trace.session"]) == (
+            "OK", "b", "s",
+        )  # fmt: skip
+        assert json.loads(info.trace_metadata["mlflow.trace.sizeStats"])["num_spans"] == 5
+        assert len(info.assessments) == 1
+        names = {each["name"] for each in made.spans(one.trace_id)}
+        assert names == {"agent", "child"}
+        assert len(made.spans(one.trace_id)) == 5
+    before = dict(made.files)
+    written = len([one for one in way.seen if one.method == "PUT"])
+    await sink.write([*batch, front])
+    assert made.files == before
+    assert len([one for one in way.seen if one.method == "PUT"]) == written
+
+    await sink.write([late(front, spans=[span(more, root, at_ms=2)], part=part)])
+    assert len(made.spans(front.trace_id)) == 3
+    info = stored.info(front.trace_id or b"")
+    assert json.loads(info.trace_metadata["mlflow.trace.sizeStats"])["num_spans"] == 3
+    assert TOKEN not in repr(info)
+
+
+async def test_half_of_a_batch_is_completed_and_who_is_refused_is_named(
+    workspace: tuple[Gateway, Workspace], stored: Place, opened: OpenSink
+) -> None:
+    _, made = workspace
+    sink = await opened("databricks", default_experiment=EXPERIMENT)
+    batch = [five_spans() for _ in range(3)]
+    second = f"tr-{(batch[1].trace_id or b'').hex()}"
+    made.refuses[second] = Answer(503)
+    made.refuses["credentials-for-data-upload"] = Answer(503)
+    with pytest.raises(TransientError) as away:
+        await sink.write(batch)
+    assert TOKEN not in str(away.value)
+    made.refuses.clear()
+    await sink.write(batch)
+    assert [len(made.spans(one.trace_id)) for one in batch] == [5, 5, 5]
+
+    more = [five_spans() for _ in range(3)]
+    made.refuses[f"/files/tr-{(more[1].trace_id or b'').hex()}"] = Answer(413)
+    with pytest.raises(PartlyRefusedError) as refused:
+        await sink.write(more)
+    assert list(refused.value.refused) == [1]
+    assert [len(made.spans(one.trace_id)) for one in (more[0], more[2])] == [5, 5]
+
+
+async def test_each_kind_of_request_has_its_pace(
+    workspace: tuple[Gateway, Workspace], opened: OpenSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paces: list[tuple[float | None, int]] = []
+    taken: dict[int, int] = {}
+    original = mlflow_databricks.RequestPace
+
+    class Counted(original):  # type: ignore[misc,valid-type]
+        def __init__(self, per_s: float | None) -> None:
+            super().__init__(per_s)
+            paces.append((per_s, id(self)))
+
+        def take(self, now_s: float) -> float:
+            taken[id(self)] = taken.get(id(self), 0) + 1
+            super().take(now_s)
+            return 0.0
+
+    monkeypatch.setattr(mlflow_databricks, "RequestPace", Counted)
+    sink = await opened("databricks", default_experiment=EXPERIMENT)
+    await sink.write([five_spans() for _ in range(4)])
+    assert [per_s for per_s, _ in paces] == [50.0, 50.0, 50.0, 25.0]
+    writes, reads, files, searches = (taken.get(key, 0) for _, key in paces)
+    assert (writes, reads, files, searches) == (4, 4, 4, 0)
+    await opened("databricks", default_experiment=EXPERIMENT, http=RequestPolicy(requests_per_s=5))
+    assert [per_s for per_s, _ in paces[4:]] == [5.0, 5.0, 5.0, 5.0]
+
+
+async def test_a_workspace_that_lets_nobody_in(
+    workspace: tuple[Gateway, Workspace], opened: OpenSink
+) -> None:
+    _, made = workspace
+    error = {"error_code": "UNAUTHENTICATED", "message": f"bad token {TOKEN[:6]}"}
+    made.refuses["/experiments/search"] = Answer(401, body=json.dumps(error).encode())
+    with pytest.raises(FatalError, match="DATABRICKS_TOKEN") as caught:
+        await opened("databricks", default_experiment=EXPERIMENT)
+    assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["databricks-uc", "file:///x", "mssql://me:canary@db/x"])
+def test_what_no_sink_serves_is_said_and_no_secret(uri: str) -> None:
+    with pytest.raises(FatalError, match="cannot hold traces") as caught:
+        open_sink(uri, default_experiment="x")
+    assert "canary" not in str(caught.value)

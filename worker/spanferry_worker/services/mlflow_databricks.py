@@ -1,0 +1,250 @@
+"""Into Databricks, by MLflow's own client: a request for each trace's record, a file for its spans.
+
+Traces go into MLflow experiments; Unity Catalog's tables are another way, which is not served. The file
+goes where Databricks says, by MLflow's own artifact store. Databricks limits a workspace: to 200
+creations, 200 downloads and 25 searches a second by docs.databricks.com/aws/en/mlflow3/genai/tracing/faq,
+to 60 requests a second, and 50 with production monitoring, by …/tracing/reference/tracing-deployment there.
+The least of them are our defaults, `http.requests_per_s` sets another; each worker process counts for itself.
+
+Tested against a stub of the REST API, not against the service. Two workers that add spans to the same
+trace at the same moment may lose spans of one: the file is read, changed and written.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import Any, Final, TypeVar
+
+import requests
+from mlflow.entities import Span, TraceData, TraceInfo
+from mlflow.entities.assessment import Assessment
+from mlflow.exceptions import MlflowTraceDataNotFound
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.tracking.databricks_rest_store import DatabricksTracingRestStore
+from mlflow.tracing.utils import TraceJSONEncoder
+from mlflow.tracing.utils.artifact_utils import get_artifact_uri_for_trace
+from mlflow.utils.databricks_utils import get_databricks_host_creds
+from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
+
+from spanferry_worker.errors import FatalError, PoisonError, TransientError, WorkerError
+from spanferry_worker.services.mlflow_errors import (
+    RefusedError,
+    error_code,
+    is_access,
+    is_missing,
+    to_worker_error,
+)
+from spanferry_worker.services.mlflow_http import HTTP_LIMITS
+from spanferry_worker.stages.requests import RequestPace, RequestPolicy
+
+__all__ = ["DatabricksBackend"]
+
+_T = TypeVar("_T")
+
+REQUESTS_PER_S: Final = 50.0
+"""Of each kind: records written, records read, files."""
+SEARCHES_PER_S: Final = 25.0
+_PERMANENT: Final = frozenset({400, 404, 411, 413, 414, 422})
+"""Answers to an upload that stay what they are."""
+
+
+class DatabricksBackend:
+    """Backend over one workspace. The tracking URI is `databricks` or `databricks://profile`."""
+
+    limits = HTTP_LIMITS
+    bulk = None
+    writing = nullcontext()
+    rounding_ms = 0
+
+    def __init__(self, uri: str, policy: RequestPolicy | None = None) -> None:
+        """Checks that the workspace lets us in. Raises Transient- or FatalError."""
+        policy = policy or RequestPolicy()
+        self._workspace = _Workspace(uri, policy.requests_per_s or REQUESTS_PER_S)
+        self._workspace.check()
+        self._threads = ThreadPoolExecutor(
+            policy.requests_at_once_max, thread_name_prefix="databricks"
+        )
+
+    @property
+    def store(self) -> Any:
+        return self._workspace.store
+
+    def ask(self, doing: str, request: Callable[[Any], _T]) -> _T:
+        return self._workspace.write(doing, request)
+
+    def infos(self, trace_ids: Sequence[str]) -> dict[str, TraceInfo]:
+        found = self._threads.map(self._workspace.info, trace_ids)
+        return {info.trace_id: info for info in found if info is not None}
+
+    def spans(self, info: TraceInfo) -> list[Span]:
+        return self._workspace.spans(info)
+
+    def write_new(self, infos: Sequence[TraceInfo], spans: Mapping[str, Sequence[Span]]) -> None:
+        def write(info: TraceInfo) -> WorkerError | None:
+            try:
+                self._workspace.upload(self._start(info), spans[info.trace_id])
+            except (PoisonError, TransientError) as error:
+                return error
+            return None
+
+        errors = list(self._threads.map(write, infos))
+        for error in errors:
+            if isinstance(error, TransientError):
+                raise error
+        refused = {
+            info.trace_id: error
+            for info, error in zip(infos, errors, strict=True)
+            if isinstance(error, PoisonError)
+        }
+        if refused:
+            raise RefusedError(refused)
+
+    def add_spans(self, experiment_id: str, spans: Sequence[Span]) -> None:  # noqa: ARG002
+        info = self._workspace.info(spans[0].trace_id)
+        if info is None:
+            raise TransientError(f"trace {spans[0].trace_id} has gone while spans came for it")
+        union = {span.span_id: span for span in (*self.spans(info), *spans)}
+        self._workspace.upload(info, list(union.values()))
+
+    def put_info(self, info: TraceInfo) -> None:
+        self._start(info)
+
+    def add_assessment(self, assessment: Assessment) -> None:
+        self.ask(
+            f"storing assessment {assessment.assessment_id}",
+            lambda store: store.create_assessment(assessment),
+        )
+
+    def owners(self, assessment_ids: Sequence[str]) -> dict[str, str] | None:  # noqa: ARG002
+        return None
+
+    def newest_traces(
+        self,
+        client_request_id: str,
+        experiment_ids: Sequence[str],
+        around_ms: int,  # noqa: ARG002 - the service sorts
+    ) -> list[TraceInfo]:
+        """Searches the experiments that this worker writes to; a workspace has too many to search all."""
+        quote = '"' if "'" in client_request_id else "'"
+        if quote in client_request_id or not experiment_ids:
+            return []
+        condition = f"attributes.client_request_id = {quote}{client_request_id}{quote}"
+        return self._workspace.search(condition, experiment_ids)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, info: TraceInfo) -> TraceInfo:
+        """Write a record; returns it with what Databricks has added. Where it is, it may stay as it was."""
+        try:
+            return self.ask(f"storing trace {info.trace_id}", lambda store: store.start_trace(info))
+        except PoisonError as error:
+            there = error.__cause__ is not None and "ALREADY_EXISTS" in error_code(error.__cause__)
+            stored = self._workspace.info(info.trace_id) if there else None
+            if stored is None:
+                raise
+            return stored
+
+
+class _Workspace:
+    """Requests to one workspace, each kind at its pace, with errors as ours. Used by several threads."""
+
+    def __init__(self, uri: str, per_s: float) -> None:
+        self._uri = uri
+        self._writes, self._reads, self._files = _Pace(per_s), _Pace(per_s), _Pace(per_s)
+        self._searches = _Pace(min(per_s, SEARCHES_PER_S))
+        self.store: Any = DatabricksTracingRestStore(lambda: get_databricks_host_creds(uri))
+
+    def check(self) -> None:
+        """Raises FatalError where the workspace does not let us in, TransientError where it is away."""
+        try:
+            self.store.search_experiments(max_results=1)
+        except Exception as error:
+            ours = to_worker_error(error, "asking Databricks for experiments")
+            if is_access(error) or isinstance(ours, PoisonError):
+                raise FatalError(
+                    f"{ours}. Set DATABRICKS_HOST and DATABRICKS_TOKEN, or name a profile that "
+                    "`databricks auth login` has made: databricks://profile"
+                ) from error
+            raise ours from error
+
+    def write(self, doing: str, request: Callable[[Any], _T]) -> _T:
+        """Anything that MLflow's store does."""
+        return _asked(doing, self._writes, lambda: request(self.store))
+
+    def info(self, trace_id: str) -> TraceInfo | None:
+        """A trace's record, None where there is none."""
+        try:
+            info: TraceInfo = _asked(
+                "looking up traces", self._reads, lambda: self.store.get_trace_info(trace_id)
+            )
+        except PoisonError as error:
+            if error.__cause__ is not None and is_missing(error.__cause__):
+                return None
+            raise
+        return info
+
+    def search(self, condition: str, experiment_ids: Sequence[str]) -> list[TraceInfo]:
+        """The newest traces for which it is true."""
+        infos, _ = _asked(
+            "searching a client request id",
+            self._searches,
+            lambda: self.store.search_traces(
+                locations=list(experiment_ids),
+                filter_string=condition,
+                max_results=5,
+                order_by=["timestamp_ms DESC"],
+            ),
+        )
+        return list(infos)
+
+    def spans(self, info: TraceInfo) -> list[Span]:
+        """What its file has; none where there is no file."""
+        doing = f"reading trace {info.trace_id}"
+        try:
+            data = _asked(doing, self._files, lambda: self._file(info).download_trace_data())
+        except PoisonError as error:
+            if isinstance(error.__cause__, MlflowTraceDataNotFound):
+                return []  # its record was written, its spans were not
+            raise
+        return list(TraceData.from_dict(data).spans)
+
+    def upload(self, info: TraceInfo, spans: Sequence[Span]) -> None:
+        """Write its file."""
+        data = TraceData(spans=list(spans)).to_dict()
+        text = json.dumps(data, cls=TraceJSONEncoder, ensure_ascii=False)
+        doing = f"storing spans of trace {info.trace_id}"
+        _asked(doing, self._files, lambda: self._file(info).upload_trace_data(text))
+
+    def _file(self, info: TraceInfo) -> Any:
+        folder = add_databricks_profile_info_to_artifact_uri(
+            get_artifact_uri_for_trace(info), self._uri
+        )
+        return get_artifact_repository(folder, tracking_uri=self._uri)
+
+
+class _Pace:
+    """Lets so many requests a second through; the others wait in their threads."""
+
+    def __init__(self, per_s: float) -> None:
+        self._pace = RequestPace(per_s)
+        self._lock = threading.Lock()
+
+    def wait(self) -> None:
+        with self._lock:
+            wait_s = self._pace.take(time.monotonic())
+        time.sleep(wait_s)
+
+
+def _asked(doing: str, pace: _Pace, request: Callable[[], _T]) -> _T:
+    pace.wait()
+    try:
+        return request()
+    except Exception as error:
+        answer: Any = getattr(error, "response", None)
+        if isinstance(error, requests.HTTPError) and answer.status_code in _PERMANENT:
+            raise PoisonError(f"{doing}: {error}") from error
+        raise to_worker_error(error, doing) from error

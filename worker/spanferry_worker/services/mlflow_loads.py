@@ -1,0 +1,211 @@
+"""Which spans go to a tracking server in one request, and what becomes of those that it does not take."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mlflow.entities import Span
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from spanferry_worker.errors import PoisonError
+from spanferry_worker.services.http_client import TimedOutError
+from spanferry_worker.services.mlflow_private import attribute_texts
+from spanferry_worker.services.mlflow_server import Server, TooLargeError
+from spanferry_worker.stages.requests import RequestPolicy, SizeLimit
+
+__all__ = ["Load", "Loads", "SpanSender"]
+
+
+class Load(NamedTuple):
+    """What one request carries: spans of traces of one experiment, by trace id."""
+
+    experiment_id: str
+    pieces: Mapping[str, Sequence[Span]]
+
+    @property
+    def spans(self) -> list[Span]:
+        return [span for piece in self.pieces.values() for span in piece]
+
+    @property
+    def size(self) -> int:
+        """Text of attributes, in characters."""
+        return sum(map(_size, self.spans))
+
+
+class Loads:
+    """The loads of one write: ask for `load`, send it, say how it went.
+
+    A load that is refused is halved until the trace is alone that is to blame; one that is too large is
+    halved as well, at last between the spans of a trace.
+    """
+
+    def __init__(
+        self,
+        experiments: Mapping[str, str],
+        spans: Mapping[str, Sequence[Span]],
+        *,
+        bytes_max: int,
+        traces_max: int,
+    ) -> None:
+        """Experiment ids and spans by trace id. `bytes_max` counts the text of attributes; a trace with
+        more goes in several loads."""
+        self.refused: dict[str, PoisonError] = {}
+        """Errors by trace id."""
+        self.cut: set[str] = set()
+        """Traces whose spans go, or went, in more than one load."""
+        self._left = _packed(experiments, spans, bytes_max=bytes_max, traces_max=traces_max)
+        self._left.reverse()
+        seen: set[str] = set()
+        for each in self._left:
+            self.cut |= seen & each.pieces.keys()
+            seen |= each.pieces.keys()
+
+    @property
+    def load(self) -> Load | None:
+        """What to send next; None at the end."""
+        return self._left[-1] if self._left else None
+
+    def accepted(self) -> None:
+        """The load is stored."""
+        self._left.pop()
+
+    def refuse(self, error: PoisonError) -> None:
+        """The server refuses the load, whatever its size."""
+        load = self._left.pop()
+        if len(load.pieces) > 1:
+            self._left += _between_traces(load)
+            return
+        (trace_id,) = load.pieces
+        self.refused[trace_id] = error
+        kept: list[Load] = []
+        for other in self._left:
+            pieces = {key: piece for key, piece in other.pieces.items() if key != trace_id}
+            if pieces:
+                kept.append(other._replace(pieces=pieces))
+        self._left = kept
+
+    def halve(self) -> bool:
+        """The load is too large. False, and nothing is changed, where it is a single span."""
+        load = self._left[-1]
+        if len(load.pieces) > 1:
+            self._left[-1:] = _between_traces(load)
+            return True
+        ((trace_id, spans),) = load.pieces.items()
+        if len(spans) == 1:
+            return False
+        middle = len(spans) // 2
+        self.cut.add(trace_id)
+        self._left[-1:] = [
+            load._replace(pieces={trace_id: half}) for half in (spans[middle:], spans[:middle])
+        ]
+        return True
+
+
+def _size(span: Span) -> int:
+    return sum(len(text) for text in attribute_texts(span).values())
+
+
+def _between_traces(load: Load) -> list[Load]:
+    """Its halves, the first one last."""
+    items = list(load.pieces.items())
+    middle = len(items) // 2
+    return [load._replace(pieces=dict(half)) for half in (items[middle:], items[:middle])]
+
+
+def _packed(
+    experiments: Mapping[str, str],
+    spans: Mapping[str, Sequence[Span]],
+    *,
+    bytes_max: int,
+    traces_max: int,
+) -> list[Load]:
+    loads: list[Load] = []
+    open_loads: dict[str, tuple[dict[str, Sequence[Span]], int]] = {}
+    for trace_id, experiment_id in experiments.items():
+        for piece, size in _pieces(spans[trace_id], bytes_max):
+            some, filled = open_loads.get(experiment_id, ({}, 0))
+            full = filled + size > bytes_max or len(some) >= traces_max
+            if not some or full or trace_id in some:
+                some, filled = {}, 0
+                loads.append(Load(experiment_id, some))
+            some[trace_id] = piece
+            open_loads[experiment_id] = (some, filled + size)
+    return loads
+
+
+def _pieces(spans: Sequence[Span], bytes_max: int) -> list[tuple[Sequence[Span], int]]:
+    """The spans of one trace in pieces of at most that size, with their sizes."""
+    pieces: list[tuple[Sequence[Span], int]] = []
+    piece: list[Span] = []
+    filled = 0
+    for span in spans:
+        size = _size(span)
+        if piece and filled + size > bytes_max:
+            pieces.append((piece, filled))
+            piece, filled = [], 0
+        piece.append(span)
+        filled += size
+    return [*pieces, (piece, filled)] if piece else pieces
+
+
+class SpanSender:
+    """Sends spans to one server in requests that are as large as it takes. Several threads may use it."""
+
+    def __init__(self, server: Server, policy: RequestPolicy) -> None:
+        self._server = server
+        self._policy = policy
+        self._limit = SizeLimit(policy.request_bytes_max)
+
+    def send(self, experiments: Mapping[str, str], spans: Mapping[str, Sequence[Span]]) -> Loads:
+        """Spans by trace id, experiment ids by trace id; the result says what was refused.
+
+        Raises TransientError, after which any part of it may be stored.
+        """
+        loads = Loads(
+            experiments,
+            spans,
+            bytes_max=self._limit.bytes_max,
+            traces_max=self._policy.request_traces_max,
+        )
+        while (load := loads.load) is not None:
+            request = ExportTraceServiceRequest()
+            scope = request.resource_spans.add().scope_spans.add()
+            scope.spans.extend(_to_proto(span) for span in load.spans)
+            try:
+                self._server.send_spans(load.experiment_id, request)
+            except TimedOutError:
+                self._limit.too_slow()
+                raise
+            except TooLargeError as error:
+                self._limit.too_large(load.size)
+                if not loads.halve():
+                    loads.refuse(error)
+            except PoisonError as error:
+                loads.refuse(error)
+            else:
+                self._limit.accepted()
+                loads.accepted()
+        return loads
+
+
+def _to_proto(span: Span) -> Any:
+    """OTLP of a span. An integer beyond 64 bits, which OTLP cannot carry, goes as its digits."""
+    try:
+        return span.to_otel_proto()
+    except ValueError:
+        attributes: dict[str, Any] = dict(attribute_texts(span))
+        for key, text in attributes.items():
+            attributes[key] = json.dumps(_fitting(json.loads(text)), ensure_ascii=False)
+        data = span.to_dict()
+        data["attributes"] = attributes
+        return Span.from_dict(data).to_otel_proto()
+
+
+def _fitting(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _fitting(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fitting(item) for item in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
+    return value
