@@ -70,9 +70,7 @@ def _by_mlflow(sink: MlflowSink, uri: str, traces: Traces) -> float:
         trace_id = one.trace_id or b""
         spans = [builder.spans.entity(trace_id, span) for span in one.spans]
         named = f"tr-{trace_id.hex()}"
-        made.append(
-            (builder.new_info(named, one, spans, experiment_id="0", model_id=None), spans)
-        )
+        made.append((builder.new_info(named, one, spans, experiment_id="0", model_id=None), spans))
 
     def log(pair: tuple[Any, Any]) -> None:
         info, spans = pair
@@ -139,9 +137,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="few traces")
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args(arguments)
-    with PostgresServer(durable=True) as database, MlflowServer(
-        database.new_database(), workers=2
-    ) as server:
+    with (
+        PostgresServer(durable=True) as database,
+        MlflowServer(database.new_database(), workers=2) as server,
+    ):
         found = measure(server.uri, 3 if given.quick else 5, 5 if given.quick else 1)
     for way, row in found.items():
         rates, times = row["per_second"], row["times_mlflow"]

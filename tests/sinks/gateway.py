@@ -92,7 +92,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             with gateway.lock:
                 gateway.under_way -= 1
 
-    do_POST = do_PATCH = do_PUT = do_DELETE = do_GET
+    do_POST = do_PATCH = do_PUT = do_DELETE = do_GET  # noqa: N815 - the base's names
 
     def answer(self, seen: Seen) -> None:
         does = self.of.rule(seen)

@@ -14,7 +14,7 @@ from spanferry_schemas import TracePart
 from spanferry_worker.errors import PoisonError, TransientError
 from tests.services.postgres import PostgresServer
 from tests.sinks.conftest import OpenSink, Place
-from tests.sinks.stores import dump, feedback, five_spans, ids, late, span, trace
+from tests.sinks.stores import feedback, five_spans, ids, late, span, trace
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(180)]
 
@@ -77,7 +77,7 @@ async def test_missing_rights_lose_nothing(
 
 async def test_many_workers_write_the_same_traces_at_once(place: Place, opened: OpenSink) -> None:
     """As after a rebalance, when the old owner has not noticed yet."""
-    sinks = [await opened(place.uri, concurrency=2) for _ in range(3)]
+    sinks = [await opened(place.uri) for _ in range(3)]
     part = TracePart(experiment="shared", tags={"a": "b"})
     batch = [five_spans(part=part, assessments=[feedback()]) for _ in range(8)]
 

@@ -29,7 +29,9 @@ def a_span(size: int) -> Span:
     return POOL[size]
 
 
-SIZES = st.lists(st.lists(st.integers(0, 400).map(lambda n: n * 10), min_size=1, max_size=6), max_size=12)
+SIZES = st.lists(
+    st.lists(st.integers(0, 400).map(lambda n: n * 10), min_size=1, max_size=6), max_size=12
+)
 
 
 def run(loads: Loads, server: Callable[[Load], str]) -> list[Load]:
@@ -49,7 +51,9 @@ def run(loads: Loads, server: Callable[[Load], str]) -> list[Load]:
     raise AssertionError("it does not end")
 
 
-@given(sizes=SIZES, bytes_max=st.integers(500, 9_000), limit=st.integers(200, 9_000), data=st.data())
+@given(
+    sizes=SIZES, bytes_max=st.integers(500, 9_000), limit=st.integers(200, 9_000), data=st.data()
+)
 def test_all_is_sent_once_or_refused_by_name(
     sizes: list[list[int]], bytes_max: int, limit: int, data: st.DataObject
 ) -> None:
@@ -70,7 +74,9 @@ def test_all_is_sent_once_or_refused_by_name(
 
     taken = run(loads, server)
     pieces = Counter(key for load in taken for key in load.pieces)
-    large = {key for key, each in spans.items() if any(Load("", {key: [s]}).size > limit for s in each)}
+    large = {
+        key for key, each in spans.items() if any(Load("", {key: [s]}).size > limit for s in each)
+    }
     assert poison <= loads.refused.keys() <= poison | large
     for key, each in spans.items():
         sent = [s for load in taken for s in load.pieces.get(key, ())]

@@ -80,7 +80,10 @@ def test_what_was_too_large_is_not_tried_again_and_what_was_too_slow_is() -> Non
 
 
 def test_headers_are_sent_and_shown_to_nobody() -> None:
-    for policy in (RequestPolicy(headers={"X-Key": "s3cret"}), HttpSettings(headers={"X": "s3cret"})):
+    for policy in (
+        RequestPolicy(headers={"X-Key": "s3cret"}),
+        HttpSettings(headers={"X": "s3cret"}),
+    ):
         assert "s3cret" not in f"{policy} {policy!r} {policy.headers}"
         assert list(policy.plain_headers().values()) == ["s3cret"]
 

@@ -48,7 +48,13 @@ async def check_mlflow(
         if reached.level is Level.PROBLEM:
             return [reached]
     elif uri.startswith(("http:", "https:")):
-        return [problem(Area.MLFLOW, f"{without_userinfo(uri)} is not an address", "write it as http://host:5000")]
+        return [
+            problem(
+                Area.MLFLOW,
+                f"{without_userinfo(uri)} is not an address",
+                "write it as http://host:5000",
+            )
+        ]
     seen = await asyncio.to_thread(_probe, uri, settings.experiment, http)
     empty = [finding.text for finding in seen if finding.empty]
     if empty:
@@ -59,9 +65,7 @@ async def check_mlflow(
     return [good(Area.MLFLOW, "; ".join(finding.text for finding in seen))]
 
 
-def _probe(
-    tracking_uri: str, experiment: str, http: RequestPolicy | None
-) -> "list[ProbeFinding]":
+def _probe(tracking_uri: str, experiment: str, http: RequestPolicy | None) -> "list[ProbeFinding]":
     """What MLflow's own code says of it. Blocking."""
     prepare_environment()
     # mlflow takes seconds to import.

@@ -156,19 +156,21 @@ class Writer:
             except TransientError as error:
                 attempt += 1
                 await self._back_off(attempt, error)
-            except PartlyRefusedError as error:
-                attempt = 0
-                self._stored(plan.partly(error.refused))
-                for place, reason in error.refused.items():
-                    self._refuse(part[place], reason)
             except PoisonError as error:
-                culprit = plan.refused()
-                if culprit is not None:
-                    self._refuse(culprit, error)
+                self._settle_refusal(plan, part, error)
             else:
                 attempt = 0
                 plan.accepted()
                 self._stored(part)
+
+    def _settle_refusal(self, plan: Bisection, part: Sequence[Queued], error: PoisonError) -> None:
+        """The store refuses those whom it names and has stored the others; or the part, as it is."""
+        if isinstance(error, PartlyRefusedError):
+            self._stored(plan.partly(error.refused))
+            for place, reason in error.refused.items():
+                self._refuse(part[place], reason)
+        elif (culprit := plan.refused()) is not None:
+            self._refuse(culprit, error)
 
     async def _back_off(self, attempt: int, error: TransientError) -> None:
         if self.failing_since_ms is None:

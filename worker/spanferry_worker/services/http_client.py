@@ -65,9 +65,7 @@ class HttpClient:
         """Raises FatalError for certificates that cannot be used."""
         self.access = access
         self._timeout_s = timeout_s
-        self._pace = RequestPace(
-            policy.requests_per_s, closed_max_s=policy.retry_after_max_s
-        )
+        self._pace = RequestPace(policy.requests_per_s, closed_max_s=policy.retry_after_max_s)
         self._chance = random.Random()  # noqa: S311 - spreads retries
         self._places = asyncio.Semaphore(policy.requests_at_once_max)
         self._client = _client(access.transport(), policy, timeout_s)
@@ -192,12 +190,17 @@ class HttpClient:
             response = await asyncio.to_thread(self.access.send_by_requests, prepared, timeout_s)
             reply = _reply(response.status_code, response.content, response.headers)
         else:
-            headers = [(k, v) for k, v in prepared.headers.items() if k.lower() not in _DROPPED]
+            headers = {
+                name: value if isinstance(value, str) else value.decode("latin-1")
+                for name, value in prepared.headers.items()
+                if name.lower() not in _DROPPED
+            }
+            body: Any = prepared.body
             answer = await self._client.request(
                 call.method,
                 without_userinfo(prepared.url or ""),
                 headers=headers,
-                content=prepared.body,
+                content=body,
                 timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
             )
             reply = _reply(answer.status_code, answer.content, answer.headers)

@@ -7,16 +7,17 @@ which MLflow's client is made of. A test compares what both send.
 """
 
 import base64
+import importlib
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+import certifi
 import requests
 from mlflow.environment_variables import MLFLOW_ALLOW_HTTP_REDIRECTS
 from mlflow.tracking.request_auth.registry import fetch_auth
-from mlflow.tracking.request_header.abstract_request_header_provider import RequestHeaderProvider
 from mlflow.tracking.request_header.registry import resolve_request_headers
 from mlflow.utils.workspace_context import get_request_workspace
 from mlflow.utils.workspace_utils import WORKSPACE_HEADER_NAME
@@ -59,8 +60,8 @@ class Transport(NamedTuple):
     follow_redirects: bool
 
 
-class _ExtraHeaders(RequestHeaderProvider):  # type: ignore[misc]  # MLflow's class has no types
-    """Ours among MLflow's header providers, so that what MLflow sends by itself (artifacts) has them too."""
+class _ExtraHeaders:
+    """A request header provider of MLflow's, so that what it sends by itself (artifacts) has them too."""
 
     headers: dict[str, str] = {}
 
@@ -83,8 +84,8 @@ class Access:
         """The address as it may be shown."""
         self._uri = uri
         self._session = requests.Session()
+        _extra.headers = dict(extra_headers)
         if extra_headers:
-            _extra.headers = dict(extra_headers)
             add_header_provider(_extra)
 
     def credentials(self) -> Any:
@@ -130,7 +131,7 @@ class Access:
         """For plug-ins that must see the answer (Kerberos, digest): only `requests` calls them back."""
         creds = self.credentials()
         given: Any = self._session.merge_environment_settings(
-            prepared.url, {}, None, creds.verify, creds.client_cert_path
+            prepared.url or "", {}, None, creds.verify, creds.client_cert_path
         )
         response: requests.Response = self._session.send(
             prepared,
@@ -163,13 +164,13 @@ def _authorization(creds: Any) -> str | None:
 def _auth(creds: Any) -> AuthBase | None:
     if creds.aws_sigv4:
         try:
-            from requests_auth_aws_sigv4 import AWSSigV4  # noqa: PLC0415 - MLflow's extra
+            module = importlib.import_module("requests_auth_aws_sigv4")
         except ImportError:
             raise FatalError(
                 "MLFLOW_TRACKING_AWS_SIGV4 needs the package requests-auth-aws-sigv4: install it next "
                 "to the worker"
             ) from None
-        signer: AuthBase = AWSSigV4("execute-api")
+        signer: AuthBase = module.AWSSigV4("execute-api")
         return signer
     found: AuthBase | None = fetch_auth(creds.auth) if creds.auth else None
     return found
@@ -177,7 +178,7 @@ def _auth(creds: Any) -> AuthBase | None:
 
 def _tls_context(verify: bool | str, cert: str | None) -> ssl.SSLContext:
     """As `requests` would make it of the same arguments."""
-    authorities = requests.certs.where() if verify is True else verify
+    authorities = certifi.where() if verify is True else verify
     try:
         if not authorities:
             context = ssl.create_default_context()

@@ -140,13 +140,16 @@ class DatabricksBackend:
     def _start(self, info: TraceInfo) -> TraceInfo:
         """Write a record; returns it with what Databricks has added. Where it is, it may stay as it was."""
         try:
-            return self.ask(f"storing trace {info.trace_id}", lambda store: store.start_trace(info))
+            written: TraceInfo = self.ask(
+                f"storing trace {info.trace_id}", lambda store: store.start_trace(info)
+            )
         except PoisonError as error:
             there = error.__cause__ is not None and "ALREADY_EXISTS" in error_code(error.__cause__)
             stored = self._workspace.info(info.trace_id) if there else None
             if stored is None:
                 raise
             return stored
+        return written
 
 
 class _Workspace:
@@ -220,7 +223,7 @@ class _Workspace:
         _asked(doing, self._files, lambda: self._file(info).upload_trace_data(text))
 
     def _file(self, info: TraceInfo) -> Any:
-        folder = add_databricks_profile_info_to_artifact_uri(
+        folder: Any = add_databricks_profile_info_to_artifact_uri(
             get_artifact_uri_for_trace(info), self._uri
         )
         return get_artifact_repository(folder, tracking_uri=self._uri)

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from operator import methodcaller
 from typing import Any, Final, TypeVar
 
 from mlflow.entities import Span, Trace, TraceData, TraceInfo
@@ -85,9 +86,7 @@ class HttpBackend:
         found: dict[str, TraceInfo] = {}
         for start in range(0, len(trace_ids), IDS_MAX):
             ids = list(trace_ids[start : start + IDS_MAX])
-            for info in self.ask(
-                "looking up traces", lambda store, ids=ids: store.batch_get_trace_infos(ids)
-            ):
+            for info in self.ask("looking up traces", methodcaller("batch_get_trace_infos", ids)):
                 if info.trace_id not in self._begun or TraceTagKey.SPANS_LOCATION in info.tags:
                     found[info.trace_id] = info
         return found
@@ -104,9 +103,7 @@ class HttpBackend:
             self._begun.pop(next(iter(self._begun)), None)
         refused = self._put_infos(infos)
         experiments = {
-            info.trace_id: str(info.experiment_id)
-            for info in infos
-            if info.trace_id not in refused
+            info.trace_id: str(info.experiment_id) for info in infos if info.trace_id not in refused
         }
         loads = self._sender.send(experiments, spans)
         refused |= loads.refused

@@ -210,7 +210,8 @@ def knows_revision(revision: str) -> bool:
 class RestStoreOver(RestStore):
     """MLflow's store for a tracking server, over a transport of ours.
 
-    `ask` takes method, path, and what MLflow asks for as JSON (a GET has it in its query); it gives a `requests.Response`.
+    `ask` takes method, path, and what MLflow asks for as JSON (a GET has it in its query); it gives a
+    `requests.Response`.
     """
 
     def __init__(
@@ -218,10 +219,10 @@ class RestStoreOver(RestStore):
         get_host_creds: Callable[[], Any],
         ask: Callable[[str, str, str | None], requests.Response],
     ) -> None:
-        super().__init__(get_host_creds)
+        super().__init__(get_host_creds)  # type: ignore[no-untyped-call]
         self._ask = ask
 
-    def _call_endpoint(  # noqa: PLR0913 - MLflow's own signature
+    def _call_endpoint(
         self,
         api: Any,
         json_body: str | None = None,

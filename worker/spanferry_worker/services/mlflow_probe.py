@@ -59,7 +59,9 @@ def probe(
         open_sink(tracking_uri, default_experiment=default_experiment)
         if urlsplit(tracking_uri).scheme.startswith("http"):
             return _probe_server(tracking_uri.rstrip("/"), default_experiment, http)
-        if urlsplit(tracking_uri).path.startswith("databricks") or tracking_uri.startswith("databricks:"):
+        if urlsplit(tracking_uri).path.startswith("databricks") or tracking_uri.startswith(
+            "databricks:"
+        ):
             return _probe_databricks(tracking_uri, default_experiment, http)
         return _probe_database(tracking_uri, default_experiment)
     except WorkerError as error:

@@ -178,12 +178,16 @@ class Server:
     def _check_answer(self, doing: str, reply: Reply) -> None:
         """Raise TransientError for answers that are not MLflow's."""
         if reply.status == 200 and "html" in reply.content_type:
-            raise _busy(self._access, doing, reply)  # the page of a gateway that wants somebody to sign in
+            raise _busy(
+                self._access, doing, reply
+            )  # the page of a gateway that wants somebody to sign in
         if reply.status in _BUSY:
             raise _busy(self._access, doing, reply)
         if reply.status == 500 and not _json_code(reply):
             if self._is_well():
-                raise PoisonError(f"{_said(self._access, doing, reply)} (it answers other requests)")
+                raise PoisonError(
+                    f"{_said(self._access, doing, reply)} (it answers other requests)"
+                )
             raise _busy(self._access, doing, reply)
 
     def _refusal(self, reply: Reply) -> WorkerError:
@@ -201,8 +205,7 @@ class Server:
                 self.refused(status),
                 extra=LogEvent.STORE_REFUSED(),
             )
-            return TransientError(message)
-        if any(text in reply.text for text in _RACE_TEXTS):
+        if status in {401, 403} or any(text in reply.text for text in _RACE_TEXTS):
             return TransientError(message)
         if status == 413:
             return TooLargeError(message)
@@ -228,8 +231,8 @@ def _busy(access: Access, doing: str, reply: Reply) -> TransientError:
 
 
 def _said(access: Access, doing: str, reply: Reply) -> str:
-    text = access.masked(reply.text[:SHOWN_CHARS])
-    return f"{doing}: the server answers {reply.status}: {text}"
+    text = access.masked(reply.text[: 10 * SHOWN_CHARS])
+    return f"{doing}: the server answers {reply.status}: {text[:SHOWN_CHARS]}"
 
 
 def _text(access: Access, reply: Reply) -> str:
@@ -242,7 +245,7 @@ def _json_call(method: str, path: str, text: str | None) -> Call:
     if method == "GET":
         return Call(method, path, params=json.loads(text) if text else None)
     body = (text or "{}").encode()
-    return Call(method, path, body, {"Content-Type": "application/json"}, repeatable)
+    return Call(method, path, body, {"Content-Type": "application/json"}, repeatable=repeatable)
 
 
 def _json_code(reply: Reply) -> str:

@@ -25,7 +25,7 @@ __all__ = ["MlflowSink", "open_sink"]
 _logger = logging.getLogger(__name__)
 
 CONCURRENCY: Final = 4
-"""Default number of writes at once."""
+"""Writes at once."""
 _SQLITE_CONCURRENCY: Final = 2
 """One writes while the other looks up and makes rows."""
 CLOSE_S: Final = 10.0
@@ -34,7 +34,8 @@ CLOSE_S: Final = 10.0
 _SQL_SCHEMES: Final = frozenset({"postgresql", "mysql", "sqlite"})
 _HTTP_SCHEMES: Final = frozenset({"http", "https"})
 _ADVICE: Final = (
-    "use MLflow's database (postgresql://…, mysql://…, sqlite:///…), its server (http://…) or databricks"
+    "use MLflow's database (postgresql://…, mysql://…, sqlite:///…), its server (http://…) or "
+    "databricks"
 )
 
 
@@ -42,7 +43,6 @@ def open_sink(
     tracking_uri: str,
     *,
     default_experiment: str,
-    concurrency: int = CONCURRENCY,
     artifact_root: str | None = None,
     artifact_server: str = "",
     bulk: bool = True,
@@ -65,7 +65,7 @@ def open_sink(
 
             return SqlBackend(tracking_uri, artifact_root=artifact_root, bulk=bulk)
 
-        at_once = min(concurrency, _SQLITE_CONCURRENCY) if scheme == "sqlite" else concurrency
+        at_once = _SQLITE_CONCURRENCY if scheme == "sqlite" else CONCURRENCY
         artifact_uri = artifact_server or tracking_uri
         return MlflowSink(open_sql, artifact_uri, default_experiment, at_once)
     if scheme in _HTTP_SCHEMES:
@@ -75,7 +75,7 @@ def open_sink(
 
             return HttpBackend(tracking_uri, http)
 
-        return MlflowSink(open_http, tracking_uri, default_experiment, concurrency)
+        return MlflowSink(open_http, tracking_uri, default_experiment, CONCURRENCY)
     if scheme == "databricks" or tracking_uri == "databricks":
 
         def open_databricks() -> "Backend":
@@ -85,9 +85,10 @@ def open_sink(
 
             return DatabricksBackend(tracking_uri, http)
 
-        return MlflowSink(open_databricks, tracking_uri, default_experiment, concurrency)
+        return MlflowSink(open_databricks, tracking_uri, default_experiment, CONCURRENCY)
     raise FatalError(
-        f"the tracking URI {without_userinfo(tracking_uri)!r} cannot hold traces written by workers: {_ADVICE}"
+        f"the tracking URI {without_userinfo(tracking_uri)!r} cannot hold traces written by workers: "
+        f"{_ADVICE}"
     )
 
 
