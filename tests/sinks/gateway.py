@@ -43,6 +43,7 @@ class Gateway:
         self.rule: Rule = lambda _: None
         self.under_way = 0
         self.most_under_way = 0
+        self.connections = 0
         self.lock = threading.Lock()
 
     def paths(self, word: str = "") -> list[str]:
@@ -77,6 +78,11 @@ class Gateway:
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     of: Gateway
+
+    def setup(self) -> None:
+        super().setup()
+        with self.of.lock:
+            self.of.connections += 1
 
     def do_GET(self) -> None:
         gateway = self.of

@@ -355,6 +355,7 @@ async def test_no_answer_tells_a_secret(
         assert "canary" not in f"{caught.value} {caught.value!r} {caught.value.__cause__}"
 
 
+@pytest.mark.timeout(240)
 async def test_a_server_that_starts_again_in_the_middle(opened: OpenSink, tmp_path: Any) -> None:
     """Killed while a batch is on its way; what it had stored of it is completed when it is back."""
     with MlflowServer() as server, gateway(server.uri) as way:

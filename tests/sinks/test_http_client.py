@@ -249,10 +249,12 @@ def test_a_server_that_says_nothing_is_not_asked_again_at_once(
 def test_requests_share_connections_and_no_more_are_under_way_than_may(
     stub: Gateway, client: OpenClient
 ) -> None:
-    one = client(stub.uri, requests_at_once_max=5)
-    replies = one.ask_all([Call("GET", f"/{number}") for number in range(60)])
+    five = threading.Barrier(5, timeout=20)
+    stub.rule = lambda _: OK if five.wait() >= 0 else None
+    replies = client(stub.uri, requests_at_once_max=5).ask_all([Call("GET", "/")] * 60)
     assert all(isinstance(reply, Reply) and reply.status == 200 for reply in replies)
-    assert 1 < stub.most_under_way <= 5
+    assert stub.most_under_way == 5
+    assert stub.connections == 5
 
 
 def test_a_client_that_is_closed_ends_what_is_waited_for(stub: Gateway, client: OpenClient) -> None:

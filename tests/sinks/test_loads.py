@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.entities import Span
 
@@ -51,6 +51,7 @@ def run(loads: Loads, server: Callable[[Load], str]) -> list[Load]:
     raise AssertionError("it does not end")
 
 
+@settings(max_examples=40)
 @given(
     sizes=SIZES, bytes_max=st.integers(500, 9_000), limit=st.integers(200, 9_000), data=st.data()
 )

@@ -87,9 +87,10 @@ class HttpClient:
     def close(self) -> None:
         """Break off what is under way, which raises TransientError where it is waited for."""
         with self._lock:
-            self._closed = True
-            if self._loop is None or self._thread is None:
+            if self._closed or self._loop is None or self._thread is None:
+                self._closed = True
                 return
+            self._closed = True
             self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_S)
 
@@ -150,27 +151,23 @@ class HttpClient:
         away: Sequence[TransientError] = (),
     ) -> Reply:
         """`away`: why others of the same lot were given up; nothing more is sent once there is one."""
-        for number in range(1, call.tries + 1):
-            last = number == call.tries
-            try:
-                async with self._places:
-                    if away:
-                        raise away[0]
-                    await self._turn()
-                    reply = await self._send(call, prepared)
-            except (httpx.HTTPError, httpx.InvalidURL, requests.RequestException) as error:
-                if last or not _may_repeat(call, error):
-                    raise self._unanswered(error) from error
-                wait_s = None
-            else:
-                if last or not _asks_for_another(call, reply, number):
-                    return reply
-                wait_s = reply.retry_after_s
-                if wait_s is not None and wait_s > WAIT_MAX_S:
-                    return reply
-            if wait_s is None:
+        async with self._places:  # kept between two tries: an ill server is asked by fewer
+            for number in range(1, call.tries + 1):
+                if away:
+                    raise away[0]
+                await self._turn()
                 wait_s = BACKOFF_S * 2 ** (number - 1) * (0.5 + 0.5 * self._chance.random())
-            await asyncio.sleep(wait_s)
+                last = number == call.tries
+                try:
+                    reply = await self._send(call, prepared)
+                except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+                    if last or not _may_repeat(call, error):
+                        raise self._unanswered(error) from error
+                else:
+                    wait_s = wait_s if reply.retry_after_s is None else reply.retry_after_s
+                    if last or wait_s > WAIT_MAX_S or not _asks_for_another(call, reply, number):
+                        return reply
+                await asyncio.sleep(wait_s)
         raise AssertionError("a call has at least one try")
 
     async def _turn(self) -> None:
@@ -221,7 +218,7 @@ class HttpClient:
             ) from error
 
     def _unanswered(self, error: Exception) -> TransientError:
-        what = self.access.masked(f"{type(error).__name__}: {error}".rstrip(": "))
+        what = f"{type(error).__name__}: {error}".rstrip(": ")  # it names the host and no header
         message = f"no answer from {self.access.shown} ({what})"
         if isinstance(error, (httpx.TimeoutException, requests.Timeout)) and not isinstance(
             error, _UNSENT
