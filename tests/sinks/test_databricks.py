@@ -42,19 +42,23 @@ class Workspace:
         for end, answer in self.refuses.items():
             if path.endswith(end):
                 return answer
+        if path == "/.well-known/databricks-config":
+            return Answer(200, {"Content-Type": "application/json"}, b"{}")
         if path.startswith("/files/"):
             assert "Authorization" not in seen.headers, "an address that lets in by itself"
             return self._file(seen, path)
         assert seen.headers["Authorization"] == f"Bearer {TOKEN}"
         if "credentials-for-data" in path:
             trace_id = path.split("/")[-2]
-            info = {"signed_uri": f"{self._way.uri}/files/{trace_id}", "type": AWS, "headers": []}
+            address = f"{self._way.uri}/files/{trace_id}?X-Amz-Signature={TOKEN}"
+            info = {"signed_uri": address, "type": AWS, "headers": []}
             return Answer(200, body=json.dumps({"credential_info": info}).encode())
         if path.startswith("/v1/traces") or path.endswith("batchGetInfos") or "/api/4.0/" in path:
             error = {"error_code": "ENDPOINT_NOT_FOUND", "message": path}
             return Answer(404, body=json.dumps(error).encode())
         given = self._way.forward(seen)
-        return given._replace(body=given.body.replace(b"mlflow-artifacts:", FOLDER.encode()))
+        body = given.body.replace(b"mlflow-artifacts:", FOLDER.encode())
+        return given._replace(body=body.replace(b"/traces/tr-", b"/tr-"))
 
     def _file(self, seen: Seen, path: str) -> Answer:
         if seen.method == "PUT":
@@ -129,8 +133,8 @@ async def test_half_of_a_batch_is_completed_and_who_is_refused_is_named(
     sink = await opened("databricks", default_experiment=EXPERIMENT)
     batch = [five_spans() for _ in range(3)]
     second = f"tr-{(batch[1].trace_id or b'').hex()}"
-    made.refuses[second] = Answer(503)
-    made.refuses["credentials-for-data-upload"] = Answer(503)
+    ill = Answer(500, body=b'{"error_code": "INTERNAL_ERROR", "message": "ill"}')
+    made.refuses[f"{second}/credentials-for-data-upload"] = ill
     with pytest.raises(TransientError) as away:
         await sink.write(batch)
     assert TOKEN not in str(away.value)
@@ -143,6 +147,8 @@ async def test_half_of_a_batch_is_completed_and_who_is_refused_is_named(
     with pytest.raises(PartlyRefusedError) as refused:
         await sink.write(more)
     assert list(refused.value.refused) == [1]
+    assert "/files/tr-" in str(refused.value)
+    assert TOKEN not in str(refused.value)
     assert [len(made.spans(one.trace_id)) for one in (more[0], more[2])] == [5, 5]
 
 

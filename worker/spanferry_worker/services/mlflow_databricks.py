@@ -11,6 +11,7 @@ trace at the same moment may lose spans of one: the file is read, changed and wr
 """
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 from spanferry_worker.errors import FatalError, PoisonError, TransientError, WorkerError
 from spanferry_worker.services.mlflow_errors import (
     RefusedError,
+    causes,
     error_code,
     is_access,
     is_missing,
@@ -47,6 +49,8 @@ _T = TypeVar("_T")
 REQUESTS_PER_S: Final = 50.0
 """Of each kind: records written, records read, files."""
 SEARCHES_PER_S: Final = 25.0
+CREDENTIALS_S: Final = 60.0
+"""How long it is believed who the workspace takes us for."""
 _PERMANENT: Final = frozenset({400, 404, 411, 413, 414, 422})
 """Answers to an upload that stay what they are."""
 
@@ -159,7 +163,8 @@ class _Workspace:
         self._uri = uri
         self._writes, self._reads, self._files = _Pace(per_s), _Pace(per_s), _Pace(per_s)
         self._searches = _Pace(min(per_s, SEARCHES_PER_S))
-        self.store: Any = DatabricksTracingRestStore(lambda: get_databricks_host_creds(uri))
+        self._kept: tuple[float, Any] = (-math.inf, None)
+        self.store: Any = DatabricksTracingRestStore(self._credentials)
 
     def check(self) -> None:
         """Raises FatalError where the workspace does not let us in, TransientError where it is away."""
@@ -206,14 +211,14 @@ class _Workspace:
 
     def spans(self, info: TraceInfo) -> list[Span]:
         """What its file has; none where there is no file."""
-        doing = f"reading trace {info.trace_id}"
-        try:
-            data = _asked(doing, self._files, lambda: self._file(info).download_trace_data())
-        except PoisonError as error:
-            if isinstance(error.__cause__, MlflowTraceDataNotFound):
+
+        def read() -> list[Span]:
+            try:
+                return list(TraceData.from_dict(self._file(info).download_trace_data()).spans)
+            except MlflowTraceDataNotFound:
                 return []  # its record was written, its spans were not
-            raise
-        return list(TraceData.from_dict(data).spans)
+
+        return _asked(f"reading trace {info.trace_id}", self._files, read)
 
     def upload(self, info: TraceInfo, spans: Sequence[Span]) -> None:
         """Write its file."""
@@ -221,6 +226,14 @@ class _Workspace:
         text = json.dumps(data, cls=TraceJSONEncoder, ensure_ascii=False)
         doing = f"storing spans of trace {info.trace_id}"
         _asked(doing, self._files, lambda: self._file(info).upload_trace_data(text))
+
+    def _credentials(self) -> Any:
+        """Where to ask, and as whom; tokens are the SDK's, which makes new ones in time."""
+        until_s, creds = self._kept
+        if time.monotonic() >= until_s:
+            creds = get_databricks_host_creds(self._uri)  # asks the workspace about itself
+            self._kept = (time.monotonic() + CREDENTIALS_S, creds)
+        return creds
 
     def _file(self, info: TraceInfo) -> Any:
         folder: Any = add_databricks_profile_info_to_artifact_uri(
@@ -247,7 +260,12 @@ def _asked(doing: str, pace: _Pace, request: Callable[[], _T]) -> _T:
     try:
         return request()
     except Exception as error:
-        answer: Any = getattr(error, "response", None)
-        if isinstance(error, requests.HTTPError) and answer.status_code in _PERMANENT:
-            raise PoisonError(f"{doing}: {error}") from error
-        raise to_worker_error(error, doing) from error
+        ours = to_worker_error(error, doing)
+        if any(_is_permanent(cause) for cause in causes(error)):
+            raise PoisonError(str(ours)) from error
+        raise ours from error
+
+
+def _is_permanent(error: BaseException) -> bool:
+    answer: Any = getattr(error, "response", None)
+    return isinstance(error, requests.HTTPError) and answer.status_code in _PERMANENT

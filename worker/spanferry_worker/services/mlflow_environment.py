@@ -14,7 +14,9 @@ _DEFAULTS = {
     # The runtime retries, with its own backoff; MLflow's seven retries would hold a thread for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
-    "MLFLOW_ASYNC_TRACE_LOGGING_RETRY_TIMEOUT": "60",  # of one request to Databricks
+    # ... and those of Databricks' SDK nine.
+    "MLFLOW_ASYNC_TRACE_LOGGING_RETRY_TIMEOUT": "60",
+    "MLFLOW_DATABRICKS_ENDPOINT_HTTP_RETRY_TIMEOUT": "60",
     # Costs come from the price list that MLflow was installed with: fetching a newer one would hold
     # up a write for up to a quarter of a minute for each provider. Set it to have them fetched.
     "MLFLOW_MODEL_CATALOG_URI": "",

@@ -1,6 +1,7 @@
 """Errors of MLflow, SQLAlchemy and HTTP, sorted by what to do next."""
 
 import logging
+import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -32,6 +33,7 @@ _ACCESS_CODES: Final = frozenset(
     {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "UNAUTHORIZED"}
 )
 _TRANSIENT_STATUS: Final = frozenset({401, 403, 407, 408, 425, 429, 500, 502, 503, 504})
+_SIGNED: Final = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
 # The database refuses us, not the data: an operator can mend that, and nothing may be lost meanwhile.
 _ACCESS_SQLSTATES: Final = frozenset(
     {"42501", "42P01", "42703", "25006", "3F000", "28000", "28P01"}
@@ -132,6 +134,8 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _first_lines(error: BaseException) -> str:
-    """The message without the statement and parameters that SQLAlchemy appends."""
+    """The message without the statement and parameters that SQLAlchemy appends, and without what lets
+    in whoever has an address."""
     text = str(error).split("\n[SQL:", maxsplit=1)[0].strip()
+    text = _SIGNED.sub(r"\1?…", text)
     return f"{type(error).__name__}: {text[:1000]}"
