@@ -20,7 +20,7 @@ from spanferry_worker.services.mlflow_access import Access, Call
 from spanferry_worker.services.mlflow_private import credentials
 from spanferry_worker.stages.requests import RequestPolicy
 from tests.kafka_days.certificates import Authority
-from tests.sinks.gateway import Answer, Gateway, gateway
+from tests.sinks.gateway import Answer, Gateway, Seen, gateway
 
 OpenClient = Callable[..., HttpClient]
 OK = Answer(200, body=b"{}")
@@ -176,20 +176,24 @@ def free_port() -> int:
 
 def test_retry_after_is_kept_by_all_requests(stub: Gateway, client: OpenClient) -> None:
     """One is refused with a wait: nobody asks before that is over, and all are answered."""
-    stub.times(1, "/first", Answer(429, {"Retry-After": "0.4"}))
-    one = client(stub.uri, requests_at_once_max=1)
-    usual = stub.rule
+    refused, known = threading.Event(), threading.Event()
     at_s: list[float] = []
 
-    def rule(seen: Any) -> Answer:
+    def rule(seen: Seen) -> Answer:
         at_s.append(time.monotonic())
-        return usual(seen) or OK  # type: ignore[return-value]
+        if seen.path == "/first" and not refused.is_set():
+            refused.set()
+            threading.Timer(0.1, known.set).start()
+            return Answer(429, {"Retry-After": "0.5"})
+        known.wait(20)
+        return OK
 
     stub.rule = rule
-    replies = one.ask_all([Call("POST", "/first", repeatable=False), Call("GET", "/second")])
-    assert [reply.status for reply in replies if isinstance(reply, Reply)] == [200, 200]
-    assert len(at_s) == 3
-    assert at_s[1] - at_s[0] >= 0.4
+    calls = [Call("POST", "/first", repeatable=False), *[Call("GET", "/other")] * 4]
+    replies = client(stub.uri, requests_at_once_max=2).ask_all(calls)
+    assert [reply.status for reply in replies if isinstance(reply, Reply)] == [200] * 5
+    assert len(at_s) == 6
+    assert at_s[2] - at_s[0] >= 0.5, "the second was under way already"
 
 
 def test_a_long_wait_is_the_writers(stub: Gateway, client: OpenClient) -> None:
