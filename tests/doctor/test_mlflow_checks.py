@@ -66,7 +66,7 @@ def test_where_a_tracking_uri_leads(uri: str, address: Address | None) -> None:
         ("http://:80", "not an address"),
         ("postgresql://ann:pw@127.0.0.1:1/mlflow", "nothing listens"),
         ("file:///tmp/mlruns", "cannot hold traces"),
-        ("databricks", "not supported"),
+        ("databricks", "DATABRICKS_TOKEN"),
     ],
 )
 async def test_uris_that_cannot_work(uri: str, text: str) -> None:

@@ -157,20 +157,14 @@ class Writer:
                 attempt += 1
                 await self._back_off(attempt, error)
             except PoisonError as error:
-                self._settle_refusal(plan, part, error)
+                stored, culprits = _verdict(plan, part, error)
+                self._stored(stored)
+                for culprit, reason in culprits:
+                    self._refuse(culprit, reason)
             else:
                 attempt = 0
                 plan.accepted()
                 self._stored(part)
-
-    def _settle_refusal(self, plan: Bisection, part: Sequence[Queued], error: PoisonError) -> None:
-        """The store refuses those whom it names and has stored the others; or the part, as it is."""
-        if isinstance(error, PartlyRefusedError):
-            self._stored(plan.partly(error.refused))
-            for place, reason in error.refused.items():
-                self._refuse(part[place], reason)
-        elif (culprit := plan.refused()) is not None:
-            self._refuse(culprit, error)
 
     async def _back_off(self, attempt: int, error: TransientError) -> None:
         if self.failing_since_ms is None:
@@ -211,6 +205,17 @@ class Writer:
         self.failing_since_ms = None
         self._parts.metrics.write_refused.inc()
         self._office.take_refused(item.trace, error, item.lane_id)
+
+
+def _verdict(
+    plan: Bisection, part: Sequence[Queued], error: PoisonError
+) -> tuple[Sequence[Queued], Sequence[tuple[Queued, PoisonError]]]:
+    """What of a refused part is stored, and who is to blame: those whom the store names, or one alone."""
+    if isinstance(error, PartlyRefusedError):
+        culprits = [(part[place], reason) for place, reason in error.refused.items()]
+        return plan.partly(error.refused), culprits
+    culprit = plan.refused()
+    return [], [] if culprit is None else [(culprit, error)]
 
 
 async def _store(parts: Parts, traces: Sequence[AssembledTrace]) -> None:

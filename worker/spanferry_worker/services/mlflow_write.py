@@ -1,7 +1,7 @@
 """Storing a batch: new traces the cheap way, known ones merged, feedback where its trace is."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import methodcaller
 from typing import Final
 
@@ -82,31 +82,20 @@ class Writer:
             for place, trace in enumerate(batch)
             if trace.trace_id is not None and trace_id_text(trace.trace_id) in refused
         }
-        errors |= self._write_rest(batch, rest, stored)
+
+        def write_one(place: int) -> None:
+            trace = batch[place]
+            with self._backend.writing:
+                if trace.trace_id is None:
+                    self._assess_by_request(trace)
+                else:
+                    self._merge(trace, stored.get(trace_id_text(trace.trace_id)))
+
+        errors |= _tried(rest, write_one)
         if errors and len(batch) == 1:
             raise errors[0]
         if errors:
             raise PartlyRefusedError(errors)
-
-    def _write_rest(
-        self,
-        batch: Sequence[AssembledTrace],
-        rest: Sequence[int],
-        stored: Mapping[str, TraceInfo],
-    ) -> dict[int, PoisonError]:
-        """One by one what is no new trace. Returns errors by place in the batch."""
-        errors: dict[int, PoisonError] = {}
-        for place in rest:
-            trace = batch[place]
-            try:
-                with self._backend.writing:
-                    if trace.trace_id is None:
-                        self._assess_by_request(trace)
-                    else:
-                        self._merge(trace, stored.get(trace_id_text(trace.trace_id)))
-            except PoisonError as error:
-                errors[place] = error
-        return errors
 
     def _write_new(self, traces: dict[str, AssembledTrace]) -> dict[str, PoisonError]:
         """Returns errors by trace id, where some are refused and the others stored."""
@@ -312,6 +301,17 @@ class Writer:
         except PoisonError as error:
             _logger.debug("searching without it: %s", error, extra=LogEvent.WRITE_DETAIL())
         return list(dict.fromkeys(ids))
+
+
+def _tried(places: Iterable[int], write: Callable[[int], None]) -> dict[int, PoisonError]:
+    """Write one by one; errors by place, where a trace is refused."""
+    errors: dict[int, PoisonError] = {}
+    for place in places:
+        try:
+            write(place)
+        except PoisonError as error:
+            errors[place] = error
+    return errors
 
 
 def _unique(assessments: Sequence[wire.Assessment]) -> list[wire.Assessment]:
