@@ -10,7 +10,7 @@ import pytest
 from spanferry_schemas import TracePart
 from spanferry_worker.errors import TraceNotFoundError, TransientError
 from spanferry_worker.stages.parts import merge_parts
-from tests.sinks.conftest import OpenSink, Place
+from tests.sinks.conftest import OpenSink, Place, everywhere
 from tests.sinks.stores import dump, feedback, five_spans, late
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
@@ -33,6 +33,7 @@ async def test_tags_for_a_stored_trace(place: Place, opened: OpenSink) -> None:
     assert len(place.trace(one.trace_id or b"").data.spans) == 5
 
 
+@everywhere
 async def test_deleted_tags(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)
     own = TracePart(tags={"keep": "1", "go": "1", "k" * 300: "long"})

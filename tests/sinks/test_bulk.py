@@ -19,7 +19,7 @@ from spanferry_worker.services.mlflow_sql import SQL_LIMITS
 from spanferry_worker.services.mlflow_text import Texts
 from spanferry_worker.services.mlflow_trace_rows import info_length
 from spanferry_worker.stages.trace import AssembledTrace
-from tests.sinks.conftest import OpenSink, Place, make_place
+from tests.sinks.conftest import DATABASES, OpenSink, Place, make_place
 from tests.sinks.stores import dump, feedback, five_spans, ids, span, trace
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
@@ -152,7 +152,7 @@ def comparable(uri: str) -> dict[str, list[dict[str, Any]]]:
     return rows
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@pytest.mark.parametrize("kind", DATABASES)
 async def test_rows_are_those_of_mlflows_own_methods(
     kind: str, opened: OpenSink, request: pytest.FixtureRequest, tmp_path: Any
 ) -> None:

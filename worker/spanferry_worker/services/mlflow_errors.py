@@ -10,6 +10,7 @@ import sqlalchemy.exc
 from mlflow.exceptions import MlflowException, RestException
 
 from spanferry_worker.errors import PoisonError, TransientError, WorkerError
+from spanferry_worker.services import mlflow_mysql as mysql
 from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["causes", "error_code", "is_access", "is_missing", "mapped", "to_worker_error"]
@@ -100,8 +101,10 @@ def _is_transient_sql(error: sqlalchemy.exc.SQLAlchemyError) -> bool:
         sqlstate = getattr(error.orig, "sqlstate", None) or ""
         if error.connection_invalidated or sqlstate in _ACCESS_SQLSTATES:
             return True
-        if sqlstate[:2] in _TRANSIENT_SQLSTATE_CLASSES:
+        if sqlstate[:2] in _TRANSIENT_SQLSTATE_CLASSES or mysql.is_transient(error.orig):
             return True
+        if mysql.is_poison(error.orig):
+            return False
     return isinstance(error, _TRANSIENT_SQL)
 
 
