@@ -105,10 +105,11 @@ def _statements(
     raw: Any, name: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
 ) -> Iterator[bytes]:
     head = f"INSERT INTO {name} ({', '.join(f'`{column}`' for column in columns)}) VALUES ".encode()
+    marks = f"({','.join(['%s'] * len(columns))})"
     some: list[bytes] = []
     total = 0
     for row in rows:
-        text = f"({','.join(map(raw.literal, row))})".encode()
+        text = raw.cursor().mogrify(marks, row).encode()
         if some and total + len(text) > STATEMENT_BYTES:
             yield head + b",".join(some)
             some, total = [], 0

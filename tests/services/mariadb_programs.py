@@ -43,7 +43,9 @@ class Programs(NamedTuple):
 
 def programs() -> Programs:
     """Raises ServiceError, which says how to get them. Safe between processes."""
-    found = shutil.which("mariadbd", path=os.pathsep.join([os.environ.get("PATH", ""), *SYSTEM_PLACES]))
+    found = shutil.which(
+        "mariadbd", path=os.pathsep.join([os.environ.get("PATH", ""), *SYSTEM_PLACES])
+    )
     if found is not None:
         return _at(Path(found).resolve(), {})
     folder = CACHE / "mariadb"
@@ -54,7 +56,9 @@ def programs() -> Programs:
             _unpack(folder)
     libraries = [str(path) for path in (folder / "usr" / "lib").glob("*-linux-*")]
     libraries += [str(path) for path in (folder / "lib").glob("*-linux-*")]
-    return _at(folder / "usr" / "sbin" / "mariadbd", {"LD_LIBRARY_PATH": os.pathsep.join(libraries)})
+    return _at(
+        folder / "usr" / "sbin" / "mariadbd", {"LD_LIBRARY_PATH": os.pathsep.join(libraries)}
+    )
 
 
 def _at(server: Path, env: Mapping[str, str]) -> Programs:
@@ -89,7 +93,12 @@ def _download(options: list[str], partial: Path) -> bool:
 
 
 def _apt(options: list[str], *arguments: str) -> bool:
-    command = ["apt-get", "-qq", *[part for option in options for part in ("-o", option)], *arguments]
+    command = [
+        "apt-get",
+        "-qq",
+        *[part for option in options for part in ("-o", option)],
+        *arguments,
+    ]
     try:
         done = subprocess.run(
             command, capture_output=True, timeout=TIMEOUT_S, check=False, stdin=subprocess.DEVNULL

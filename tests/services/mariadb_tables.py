@@ -76,9 +76,9 @@ def _statements(uri: str) -> list[str]:
         for (table,) in _rows(cursor, "SHOW TABLES"):
             statements.append(_rows(cursor, f"SHOW CREATE TABLE `{table}`")[0][1])
             rows = _rows(cursor, f"SELECT * FROM `{table}`")
+            marks = ", ".join(["%s"] * len(rows[0])) if rows else ""
             statements += [
-                f"INSERT INTO `{table}` VALUES ({', '.join(map(connection.literal, row))})"
-                for row in rows
+                cursor.mogrify(f"INSERT INTO `{table}` VALUES ({marks})", row) for row in rows
             ]
     return statements
 

@@ -125,9 +125,7 @@ def read(store: Any, native: Native) -> dict[str, dict[str, Any]]:
 
 
 async def test_rows_and_answers_are_the_native_ones(native: Native, database: Place) -> None:
-    sink = open_sink(
-        database.uri, default_experiment="unused", artifact_root=native.artifacts
-    )
+    sink = open_sink(database.uri, default_experiment="unused", artifact_root=native.artifacts)
     await sink.open()
     await sink.write(native.batch())
     once = dump(database.uri)

@@ -59,9 +59,15 @@ class Numbered(Exception):
         (sql(PROGRAMMING, psycopg.errors.InsufficientPrivilege()), TransientError),
         (sql(PROGRAMMING, psycopg.errors.UndefinedTable()), TransientError),
         (sql(PROGRAMMING, psycopg.errors.SyntaxError()), PoisonError),
-        (sql(OPERATIONAL, pymysql.OperationalError(1205, "Lock wait timeout exceeded")), TransientError),
+        (
+            sql(OPERATIONAL, pymysql.OperationalError(1205, "Lock wait timeout exceeded")),
+            TransientError,
+        ),
         (sql(OPERATIONAL, pymysql.OperationalError(1213, "Deadlock found")), TransientError),
-        (sql(OPERATIONAL, pymysql.OperationalError(2006, "MySQL server has gone away")), TransientError),
+        (
+            sql(OPERATIONAL, pymysql.OperationalError(2006, "MySQL server has gone away")),
+            TransientError,
+        ),
         (sql(OPERATIONAL, pymysql.OperationalError(1153, "Got a packet bigger")), PoisonError),
         (sql(PROGRAMMING, pymysql.ProgrammingError(1146, "Table doesn't exist")), TransientError),
         (sql(PROGRAMMING, pymysql.ProgrammingError(1064, "syntax")), PoisonError),

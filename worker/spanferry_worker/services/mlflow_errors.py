@@ -98,13 +98,13 @@ def _is_transient(error: Exception) -> bool:
 
 def _is_transient_sql(error: sqlalchemy.exc.SQLAlchemyError) -> bool:
     if isinstance(error, sqlalchemy.exc.DBAPIError):
+        if mysql.is_poison(error.orig):
+            return False
         sqlstate = getattr(error.orig, "sqlstate", None) or ""
         if error.connection_invalidated or sqlstate in _ACCESS_SQLSTATES:
             return True
         if sqlstate[:2] in _TRANSIENT_SQLSTATE_CLASSES or mysql.is_transient(error.orig):
             return True
-        if mysql.is_poison(error.orig):
-            return False
     return isinstance(error, _TRANSIENT_SQL)
 
 

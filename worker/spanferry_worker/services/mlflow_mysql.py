@@ -32,6 +32,8 @@ _STATEMENT_ROOM_BYTES: Final = 64_000
 """Of a packet, left for the statement around one value."""
 _ROWS_MAX: Final = 100
 """Spans that MLflow's store puts into one statement."""
+_NO_BACKSLASH_ESCAPES: Final = 512
+"""A flag of the server's status: '\\' is a letter like any other."""
 _PACKET: Final = sa.text("SELECT @@max_allowed_packet")
 
 _TRANSIENT_ERRORS: Final = frozenset({
@@ -105,31 +107,22 @@ class Literals:
     """
 
     def __init__(self, connection: Any) -> None:
-        self._connection = connection
         self._encoding: str = connection.encoding
-        no_backslash_escapes = 512  # SERVER_STATUS_NO_BACKSLASH_ESCAPES
-        plain = bool(connection.server_status & no_backslash_escapes)
+        plain = bool(connection.server_status & _NO_BACKSLASH_ESCAPES)
         self._by_type: Mapping[type, Callable[[Any], str]] = {
             str: _doubled if plain else _escaped,
             int: str,
             bool: _boolean,
-            float: self._float,
+            float: _float,
             type(None): _null,
         }
 
     def rows(self, rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
-        """One `(…)` for each."""
-        by_type, other, encoding = self._by_type, self._connection.literal, self._encoding
+        """One `(…)` for each. Raises ValueError and KeyError for what no column of MLflow's holds."""
+        by_type, encoding = self._by_type, self._encoding
         for row in rows:
-            values = [by_type.get(type(value), other)(value) for value in row]
+            values = [by_type[type(value)](value) for value in row]
             yield f"({','.join(values)})".encode(encoding)
-
-    def _float(self, value: float) -> str:
-        if not math.isfinite(value):
-            text: str = self._connection.literal(value)  # raises
-            return text
-        text = repr(value)
-        return text if "e" in text else text + "e0"  # else it is a DECIMAL
 
 
 def _escaped(text: str) -> str:
@@ -140,7 +133,14 @@ def _doubled(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _boolean(value: bool) -> str:  # noqa: FBT001
+def _float(value: float) -> str:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no number to MySQL")
+    text = repr(value)
+    return text if "e" in text else text + "e0"  # else it is a DECIMAL
+
+
+def _boolean(value: bool) -> str:
     return "1" if value else "0"
 
 
@@ -153,14 +153,14 @@ def portions(spans: Sequence[Span], limit: int) -> Iterator[list[Span]]:
 
     Raises PoisonError for a span that is longer by itself.
     """
-    limit -= _STATEMENT_ROOM_BYTES
+    room = limit - _STATEMENT_ROOM_BYTES
     some: list[Span] = []
     total = 0
     for span in spans:
-        size = _statement_bytes(span, limit)
-        if size > limit:
+        size = _statement_bytes(span, room)
+        if size > room:
             raise too_large(f"span {span.span_id} of trace {span.trace_id}", size, limit)
-        if some and (total + size > limit or len(some) == _ROWS_MAX):
+        if some and (total + size > room or len(some) == _ROWS_MAX):
             yield some
             some, total = [], 0
         some.append(span)
@@ -169,11 +169,11 @@ def portions(spans: Sequence[Span], limit: int) -> Iterator[list[Span]]:
         yield some
 
 
-def _statement_bytes(span: Span, limit: int) -> int:
+def _statement_bytes(span: Span, room: int) -> int:
     """At most so many bytes of a statement; exact where that might matter."""
     chars = sum(len(key) + len(text) for key, text in private.attribute_texts(span).items())
     chars += 2_000 + len(span.name) + 4_000 * (len(span.events) + len(span.links))
-    if chars * 16 <= limit:  # four bytes a character, JSON's escapes, SQL's escapes
+    if chars * 16 <= room:  # four bytes a character, JSON's escapes, SQL's escapes
         return chars * 4
     content = json.dumps(
         private.translate_span_when_storing(span), cls=TraceJSONEncoder, ensure_ascii=False

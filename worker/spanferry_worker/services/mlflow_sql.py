@@ -53,7 +53,9 @@ _NO_SUCH_DATABASE: Final = (
     "Unknown database",
     "unable to open database file",
 )
-_WORKSPACE_CODES: Final = frozenset({"INVALID_STATE", "INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"})
+_WORKSPACE_CODES: Final = frozenset(
+    {"INVALID_STATE", "INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}
+)
 _DRIVERS: Final = {
     "mysql": "install spanferry[mysql] and write mysql+pymysql://…",
     "postgresql": "install spanferry[worker] and write postgresql://…",
@@ -322,13 +324,13 @@ def _clashes_told(store: Any, infos: Sequence[TraceInfo]) -> Generator[None]:
         if store.engine.dialect.name != mysql.NAME or not refused:
             raise
         with mapped("looking for the reason"), store.ManagedSessionMaker() as session:
-            for info in infos:
-                if mysql.clashing_keys(session, info):
-                    raise PoisonError(
-                        f"trace {info.trace_id} has tags or metadata whose keys are the same to MLflow's "
-                        "database, which does not tell capitals from small letters, or accents"
-                    ) from error
-        raise
+            clash = next((info for info in infos if mysql.clashing_keys(session, info)), None)
+        if clash is None:
+            raise
+        raise PoisonError(
+            f"trace {clash.trace_id} has tags or metadata whose keys are the same to MLflow's "
+            "database, which does not tell capitals from small letters, or accents"
+        ) from error
 
 
 def _bulk_of(store: Any) -> BulkInsert | None:
