@@ -15,7 +15,8 @@ sync to disk as in production. The ways:
 - spanferry, MLflow's methods: the same with mlflow.bulk off: start_trace, then log_spans in batches.
 - MLflow: log_spans and start_trace for each trace, in the order of MLflow's own SDK.
 
-All with as many writes at once as the worker has: 4 into PostgreSQL and MariaDB, into SQLite 2, of which one writes.
+All with as many writes at once as the worker has: 4 into PostgreSQL and MariaDB, into SQLite 2, of which one
+writes.
 
 Results go to benchmarks/results/stores.json, the page is docs/benchmarks-stores.md.
 """

@@ -28,7 +28,9 @@ NOT_DURABLE = [
     "--innodb-stats-persistent=0",
 ]
 ROOT = """
-INSERT INTO global_priv VALUES ('127.0.0.1', 'root', '{"access": 18446744073709551615, "plugin": "mysql_native_password", "authentication_string": ""}');
+INSERT INTO global_priv VALUES ('127.0.0.1', 'root', '{
+  "access": 18446744073709551615, "plugin": "mysql_native_password", "authentication_string": ""
+}');
 """
 
 

@@ -1,5 +1,6 @@
 """What the sinks store equals what MLflow's own SDK stores for the same programs."""
 
+import asyncio
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from spanferry_worker.services.mlflow_sink import open_sink
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 from tests.services.mlflow import ONE_WRITE_A_TRACE, MlflowServer
-from tests.sinks.conftest import Place
+from tests.sinks.conftest import Place, every_database
 from tests.sinks.native_programs import PROGRAMS
 from tests.sinks.native_wire import EXPERIMENT, Recorded
 from tests.sinks.stores import dump
@@ -124,6 +125,7 @@ def read(store: Any, native: Native) -> dict[str, dict[str, Any]]:
     return by_program(native, found)
 
 
+@every_database
 async def test_rows_and_answers_are_the_native_ones(native: Native, database: Place) -> None:
     sink = open_sink(database.uri, default_experiment="unused", artifact_root=native.artifacts)
     await sink.open()
@@ -136,7 +138,7 @@ async def test_rows_and_answers_are_the_native_ones(native: Native, database: Pl
     assert len(native.attachments) == 5
     compare_rows(native, database.uri)
 
-    ours = read(database.store, native)
+    ours = await asyncio.to_thread(lambda: read(database.store, native))
     theirs = read(SqlAlchemyStore(native.uri, native.artifacts), native)
     assert set(ours) == set(theirs) == set(PROGRAMS)
     for name, trace in theirs.items():

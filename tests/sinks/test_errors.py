@@ -33,7 +33,7 @@ DATA, PROGRAMMING = sqlalchemy.exc.DataError, sqlalchemy.exc.ProgrammingError
 INTERNAL = sqlalchemy.exc.InternalError
 
 
-class Numbered(Exception):
+class NumberedError(Exception):
     """As mysql-connector-python raises it."""
 
     def __init__(self, errno: int) -> None:
@@ -72,7 +72,7 @@ class Numbered(Exception):
         (sql(PROGRAMMING, pymysql.ProgrammingError(1146, "Table doesn't exist")), TransientError),
         (sql(PROGRAMMING, pymysql.ProgrammingError(1064, "syntax")), PoisonError),
         (sql(DATA, pymysql.DataError(1406, "Data too long")), PoisonError),
-        (sql(INTERNAL, Numbered(1213)), TransientError),
+        (sql(INTERNAL, NumberedError(1213)), TransientError),
         (sqlalchemy.exc.TimeoutError("pool"), TransientError),
         (requests.exceptions.ReadTimeout(), TransientError),
         (ConnectionResetError(), TransientError),

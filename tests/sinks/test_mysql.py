@@ -143,7 +143,7 @@ async def test_text_that_is_longer_than_its_column_is_never_cut_silently(
         trace([span(ids(1)[0], name="n" * 70_000)]),
         five_spans(assessments=[feedback(rationale="r" * 70_000)]),
     ):
-        with pytest.raises(PoisonError, match="Data too long for column '(name|rationale)'"):
+        with pytest.raises(PoisonError, match=r"Data too long for column '(name|rationale)'"):
             await sink.write([one])
     await sink.write([trace([span(ids(1)[0], name="n" * 60_000)])])
 

@@ -1,5 +1,6 @@
 """Idempotence, late parts and traces in progress: what is stored is that of the union."""
 
+import itertools
 import json
 import secrets
 import shutil
@@ -55,7 +56,16 @@ async def test_repeating_a_batch_changes_nothing(place: Place, opened: OpenSink)
     assert dump(place.database) == once
 
 
-@pytest.mark.parametrize("died_in", ["start_trace", "log_spans", "second log_spans", "execute"])
+@pytest.mark.parametrize(
+    ("died_in", "database"),
+    [
+        *itertools.product(
+            ["start_trace", "log_spans", "second log_spans", "execute"], ["sqlite", "postgres"]
+        ),
+        ("second log_spans", "mariadb"),
+    ],
+    indirect=["database"],
+)
 async def test_repeating_after_a_death_between_the_writes(
     database: Place,
     opened: OpenSink,

@@ -188,14 +188,11 @@ def clashing_keys(session: Any, info: TraceInfo) -> bool:
     That is what its collation says: usually capitals are as small letters, accents and trailing
     spaces count for nothing.
     """
-    return any(
-        _distinct(session, column, texts) < len(texts)
-        for column, texts in (
-            (SqlTraceTag.key, info.tags),
-            (SqlTraceMetadata.key, info.trace_metadata),
-        )
-        if len(texts) > 1
-    )
+    keys: list[tuple[Any, list[str]]] = [
+        (SqlTraceTag.key, list(info.tags)),
+        (SqlTraceMetadata.key, list(info.trace_metadata)),
+    ]
+    return any(_distinct(session, column, texts) < len(texts) for column, texts in keys)
 
 
 def _distinct(session: Any, column: Any, texts: Iterable[str]) -> int:
