@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
+import sqlalchemy.event
 from mlflow.entities import Span, TraceInfo
 from mlflow.store.tracking.dbmodels.models import SqlTraceMetadata, SqlTraceTag
 from mlflow.tracing.utils import TraceJSONEncoder
@@ -73,8 +74,8 @@ def make_strict(engine: sa.Engine) -> None:
     MLflow itself leaves a connection without strictness in the pool when it makes its first
     experiment: connections that are open now are closed.
     """
-    if engine.dialect.name == NAME and not sa.event.contains(engine, "connect", _strictly):
-        sa.event.listen(engine, "connect", _strictly)
+    if engine.dialect.name == NAME and not sqlalchemy.event.contains(engine, "connect", _strictly):
+        sqlalchemy.event.listen(engine, "connect", _strictly)
         engine.dispose()
 
 
