@@ -107,7 +107,7 @@ class Audit:
         if facts.must_die:
             return "there is no dead letter"
         if isinstance(event, Assessment):
-            return None if any(self._owners(event)) else f"{event.assessment_id} is lost"
+            return None if any(_owners(self._store, event)) else f"{event.assessment_id} is lost"
         assert isinstance(event, Fragment)
         stored = self._store.stored.get(event.trace_id)
         if stored is None:
@@ -122,13 +122,6 @@ class Audit:
         """
         value = self._pieces.get(place)
         return value is not None and place.offset > self._given_up.get(value, place.offset)
-
-    def _owners(self, event: Assessment) -> Iterable[StoredTrace]:
-        return (
-            stored
-            for stored in self._store.stored.values()
-            if event.assessment_id in stored.assessments
-        )
 
     def all_committed(self) -> bool:
         """Everything that was produced lies behind the committed offsets."""
@@ -213,6 +206,11 @@ class Audit:
             there = stored.trace.tags.get(TURN)
             if there != turns[-1]:
                 self.problem(f"trace {int.from_bytes(trace_id)} has turn {there} after {turns}")
+
+
+def _owners(store: MemorySink, event: Assessment) -> Iterable[StoredTrace]:
+    stored = store.stored.values()
+    return (one for one in stored if event.assessment_id in one.assessments)
 
 
 def _is_written_down(place: Position, dropped: MemoryDropped) -> bool:

@@ -50,13 +50,13 @@ POINTS = (
     "letters.answered",
     "ledger.asked",
     "ledger.answered",
-    "dropped.asked",
-    "dropped.answered",
-    "marks.answered",
     "read.asked",
     "poll.asked",
 )
 """Calls of the outside in which a worker may die: before it has its effect, or after."""
+
+_SAMPLING_POINTS = ("dropped.asked", "dropped.answered", "marks.answered")
+"""The same, of calls that sampling alone makes."""
 
 
 class Incident(NamedTuple):
@@ -112,6 +112,10 @@ def make_plan(seed: int) -> Plan:
         point: chance.randint(0, 12)
         for point in chance.sample(POINTS, 0 if calm else chance.choice((0, 0, 1, 2)))
     }
+    if not calm:
+        sampling = Random(f"sampling {seed}")
+        if sampling.random() < 0.2:
+            deaths[sampling.choice(_SAMPLING_POINTS)] = sampling.randint(0, 6)
     pauses: dict[str, int] = {}
     if not calm and chance.random() < 0.5:
         # A commit of one who has been out of the group for long is the most dangerous.
