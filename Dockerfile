@@ -12,7 +12,7 @@ COPY examples examples
 RUN uv build --wheel --build-constraints requirements.lock --out-dir /dist
 RUN uv venv /opt/spanferry
 RUN uv pip install --python /opt/spanferry --no-cache --compile-bytecode \
-    --constraints requirements.lock "$(ls /dist/*.whl)[worker]"
+    --constraints requirements.lock "$(ls /dist/*.whl)[worker,mysql]"
 
 FROM python:3.13-slim
 RUN useradd --uid 10001 --create-home spanferry

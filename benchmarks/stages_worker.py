@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import uvloop
 
+from spanferry_schemas import Assessment
 from spanferry_worker.ports import Partition
 from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.runtime.pipeline import Pipeline
@@ -43,6 +44,12 @@ class NullSink:
 
     async def write(self, batch: Sequence[AssembledTrace]) -> None:
         self.traces += len(batch)
+
+    async def marks(self, trace_ids: Sequence[bytes]) -> Mapping[bytes, Mapping[str, str]]:
+        return {}
+
+    async def marks_of_request(self, assessment: Assessment) -> None:
+        """Nobody asks."""
 
     async def close(self) -> None:
         """Nothing to release."""

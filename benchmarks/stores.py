@@ -1,6 +1,6 @@
 """How many traces a second each way into MLflow takes, beside the database's own ceiling.
 
-    python -m benchmarks.stores               PostgreSQL and SQLite, every way, in about 6 minutes
+    python -m benchmarks.stores               PostgreSQL, SQLite and MariaDB, every way, in about 9 minutes
     python -m benchmarks.stores --quick       in one; figures not to be quoted
     python -m benchmarks.stores --end-to-end  from Kafka through a worker process into PostgreSQL, too
 
@@ -8,13 +8,15 @@ Method. A round gives every way in turn the same number of traces that it has ne
 that rotates; ratios are those of one round, and medians over rounds are what to trust. All databases
 sync to disk as in production. The ways:
 
-- raw: rows that were made beforehand, put into the five tables by COPY of ready text (PostgreSQL) or
-  executemany (SQLite), a transaction a batch: no writer can be faster on this machine.
+- raw: rows that were made beforehand, put into the five tables by COPY of ready text (PostgreSQL),
+  executemany (SQLite) or INSERTs of many rows (MariaDB), a transaction a batch: no writer can be faster on
+  this machine.
 - spanferry: the worker's sink, from assembled traces on: look up, make rows, insert.
 - spanferry, MLflow's methods: the same with mlflow.bulk off: start_trace, then log_spans in batches.
 - MLflow: log_spans and start_trace for each trace, in the order of MLflow's own SDK.
 
-All with as many writes at once as the worker has: 4 into PostgreSQL, into SQLite 2, of which one writes.
+All with as many writes at once as the worker has: 4 into PostgreSQL and MariaDB, into SQLite 2, of which one
+writes.
 
 Results go to benchmarks/results/stores.json, the page is docs/benchmarks-stores.md.
 """
@@ -22,26 +24,25 @@ Results go to benchmarks/results/stores.json, the page is docs/benchmarks-stores
 import argparse
 import asyncio
 import contextlib
-import sqlite3
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psycopg
 
 from benchmarks.machine import conditions
 from benchmarks.store_traces import MAKES, make_traces
 from benchmarks.stores_document import RESULTS
+from benchmarks.stores_raw import RAW, in_threads
 from benchmarks.stores_report import Result, Row
 from benchmarks.worker_run import run_worker
-from spanferry_worker.services.mlflow_sink import CONCURRENCY, open_sink
+from spanferry_worker.services.mlflow_sink import open_sink
 from spanferry_worker.stages.trace import AssembledTrace
+from tests.services.mariadb import MariaDbServer
 from tests.services.postgres import PostgresServer
 
 __all__ = ["main"]
@@ -115,11 +116,7 @@ class Store:
             ]
             named = [(table.table.name, table.columns) for table in bulk._TABLES]  # noqa: SLF001
             prepared.append(list(zip(named, tables, strict=False)))
-        return (
-            _raw_sqlite(self._uri, prepared)
-            if self.name == "SQLite"
-            else _raw_postgres(self._uri, prepared)
-        )
+        return RAW[self.name](self._uri, prepared)
 
     def _native(self, batches: Sequence[Sequence[AssembledTrace]]) -> float:
         writer, made = self._writer, []
@@ -137,60 +134,7 @@ class Store:
                 store.start_trace(info)
 
         threads = self._sinks[True].concurrency
-        return _in_threads(log, [made[at::threads] for at in range(threads)])
-
-
-def _in_threads(work: Callable[[Any], None], shares: Sequence[Any]) -> float:
-    """Seconds until every thread has done its share."""
-    start = time.perf_counter()
-    with ThreadPoolExecutor(len(shares)) as pool:
-        list(pool.map(work, shares))
-    return time.perf_counter() - start
-
-
-def _raw_sqlite(uri: str, prepared: Sequence[Any]) -> float:
-    with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=30)) as raw:
-        raw.execute("PRAGMA foreign_keys = ON")
-        start = time.perf_counter()
-        for batch in prepared:
-            with raw:
-                for (name, columns), rows in batch:
-                    marks = ", ".join("?" * len(columns))
-                    raw.executemany(
-                        f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({marks})", rows
-                    )
-        return time.perf_counter() - start
-
-
-def _raw_postgres(uri: str, prepared: Sequence[Any]) -> float:
-    blocks = [
-        [
-            (f"COPY {name} ({', '.join(columns)}) FROM STDIN", _copy_text(rows))
-            for (name, columns), rows in batch
-        ]
-        for batch in prepared
-    ]
-
-    def copy_in(some: list[Any]) -> None:
-        with psycopg.connect(uri.replace("+psycopg", "")) as raw:
-            for batch in some:
-                with raw.transaction(), raw.cursor() as cursor:
-                    for statement, block in batch:
-                        with cursor.copy(statement) as copy:  # type: ignore[call-overload]
-                            copy.write(block)
-
-    return _in_threads(copy_in, [blocks[at::CONCURRENCY] for at in range(CONCURRENCY)])
-
-
-_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
-
-
-def _copy_text(rows: Sequence[tuple[Any, ...]]) -> bytes:
-    lines = (
-        "\t".join("\\N" if value is None else str(value).translate(_ESCAPES) for value in row)
-        for row in rows
-    )
-    return "".join(f"{line}\n" for line in lines).encode()
+        return in_threads(log, [made[at::threads] for at in range(threads)])
 
 
 def _cases(quick: bool) -> Iterator[tuple[str, int, dict[str, int]]]:
@@ -250,24 +194,29 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="few traces, one kind")
     parser.add_argument("--end-to-end", action="store_true", help="through Kafka and a worker, too")
+    parser.add_argument("--stores", nargs="+", choices=RAW, help="these only")
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args(arguments)
     assert set(MAKES) >= {payload for payload, _, _ in _cases(False)}
-    result = Result(conditions("psycopg", "sqlalchemy", "uvloop"), given.quick)
+    result = Result(conditions("psycopg", "pymysql", "sqlalchemy", "uvloop"), given.quick)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spanferry-stores-"))
         server = stack.enter_context(PostgresServer(durable=True))
-        for name, uri in (
-            ("PostgreSQL", server.new_database()),
-            ("SQLite", f"sqlite:///{folder}/mlflow.db"),
-        ):
+        makers: dict[str, Callable[[], str]] = {
+            "PostgreSQL": server.new_database,
+            "SQLite": lambda: f"sqlite:///{folder}/mlflow.db",
+            "MariaDB": lambda: stack.enter_context(MariaDbServer(durable=True)).new_database(),
+        }
+        for name in given.stores or makers:
+            uri = makers[name]()
             result.rows += _measure(Store(name, uri, stack), given.quick)
         if given.end_to_end:
             for processes in (1, 2):
                 one = run_worker(server.new_database(), processes, 2_000 if given.quick else 20_000)
                 print(one, flush=True)
                 result.end_to_end.append(one)
-    out = given.out or RESULTS.with_name("last.tmp.json" if given.quick else RESULTS.name)
+    partly = given.quick or given.stores
+    out = given.out or RESULTS.with_name("last.tmp.json" if partly else RESULTS.name)
     out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     return 0
 

@@ -15,8 +15,9 @@ from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
 from spanferry import active_model
-from tests.services import kafka_jars
+from tests.services import kafka_jars, mariadb_programs
 from tests.services.kafka import KafkaServer
+from tests.services.mariadb import MariaDbServer
 from tests.services.mlflow import MlflowServer
 from tests.services.postgres import PostgresServer
 from tests.services.process import ServiceError
@@ -24,7 +25,7 @@ from tests.services.worker import SpanferryWorker
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
-SERVICES = (KafkaServer, MlflowServer, PostgresServer, SpanferryWorker)
+SERVICES = (KafkaServer, MariaDbServer, MlflowServer, PostgresServer, SpanferryWorker)
 OURS = ("SPANFERRY_", "MLFLOW_", "ENABLE_MLFLOW_TRACING")
 OF_THE_RUN = {"SPANFERRY_TEST_KAFKA", "SPANFERRY_BUDGET_MS", "MLFLOW_DISABLE_TELEMETRY"}
 OUR_PACKAGES = ["spanferry", "spanferry_schemas", "spanferry_start", "spanferry_worker"]
@@ -49,12 +50,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Download Kafka here, where no test's time limit counts. What fails is said by the fixture."""
+    """Download Kafka and MariaDB here, where no test's time limit counts. What fails is said by the
+    fixture."""
     if any("kafka" in getattr(item, "fixturenames", ()) for item in session.items):
-        try:
+        with contextlib.suppress(ServiceError):
             kafka_jars.classpath()
-        except ServiceError:
-            return
+    if any("mariadb" in item.name or "MariaDb" in item.name for item in session.items):
+        with contextlib.suppress(ServiceError):
+            mariadb_programs.programs()
 
 
 def pytest_asyncio_loop_factories(
@@ -159,6 +162,13 @@ def kafka() -> Iterator[KafkaServer]:
 def postgres() -> Iterator[PostgresServer]:
     """A real PostgreSQL; take a database of your own with new_database()."""
     with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDbServer]:
+    """A real MariaDB; take a database of your own with new_database()."""
+    with MariaDbServer() as server:
         yield server
 
 

@@ -26,8 +26,9 @@ def _throughput(report: Report) -> Iterator[Verdict]:
         for tier, share in _THROUGHPUT.items():
             traced, untraced = report.row(case.name, tier), report.row(case.name, _BESIDE[tier])
             measured = ratio(traced, untraced, lambda b: b.rate) if traced and untraced else None
+            beside = TIERS[_BESIDE[tier]].label
             yield Verdict(
-                promise=f"{TIERS[tier].label}: throughput at least {share:.0%} of {TIERS[_BESIDE[tier]].label}",
+                promise=f"{TIERS[tier].label}: throughput at least {share:.0%} of {beside}",
                 where=f"{case.server}, {case.load}",
                 at_least=share,
                 unit="times",

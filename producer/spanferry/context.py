@@ -24,6 +24,8 @@ class RemoteParent(NamedTuple):
     span_id: bytes
     sampled: bool
     ours: bool = False
+    upstream: str = ""
+    """What its samplers say of the trace (OpenTelemetry's `th` and `rv`), where it is not ours."""
 
 
 class ForeignParent:

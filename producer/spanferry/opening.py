@@ -183,7 +183,8 @@ def open_trace(  # noqa: C901  in one piece: see `_Process`
         if PROCESS.plain is None:
             _learn(defaults)
     elif remote.sampled:
-        trace_id, facts = remote.trace_id, TracePart()
+        said = {SAMPLED_UPSTREAM: remote.upstream} if remote.upstream else {}
+        trace_id, facts = remote.trace_id, TracePart(metadata=said)
     else:
         return _kinds.no_op(remote.trace_id, remote.span_id)
     return new_trace(trace_id, outlet, facts, remote=remote is not None)
@@ -217,6 +218,8 @@ def new_trace(trace_id: bytes, outlet: Outlet, facts: TracePart, *, remote: bool
         remote,
         PROCESS.forks,
     )
+    if remote and facts.metadata:
+        trace.changed = True  # or they are not sent
     account, PROCESS.watch = PROCESS.watch, None
     if account is not None:
         account.since_ns = since_ns

@@ -1,5 +1,6 @@
 """W3C Trace Context between services, by MLflow's two functions."""
 
+import re
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Final
@@ -14,6 +15,7 @@ __all__ = [
     "get_tracing_context_headers_for_http_request",
     "parse_context",
     "set_tracing_context_from_http_request_headers",
+    "upstream_of",
 ]
 
 _PARENT: Final = "traceparent"
@@ -22,6 +24,10 @@ _MEMBER: Final = "spanferry"
 """Our entry in tracestate: the caller's span id and flags in hexadecimal. Proxies and gateways that
 trace put a span of their own into traceparent, which MLflow never hears of, and pass tracestate on."""
 
+_OTEL: Final = "ot"
+_UPSTREAM: Final = re.compile(r"(?<![^;])(?:th:[0-9a-f]{1,14}|rv:[0-9a-f]{14})(?![^;])")
+"""Rejection threshold and explicit randomness."""
+_OTEL_CHARS_MAX: Final = 256
 _SAMPLED_FLAG: Final = 1
 _FIELDS: Final = 4
 
@@ -87,7 +93,7 @@ def parse_context(traceparent: str, tracestate: str, *, ours_only: bool) -> Remo
     if parent is None or (entry is None and ours_only):
         return None
     if entry is None:
-        return parent
+        return parent._replace(upstream=upstream_of(_member(tracestate, _OTEL)))
     span_id, sampled = entry[:SPAN_ID_BYTES], bool(entry[-1] & _SAMPLED_FLAG)
     return RemoteParent(parent.trace_id, span_id, sampled, ours=True)
 
@@ -110,15 +116,25 @@ def _parse_traceparent(header: str) -> RemoteParent | None:
 
 
 def _our_entry(tracestate: str) -> bytes | None:
+    try:
+        entry = bytes.fromhex(_member(tracestate, _MEMBER))
+    except ValueError:
+        return None
+    return entry if len(entry) == SPAN_ID_BYTES + 1 and any(entry[:-1]) else None
+
+
+def _member(tracestate: str, wanted: str) -> str:
+    """A vendor's entry in tracestate; empty where there is none."""
     for member in tracestate.split(","):
         name, _, value = member.strip().partition("=")
-        if name == _MEMBER:
-            try:
-                entry = bytes.fromhex(value)
-            except ValueError:
-                return None
-            return entry if len(entry) == SPAN_ID_BYTES + 1 and any(entry[:-1]) else None
-    return None
+        if name == wanted:
+            return value
+    return ""
+
+
+def upstream_of(entry: str) -> str:
+    """What OpenTelemetry's entry in tracestate says of sampling, as the worker reads it."""
+    return ";".join(match[0] for match in _UPSTREAM.finditer(entry[:_OTEL_CHARS_MAX]))
 
 
 def _parent(headers: Mapping[str, str]) -> RemoteParent | None:

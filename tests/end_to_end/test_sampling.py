@@ -9,6 +9,7 @@ from mlflow.entities import Trace
 
 import spanferry
 from tests.end_to_end.conftest import Pipeline
+from tests.services.worker import SpanferryWorker
 
 pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(180)]
 
@@ -82,3 +83,77 @@ def test_big_payloads_are_cut_errors_are_whole_and_all_can_be_found(
     assert "spanferry.sampling.upstream" not in about
     [found] = [trace for trace in skeletons if trace.info.trace_id == small]
     assert found.data.spans[0].inputs == SMALL
+
+
+RULES = """[{"name": "checks", "names": ["check"], "action": "drop"},
+ {"name": "rest", "action": "skeleton"}]"""
+
+
+def test_what_was_cut_or_dropped_stays_so_after_a_restart_until_feedback_brings_it_back(
+    pipeline: Pipeline,
+) -> None:
+    options = (f"--set=sample.rules={RULES}", "--set=assemble.idle_s=1")
+    first = pipeline.worker(*options)
+    spanferry.enable(
+        bootstrap_servers=pipeline.kafka.bootstrap_servers,
+        topic=pipeline.topic,
+        experiment=pipeline.experiment,
+        mlflow=False,
+    )
+    try:
+        kept, judged = call("kept", BIG), call("judged", BIG)
+        gone, missed = call("check", BIG), call("check", BIG)
+        assert spanferry.flush(20)
+        wait_until(lambda: decided(first, outcome="skeleton") + decided(first, outcome="drop") == 4)
+        first.stop()
+        second = pipeline.worker(*options)
+        call_late(kept)
+        call_late(gone)
+        for trace_id in (judged, missed):
+            spanferry.log_feedback(trace_id=trace_id, name="helpful", value=False)
+        assert spanferry.flush(20)
+        wait_until(lambda: decided(second, reason="restored") == 2)
+        wait_until(lambda: decided(second, reason="earlier") == 2)
+    finally:
+        spanferry.disable()
+    second.stop()  # which writes what is decided
+    mlflow.set_tracking_uri(pipeline.tracking_uri)
+    experiment = mlflow.get_experiment_by_name(pipeline.experiment)
+    traces = mlflow.search_traces(locations=[experiment.experiment_id], return_type="list")
+    found = {trace.info.trace_id: trace for trace in traces}
+    assert found.keys() == {kept, judged, missed}
+    assert {span.name for span in found[kept].data.spans} == {"kept", "child", "late"}
+    assert all("spanferry.cut" in span.attributes for span in found[kept].data.spans)
+    for trace_id in (judged, missed):
+        spans = found[trace_id].data.spans
+        assert [span.attributes.get("spanferry.cut") for span in spans] == [None, None]
+        assert spans[0].inputs == BIG
+        assert [one.name for one in found[trace_id].info.assessments] == ["helpful"]
+        about = found[trace_id].info.trace_metadata
+        assert about["spanferry.sampling.reason"] == "restored"
+
+
+def call_late(trace_id: str) -> None:
+    """One more span of a trace, from a service that is late."""
+    parent = f"00-{trace_id.removeprefix('tr-')}-{'7' * 16}-01"
+    with (
+        spanferry.set_tracing_context_from_http_request_headers({"traceparent": parent}),
+        spanferry.start_span("late") as span,
+    ):
+        span.set_outputs(BIG)
+
+
+def decided(worker: SpanferryWorker, **labels: str) -> float:
+    return sum(
+        value
+        for name, value in worker.metrics().items()
+        if name.startswith("spanferry_sample_decisions_total")
+        and all(f'{label}="{text}"' in name for label, text in labels.items())
+    )
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "this did not come about"
+        time.sleep(0.2)

@@ -184,3 +184,22 @@ def test_a_header_is_read_as_opentelemetry_reads_it(header: str) -> None:
     assert int.from_bytes(ours.trace_id, "big") == theirs.trace_id
     assert int.from_bytes(ours.span_id, "big") == theirs.span_id
     assert ours.sampled == theirs.trace_flags.sampled
+
+
+@pytest.mark.parametrize(
+    ("state", "upstream"),
+    [
+        ("ot=th:c;rv:0123456789abcd,mesh=1", "th:c;rv:0123456789abcd"),
+        ("mesh=1, ot=p:0.5;rv:0123456789abcd;x:1", "rv:0123456789abcd"),
+        ("ot=th:zz;rv:12", None),
+        ("mesh=1", None),
+        (f"ot=th:8,spanferry={SPAN}01", None),  # the caller says itself what it has sampled
+    ],
+)
+def test_what_samplers_before_us_have_done_is_said(
+    state: str, upstream: str | None, captured: capture
+) -> None:
+    with into({"traceparent": HEADER, "tracestate": state}), spanferry.start_span("server"):
+        pass
+    (trace,) = captured.traces
+    assert trace.part.metadata.get("spanferry.sampling.upstream") == upstream

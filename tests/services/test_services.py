@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from tests.services import kafka_jars
+from tests.services import kafka_jars, mariadb_programs
 from tests.services import postgres as postgres_module
 from tests.services.kafka import KafkaServer
 from tests.services.mlflow import MlflowServer
@@ -139,6 +139,16 @@ def test_postgres_makes_databases_and_restarts(
         with psycopg.connect(url) as connection:
             assert connection.execute("SELECT seven FROM t").fetchone() == (7,)
         assert postgres.new_database() != url
+
+
+def test_missing_mariadb_is_said_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(mariadb_programs, "SYSTEM_PLACES", ())
+    monkeypatch.setattr(mariadb_programs, "CACHE", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ServiceError, match="install your system's mariadb-server package"):
+        mariadb_programs.programs()
 
 
 @pytest.mark.mlflow

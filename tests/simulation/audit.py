@@ -8,9 +8,10 @@ from spanferry_schemas.cutting import CUT_ATTRIBUTE
 from spanferry_worker.ports import DeadLetter, Partition
 from spanferry_worker.runtime.pipeline import Pipeline
 from spanferry_worker.stages.decode import DeadReason
+from spanferry_worker.stages.sample import Outcome, decode_decisions, read_outcome
 from spanferry_worker.stages.statement import Statement
 from spanferry_worker.stages.trace import Position
-from spanferry_worker.testing import MemoryBroker, MemorySink, StoredTrace
+from spanferry_worker.testing import MemoryBroker, MemoryDropped, MemorySink, StoredTrace
 from tests.simulation.shapes import TURN, Facts
 
 __all__ = ["Audit"]
@@ -20,10 +21,15 @@ class Audit:
     """Knows what every record says, and looks whether it has arrived."""
 
     def __init__(
-        self, broker: MemoryBroker, store: MemorySink, tell: Callable[[str, str], None]
+        self,
+        broker: MemoryBroker,
+        store: MemorySink,
+        dropped: MemoryDropped,
+        tell: Callable[[str, str], None],
     ) -> None:
         self._broker = broker
         self._store = store
+        self._dropped = dropped
         self._tell = tell
         self._facts: dict[Position, Facts] = {}
         self._dead: set[Position] = set()
@@ -31,6 +37,7 @@ class Audit:
         # By value, the last piece of it that was given up without the rest.
         self._given_up: dict[int, int] = {}
         self._sampled: set[Position] = set()
+        self._sampled_values: set[int] = set()
         self.problems: list[str] = []
 
     def problem(self, text: str) -> None:
@@ -47,6 +54,7 @@ class Audit:
     def sampled(self, places: Sequence[Position]) -> None:
         """The policy has dropped a trace of these records."""
         self._sampled.update(places)
+        self._sampled_values.update(self._pieces[one] for one in places if one in self._pieces)
 
     def letter(self, letter: DeadLetter) -> None:
         """The dead letters have acknowledged one."""
@@ -83,8 +91,15 @@ class Audit:
 
     def _missing(self, place: Position) -> str | None:
         """What of a record has arrived nowhere."""
+        missing = self._not_stored(place)
+        if missing and place in self._sampled:
+            return None if _is_written_down(place, self._dropped) else "nobody knows it was dropped"
+        # A piece that comes again when its value is decided already belongs to what was dropped.
+        return None if self._pieces.get(place) in self._sampled_values else missing
+
+    def _not_stored(self, place: Position) -> str | None:
         facts = self._facts[place]
-        if place in self._dead or place in self._sampled or self._is_given_up(place):
+        if place in self._dead or self._is_given_up(place):
             return None
         event = facts.event
         if isinstance(event, Report):
@@ -92,7 +107,7 @@ class Audit:
         if facts.must_die:
             return "there is no dead letter"
         if isinstance(event, Assessment):
-            return None if any(self._owners(event)) else f"{event.assessment_id} is lost"
+            return None if any(_owners(self._store, event)) else f"{event.assessment_id} is lost"
         assert isinstance(event, Fragment)
         stored = self._store.stored.get(event.trace_id)
         if stored is None:
@@ -107,13 +122,6 @@ class Audit:
         """
         value = self._pieces.get(place)
         return value is not None and place.offset > self._given_up.get(value, place.offset)
-
-    def _owners(self, event: Assessment) -> Iterable[StoredTrace]:
-        return (
-            stored
-            for stored in self._store.stored.values()
-            if event.assessment_id in stored.assessments
-        )
 
     def all_committed(self) -> bool:
         """Everything that was produced lies behind the committed offsets."""
@@ -182,17 +190,38 @@ class Audit:
     def in_order(self) -> None:
         """What was said of a trace again and again stands as it was said last."""
         said: dict[bytes, list[str]] = {}
-        for _, facts in sorted(self._facts.items(), key=lambda each: each[0]):
+        gone = set[bytes]()
+        for place, facts in sorted(self._facts.items(), key=lambda each: each[0]):
             event = facts.event
+            if place in self._sampled:
+                gone.add(getattr(event, "trace_id", b""))
             if isinstance(event, Fragment) and event.trace and TURN in event.trace.tags:
                 said.setdefault(event.trace_id, []).append(event.trace.tags[TURN])
         for trace_id, turns in said.items():
             stored = self._store.stored.get(trace_id)
-            if stored is None or len(set(turns)) < len(turns):  # lost, or repeated late
+            if (
+                stored is None or trace_id in gone or len(set(turns)) < len(turns)
+            ):  # or repeated late
                 continue
             there = stored.trace.tags.get(TURN)
             if there != turns[-1]:
                 self.problem(f"trace {int.from_bytes(trace_id)} has turn {there} after {turns}")
+
+
+def _owners(store: MemorySink, event: Assessment) -> Iterable[StoredTrace]:
+    stored = store.stored.values()
+    return (one for one in stored if event.assessment_id in one.assessments)
+
+
+def _is_written_down(place: Position, dropped: MemoryDropped) -> bool:
+    """Whether the log of dropped traces has a record of a dropped one."""
+    end = place.offset.to_bytes(7, "big")
+    return any(
+        block[at + 17 : at + 24] == end
+        for record in dropped.records.get(place.partition, ())
+        for block in [decode_decisions(record.value, "spanferry")]
+        for at in range(0, len(block), 24)
+    )
 
 
 def _lacking(stored: StoredTrace, event: Fragment) -> Iterable[str]:
@@ -202,7 +231,8 @@ def _lacking(stored: StoredTrace, event: Fragment) -> Iterable[str]:
             yield f"{span.name} is lost"
         elif not _same(there, span):
             yield f"{span.name} is stored as {there}"
-    for attachment in event.attachments:
+    skeleton = read_outcome(stored.trace.metadata) is Outcome.SKELETON
+    for attachment in () if skeleton else event.attachments:
         if attachment.attachment_id not in stored.attachments:
             yield f"attachment {attachment.attachment_id} is lost"
     part = event.trace

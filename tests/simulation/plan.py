@@ -14,6 +14,7 @@ from spanferry_worker.settings import (
     Settings,
 )
 from spanferry_worker.stages.decode import ChunkPolicy
+from spanferry_worker.stages.sample import Action, Otherwise, Rule
 from spanferry_worker.stages.write import RetryPolicy, WritePolicy
 
 __all__ = ["INCIDENTS", "POINTS", "WORK_S", "Incident", "Plan", "is_orderly", "make_plan"]
@@ -53,6 +54,9 @@ POINTS = (
     "poll.asked",
 )
 """Calls of the outside in which a worker may die: before it has its effect, or after."""
+
+_SAMPLING_POINTS = ("dropped.asked", "dropped.answered", "marks.answered")
+"""The same, of calls that sampling alone makes."""
 
 
 class Incident(NamedTuple):
@@ -108,6 +112,10 @@ def make_plan(seed: int) -> Plan:
         point: chance.randint(0, 12)
         for point in chance.sample(POINTS, 0 if calm else chance.choice((0, 0, 1, 2)))
     }
+    if not calm:
+        sampling = Random(f"sampling {seed}")
+        if sampling.random() < 0.2:
+            deaths[sampling.choice(_SAMPLING_POINTS)] = sampling.randint(0, 6)
     pauses: dict[str, int] = {}
     if not calm and chance.random() < 0.5:
         # A commit of one who has been out of the group for long is the most dangerous.
@@ -116,7 +124,7 @@ def make_plan(seed: int) -> Plan:
     trouble = 0.0 if calm else chance.choice((0.0, 0.02, 0.1))
     return Plan(
         seed=seed,
-        settings=_settings(chance, tight=tight),
+        settings=_settings(chance, seed, tight=tight),
         partitions=chance.choice((1, 2, 3, 5)),
         workers=chance.choice((1, 1, 2, 3)),
         record_bytes_max=chance.choice((260, 400, 900_000)),
@@ -147,7 +155,22 @@ def _lasts_s(chance: Random) -> float:
     return chance.choice((0.05, 0.3, 1.0)) * chance.uniform(0.5, 1.5)
 
 
-def _settings(chance: Random, *, tight: bool) -> Settings:
+def _policy(seed: int, chance: Random) -> SampleSettings:
+    """Everything whole, big payloads cut, or some traces dropped."""
+    target_bytes = chance.choice((0, 600))
+    drops = Random(f"drops {seed}")
+    if drops.random() < 0.6:
+        return SampleSettings(target_bytes=target_bytes, attribute_bytes_max=64)
+    rules = [
+        Rule(name="judged", feedback=True, action=Action.KEEP),
+        Rule(name="single", spans_max=drops.choice((0, 1)), action=Action.DROP),
+        Rule(name="big", bytes_min=400, action=Action.SKELETON),
+        Rule(name="rest", action=Action.PROBABILITY, probability=0.6, otherwise=Otherwise.DROP),
+    ]
+    return SampleSettings(rules=rules, attribute_bytes_max=64)
+
+
+def _settings(chance: Random, seed: int, *, tight: bool) -> Settings:
     """Short times, so that a run is over within seconds; limits that are met."""
     held_bytes_max = chance.choice((25_000, 50_000)) if tight else 10_000_000
     waiting_bytes_max = held_bytes_max // 2
@@ -175,7 +198,7 @@ def _settings(chance: Random, *, tight: bool) -> Settings:
             released_traces_max=chance.choice((0, 3, 1_000)),
             write_open_at_stop=chance.random() < 0.5,
         ),
-        "sample": SampleSettings(target_bytes=chance.choice((0, 600)), attribute_bytes_max=64),
+        "sample": _policy(seed, chance),
         "write": WritePolicy(
             batch_traces_max=chance.choice((1, 3, 50)),
             batch_bytes_max=chance.choice((10_000, 1_000_000)),

@@ -2,15 +2,18 @@
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from random import Random
 
+from spanferry_schemas import Assessment
 from spanferry_worker.errors import TransientError
 from spanferry_worker.ports import DeadLetter, KeptAccounts, Partition
 from spanferry_worker.stages.accounts import Entry
+from spanferry_worker.stages.consume import Record
 from spanferry_worker.stages.sample import Decision, Kept, Outcome, Sampler, Table
 from spanferry_worker.stages.trace import AssembledTrace, Position
 from spanferry_worker.testing import (
+    MemoryDropped,
     MemoryLedger,
     MemorySink,
     SimulatedLoop,
@@ -20,6 +23,7 @@ from spanferry_worker.testing import (
 from tests.worker.events import T0_MS
 
 __all__ = [
+    "DroppedPort",
     "LedgerPort",
     "LettersPort",
     "SimulatedClock",
@@ -100,7 +104,7 @@ class SimulatedWire(Wire):
         await self.stand()
         if what != "poll.asked":
             await self._take_time()
-        store = what.startswith("write")
+        store = what.startswith(("write", "marks"))
         if ("broker" in weather.away and not store) or weather.strikes(weather.failing):
             raise TransientError(f"no answer ({what})")
 
@@ -161,6 +165,24 @@ class SinkPort:
         work = loop.create_task(self._serve(batch), context=self._context.copy())
         await asyncio.shield(work)
         await self._wire.trip("write.answered")
+
+    async def marks(self, trace_ids: Sequence[bytes]) -> Mapping[bytes, Mapping[str, str]]:
+        await self._wire.trip("marks.asked")
+        if "store" in self._weather.away:
+            raise TransientError("the store is away")
+        found = await self._sink.marks(trace_ids)
+        await self._wire.trip("marks.answered")
+        return found
+
+    async def marks_of_request(
+        self, assessment: Assessment
+    ) -> tuple[bytes, Mapping[str, str]] | None:
+        await self._wire.trip("marks.asked")
+        if "store" in self._weather.away:
+            raise TransientError("the store is away")
+        found = await self._sink.marks_of_request(assessment)
+        await self._wire.trip("marks.answered")
+        return found
 
     async def _serve(self, batch: Sequence[AssembledTrace]) -> None:
         weather = self._weather
@@ -232,6 +254,35 @@ class LedgerPort:
         await self._wire.trip("ledger.asked")
         await self._ledger.save(entries)
         await self._wire.trip("ledger.answered")
+
+    async def close(self) -> None:
+        await self._wire.stand()
+
+
+class DroppedPort:
+    """A DroppedLog over the shared one."""
+
+    def __init__(
+        self, wire: SimulatedWire, log: MemoryDropped, told: Callable[[str], None]
+    ) -> None:
+        self._wire = wire
+        self._log = log
+        self._told = told
+
+    async def open(self) -> None:
+        await self._wire.trip("dropped-open.asked")
+
+    async def append(self, records: Sequence[tuple[int, bytes]]) -> None:
+        await self._wire.trip("dropped.asked")
+        await self._log.append(records)
+        self._told(f"drops written down: {len(records)}")
+        await self._wire.trip("dropped.answered")
+
+    async def tail(self, partition: int) -> AsyncGenerator[Sequence[Record]]:
+        await self._wire.trip("tail.asked")
+        async for portion in self._log.tail(partition):
+            yield portion
+            await self._wire.trip("tail.asked")
 
     async def close(self) -> None:
         await self._wire.stand()

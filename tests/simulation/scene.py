@@ -7,6 +7,7 @@ from random import Random
 from spanferry_worker.ports import Partition
 from spanferry_worker.testing import (
     MemoryBroker,
+    MemoryDropped,
     MemoryGroup,
     MemoryLedger,
     MemorySink,
@@ -38,9 +39,10 @@ class Scene:
             session_s=kafka.session_timeout_s,
             rebalance_s=kafka.rebalance_timeout_s,
         )
+        self.dropped = MemoryDropped(SimulatedClock(loop, 0.0))
         self.store = MemorySink()
         self.ledger = MemoryLedger(self.broker)
-        self.audit = Audit(self.broker, self.store, self.tell)
+        self.audit = Audit(self.broker, self.store, self.dropped, self.tell)
         self.broker.committed = _Committed(self)
 
     def tell(self, who: str, what: str) -> None:

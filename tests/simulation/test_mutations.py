@@ -7,7 +7,9 @@ import pytest
 from spanferry_worker.ports import Partition
 from spanferry_worker.runtime.books import Bookkeeper
 from spanferry_worker.runtime.dead_letters import DeadLetterOffice
+from spanferry_worker.runtime.drops import Drops
 from spanferry_worker.runtime.lanes import Lane, Lanes
+from spanferry_worker.runtime.recall import Recall
 from spanferry_worker.runtime.writer import Writer
 from spanferry_worker.stages import assemble
 from spanferry_worker.stages.accounts import Kept, Place
@@ -17,7 +19,7 @@ from spanferry_worker.stages.consume import FlowGate
 from spanferry_worker.stages.decode import ChunkJoiner, Settled
 from spanferry_worker.stages.ledger import Ledger
 from spanferry_worker.stages.sample import Decision, DecisionReason, Outcome, Sampler, Table
-from spanferry_worker.stages.trace import AssembledTrace
+from spanferry_worker.stages.trace import AssembledTrace, Position
 from spanferry_worker.stages.write import Bisection, Queued, WriteQueue
 from spanferry_worker.testing import MemoryGroup, MemorySink
 from tests.simulation.run import explain, run_seed
@@ -140,6 +142,35 @@ def samples_by_the_toss_of_a_coin(patch: Patch) -> None:
     patch.setattr(Sampler, "decide", decide)
 
 
+def moves_on_before_drops_are_written_down(patch: Patch) -> None:
+    take = Drops.take
+
+    def early(self: Drops, lane: Lane, entries: bytes, positions: Sequence[Position]) -> None:
+        take(self, lane, entries, positions)
+        lane.tracker.done(position.offset for position in positions)
+
+    patch.setattr(Drops, "take", early)
+
+
+def writes_down_only_the_first_of_its_drops(patch: Patch) -> None:
+    records = Drops._records
+    patch.setattr(Drops, "_records", lambda self, some: records(self, some[:1]))
+
+
+def forgets_that_it_was_asked(patch: Patch) -> None:
+    """What waits for an answer is lost with it."""
+    answer = Recall._answer
+
+    def lose(self: Recall, asked, stored) -> None:
+        for trace, lane in asked.pieces:
+            lane.tracker.done(position.offset for position in trace.positions)
+        hand_on, self.on_answer = self.on_answer, lambda *_: None
+        answer(self, asked, stored)
+        self.on_answer = hand_on
+
+    patch.setattr(Recall, "_answer", lose)
+
+
 def drops_without_a_decision(patch: Patch) -> None:
     decided = Writer.add
 
@@ -223,6 +254,9 @@ MUTATIONS: Iterable[Callable[[Patch], None]] = (
     drops_without_a_decision,
     keeps_no_ledger,
     counts_anew_what_was_counted,
+    moves_on_before_drops_are_written_down,
+    writes_down_only_the_first_of_its_drops,
+    forgets_that_it_was_asked,
     broker_takes_commits_of_anybody,
     store_forgets,
     store_doubles,

@@ -32,6 +32,7 @@ KINDS = {
     "killed", "stands still", "expelled", "told to stop", "rebalance", "store_away", "store_slow",
     "letters_away", "broker_away", "broke off", "refused", "junk", "chunks_incomplete", "(age",
     "(late", "(idle", "(memory", "(complete", "(drain", "assessment by request", "assessment trace",
+    "drops written down", "restored, ",
 }  # fmt: skip
 """Words of a history that say what has happened."""
 

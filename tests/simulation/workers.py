@@ -11,6 +11,7 @@ from spanferry_worker.services.metrics import Metrics
 from spanferry_worker.stages.trace import AssembledTrace
 from spanferry_worker.testing import GroupLog, MemorySink, SimulatedProcess
 from tests.simulation.ports import (
+    DroppedPort,
     LedgerPort,
     LettersPort,
     SimulatedClock,
@@ -77,6 +78,7 @@ class Workforce:
             clock=SimulatedClock(self._scene.loop, wrong_s),
             metrics=_METRICS,
             chance=random.Random(self._started),
+            dropped=DroppedPort(wire, self._scene.dropped, lambda w: self._scene.tell(name, w)),
         )
         worker.pipeline = self.make_pipeline(parts)
         decider = worker.pipeline.intake.decider
@@ -134,7 +136,12 @@ class Workforce:
 
 def _all(batch: Sequence[AssembledTrace]) -> str:
     return ", ".join(
-        f"{'by request' if t.trace_id is None else int.from_bytes(t.trace_id)} ({t.reason}, "
+        f"{'by request' if t.trace_id is None else int.from_bytes(t.trace_id)} ({t.reason}{_restored(t)}, "
         f"{' '.join(span.name for span in t.spans)})"
         for t in batch
     )
+
+
+def _restored(trace: AssembledTrace) -> str:
+    reason = trace.trace.metadata.get("spanferry.sampling.reason")
+    return " restored" if reason == "restored" else ""

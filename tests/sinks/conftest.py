@@ -1,4 +1,4 @@
-"""One suite over every way into MLflow: its database (SQLite, PostgreSQL) and its server."""
+"""One suite over every way into MLflow: its database (SQLite, PostgreSQL, MariaDB) and its server."""
 
 import http.server
 import itertools
@@ -12,10 +12,17 @@ import psycopg
 import pytest
 
 from spanferry_worker.services.mlflow_sink import MlflowSink, open_sink
+from tests.services.mariadb import MariaDbServer
+from tests.services.mariadb_tables import TableMaker
 from tests.services.mlflow_tables import copy_tables
 from tests.services.postgres import PostgresServer
 
 OpenSink = Callable[..., Awaitable[MlflowSink]]
+DATABASES = ("sqlite", "postgres", "mariadb")
+
+everywhere = pytest.mark.parametrize("place", [*DATABASES, "server"], indirect=True)
+every_database = pytest.mark.parametrize("database", DATABASES, indirect=True)
+"""Marks with MariaDB, for what a database can do in its own way."""
 
 
 class Place:
@@ -80,6 +87,14 @@ def postgres_template(
     return new
 
 
+@pytest.fixture(scope="session")
+def mariadb_template(
+    mariadb: MariaDbServer, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], str]:
+    """Makes new databases with MLflow's tables."""
+    return TableMaker(mariadb, str(tmp_path_factory.mktemp("template"))).new
+
+
 @pytest.fixture(params=["sqlite", "postgres", "server"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Each test in each place; the server is shared, the databases are the test's own."""
@@ -101,8 +116,8 @@ def make_place(kind: str, request: pytest.FixtureRequest, folder: Path) -> Place
         copy = folder / "mlflow.db"
         shutil.copyfile(request.getfixturevalue("template"), copy)
         return Place(kind, f"sqlite:///{copy}", f"sqlite:///{copy}", folder / "artifacts")
-    if kind == "postgres":
-        uri = request.getfixturevalue("postgres_template")()
+    if kind in {"postgres", "mariadb"}:
+        uri = request.getfixturevalue(f"{kind}_template")()
         return Place(kind, uri, uri, folder / "artifacts")
     server = request.getfixturevalue("mlflow_server")
     return Place(kind, server.uri, server.backend_uri, folder / "artifacts")

@@ -9,7 +9,7 @@ import pytest
 from spanferry_schemas import AssessmentKind, TracePart
 from spanferry_worker.errors import PoisonError, TraceNotFoundError
 from spanferry_worker.stages.trace import AssembledTrace
-from tests.sinks.conftest import OpenSink, Place
+from tests.sinks.conftest import OpenSink, Place, everywhere
 from tests.sinks.stores import START_NS, dump, feedback, five_spans, late, trace
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
@@ -20,6 +20,7 @@ def by_request(client_request_id: str, **fields: Any) -> AssembledTrace:
     return msgspec.structs.replace(trace([], assessments=[one]), trace_id=None)
 
 
+@everywhere
 async def test_with_the_trace_and_after_it(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)
     early = feedback(
@@ -57,6 +58,7 @@ async def test_with_the_trace_and_after_it(place: Place, opened: OpenSink) -> No
     assert len(place.trace(first.trace_id or b"").data.spans) == 5
 
 
+@everywhere
 async def test_one_that_overrides_another(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)
     old = feedback(value=b"true")

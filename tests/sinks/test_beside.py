@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from spanferry_schemas import TracePart
 from spanferry_worker.errors import TraceNotFoundError, TransientError
 from spanferry_worker.stages.parts import merge_parts
-from tests.sinks.conftest import OpenSink, Place
-from tests.sinks.stores import dump, feedback, five_spans, late
+from tests.sinks.conftest import OpenSink, Place, everywhere
+from tests.sinks.stores import dump, feedback, five_spans, ids, late, span, trace
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
 
@@ -33,6 +34,7 @@ async def test_tags_for_a_stored_trace(place: Place, opened: OpenSink) -> None:
     assert len(place.trace(one.trace_id or b"").data.spans) == 5
 
 
+@everywhere
 async def test_deleted_tags(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)
     own = TracePart(tags={"keep": "1", "go": "1", "k" * 300: "long"})
@@ -175,3 +177,26 @@ async def test_a_late_assessment_overrides_a_stored_one(place: Place, opened: Op
     assert (ours.rationale, ours.run_id) == ("better than that", "cd" * 16)
     assert ours.span_id == one.spans[0].span_id.hex()
     assert ours.metadata["why"] == "x"
+
+
+async def test_traces_say_what_was_sampled_of_them(place: Place, opened: OpenSink) -> None:
+    sink = await opened(place.uri)
+    marks = {
+        "spanferry.sampling.outcome": "skeleton",
+        "spanferry.sampling.weight": "2.5",
+        "spanferry.sampling.records": "spanferry.traces/3:7,1,12",
+    }
+    part = TracePart(metadata={"mine": "m", **marks}, client_request_id="r-1")
+    cut = trace([span(*ids(1))], part=part)
+    plain = trace([span(*ids(1))], part=TracePart(metadata={"mine": "m"}))
+    assert cut.trace_id is not None
+    assert plain.trace_id is not None
+    await sink.write([cut, plain])
+    found = await sink.marks([cut.trace_id, plain.trace_id, b"\7" * 16])
+    assert found == {cut.trace_id: marks, plain.trace_id: {}}
+    assert await sink.marks([]) == {}
+    judged = replace(feedback(), trace_id=None, client_request_id="r-1")
+    assert await sink.marks_of_request(judged) == (cut.trace_id, marks)
+    assert await sink.marks_of_request(replace(judged, client_request_id="r-2")) is None
+    await sink.write([replace(cut, assessments=[judged])])
+    assert await sink.marks_of_request(judged) is None

@@ -19,7 +19,7 @@ from spanferry_worker.services.mlflow_sql import SQL_LIMITS
 from spanferry_worker.services.mlflow_text import Texts
 from spanferry_worker.services.mlflow_trace_rows import info_length
 from spanferry_worker.stages.trace import AssembledTrace
-from tests.sinks.conftest import OpenSink, Place, make_place
+from tests.sinks.conftest import DATABASES, OpenSink, Place, every_database, make_place
 from tests.sinks.stores import dump, feedback, five_spans, ids, span, trace
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
@@ -152,7 +152,7 @@ def comparable(uri: str) -> dict[str, list[dict[str, Any]]]:
     return rows
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@pytest.mark.parametrize("kind", DATABASES)
 async def test_rows_are_those_of_mlflows_own_methods(
     kind: str, opened: OpenSink, request: pytest.FixtureRequest, tmp_path: Any
 ) -> None:
@@ -176,6 +176,7 @@ async def test_rows_are_those_of_mlflows_own_methods(
             assert our == their, (table, name)
 
 
+@every_database
 async def test_most_of_them_take_the_fast_way(
     database: Place, opened: OpenSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +199,7 @@ async def test_most_of_them_take_the_fast_way(
     assert slow == {"tags by attributes"}
 
 
+@every_database
 async def test_what_is_there_already_is_left_to_mlflow(
     database: Place, opened: OpenSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +217,7 @@ async def test_what_is_there_already_is_left_to_mlflow(
     assert len(rows["spans"]) == 10
 
 
+@every_database
 async def test_a_migrated_database_is_left_to_mlflow(
     database: Place,
     opened: OpenSink,
@@ -235,12 +238,13 @@ async def test_a_migrated_database_is_left_to_mlflow(
 
 
 def test_what_was_not_tested_is_not_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert mlflow_bulk.why_not("sqlite") is None
-    assert "mysql" in (mlflow_bulk.why_not("mysql") or "")
+    assert [mlflow_bulk.why_not(name) for name in ("sqlite", "postgresql", "mysql")] == [None] * 3
+    assert "mssql" in (mlflow_bulk.why_not("mssql") or "")
     monkeypatch.setattr(mlflow_bulk, "VERSION", "3.99.0")
     assert "3.99.0" in (mlflow_bulk.why_not("sqlite") or "")
 
 
+@every_database
 async def test_an_experiment_deleted_meanwhile_refuses_its_own_traces(
     database: Place, opened: OpenSink
 ) -> None:
@@ -254,6 +258,7 @@ async def test_an_experiment_deleted_meanwhile_refuses_its_own_traces(
     await sink.write([five_spans(part=stays)])
 
 
+@every_database
 async def test_daily_figures_are_queued_as_natively(
     database: Place, opened: OpenSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """What the sinks store equals what MLflow's own SDK stores for the same programs."""
 
+import asyncio
 import json
 import os
 import re
@@ -13,12 +14,13 @@ from typing import Any
 import msgspec
 import pytest
 import requests
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from spanferry_worker.services.mlflow_sink import open_sink
 from spanferry_worker.stages.requests import RequestPolicy
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 from tests.services.mlflow import ONE_WRITE_A_TRACE, MlflowServer
-from tests.services.postgres import PostgresServer
+from tests.sinks.conftest import Place, every_database
 from tests.sinks.native_programs import PROGRAMS
 from tests.sinks.native_wire import EXPERIMENT, Recorded
 from tests.sinks.stores import dump
@@ -124,15 +126,28 @@ def read(store: Any, native: Native) -> dict[str, dict[str, Any]]:
     return by_program(native, found)
 
 
-async def test_sqlite_rows_are_the_native_rows(native: Native, tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/ours.db"
-    sink = open_sink(uri, default_experiment="unused", artifact_root=native.artifacts)
+@every_database
+async def test_rows_and_answers_are_the_native_ones(native: Native, database: Place) -> None:
+    sink = open_sink(database.uri, default_experiment="unused", artifact_root=native.artifacts)
     await sink.open()
     await sink.write(native.batch())
+    once = dump(database.uri)
+    await sink.write(native.batch())
+    assert dump(database.uri) == once
     await sink.close()
-
     assert native.take_attachments() == native.attachments
     assert len(native.attachments) == 5
+    compare_rows(native, database.uri)
+
+    ours = await asyncio.to_thread(lambda: read(database.store, native))
+    theirs = read(SqlAlchemyStore(native.uri, native.artifacts), native)
+    assert set(ours) == set(theirs) == set(PROGRAMS)
+    for name, trace in theirs.items():
+        assert_same(ours[name], trace, name)
+
+
+def compare_rows(native: Native, uri: str) -> None:
+    """Every column of every trace table, but for those that are listed."""
     ours, theirs = dump(uri, without=NEVER_EQUAL), dump(native.uri, without=NEVER_EQUAL)
     assert len(native.recorded) == len(PROGRAMS) >= 20
     for table, rows in theirs.items():
@@ -164,29 +179,9 @@ def unnamed(value: Any) -> Any:
     return REFERENCE.sub(r"\1…", value) if isinstance(value, str) else value
 
 
-async def test_postgres_reads_back_as_the_native_one(
-    native: Native, postgres: PostgresServer
-) -> None:
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    uri = postgres.new_database()
-    sink = open_sink(uri, default_experiment="unused", artifact_root=native.artifacts)
-    await sink.open()
-    await sink.write(native.batch())
-    await sink.close()
-    assert native.take_attachments() == native.attachments
-    ours = read(SqlAlchemyStore(uri, native.artifacts), native)
-    theirs = read(SqlAlchemyStore(native.uri, native.artifacts), native)
-    assert set(ours) == set(theirs) == set(PROGRAMS)
-    for name, trace in theirs.items():
-        assert_same(ours[name], trace, name)
-
-
 async def test_server_reads_back_as_the_native_one(
     native: Native, mlflow_server: MlflowServer
 ) -> None:
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     # so small that many traces go in several requests
     small = RequestPolicy(request_bytes_max=100, request_traces_max=5)
     sizes = [

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import psycopg.errors
+import pymysql
 import pytest
 import requests
 import sqlalchemy.exc
@@ -30,6 +31,15 @@ def sql(kind: type[sqlalchemy.exc.DBAPIError], original: Exception) -> sqlalchem
 BAD_REQUEST = databricks_pb2.BAD_REQUEST
 OPERATIONAL, INTEGRITY = sqlalchemy.exc.OperationalError, sqlalchemy.exc.IntegrityError
 DATA, PROGRAMMING = sqlalchemy.exc.DataError, sqlalchemy.exc.ProgrammingError
+INTERNAL = sqlalchemy.exc.InternalError
+
+
+class NumberedError(Exception):
+    """As mysql-connector-python raises it."""
+
+    def __init__(self, errno: int) -> None:
+        super().__init__(f"{errno} (40001): it happened")
+        self.errno = errno
 
 
 @pytest.mark.parametrize(
@@ -50,6 +60,20 @@ DATA, PROGRAMMING = sqlalchemy.exc.DataError, sqlalchemy.exc.ProgrammingError
         (sql(PROGRAMMING, psycopg.errors.InsufficientPrivilege()), TransientError),
         (sql(PROGRAMMING, psycopg.errors.UndefinedTable()), TransientError),
         (sql(PROGRAMMING, psycopg.errors.SyntaxError()), PoisonError),
+        (
+            sql(OPERATIONAL, pymysql.OperationalError(1205, "Lock wait timeout exceeded")),
+            TransientError,
+        ),
+        (sql(OPERATIONAL, pymysql.OperationalError(1213, "Deadlock found")), TransientError),
+        (
+            sql(OPERATIONAL, pymysql.OperationalError(2006, "MySQL server has gone away")),
+            TransientError,
+        ),
+        (sql(OPERATIONAL, pymysql.OperationalError(1153, "Got a packet bigger")), PoisonError),
+        (sql(PROGRAMMING, pymysql.ProgrammingError(1146, "Table doesn't exist")), TransientError),
+        (sql(PROGRAMMING, pymysql.ProgrammingError(1064, "syntax")), PoisonError),
+        (sql(DATA, pymysql.DataError(1406, "Data too long")), PoisonError),
+        (sql(INTERNAL, NumberedError(1213)), TransientError),
         (sqlalchemy.exc.TimeoutError("pool"), TransientError),
         (requests.exceptions.ReadTimeout(), TransientError),
         (ConnectionResetError(), TransientError),

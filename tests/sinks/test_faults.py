@@ -13,7 +13,7 @@ import pytest
 from spanferry_schemas import TracePart
 from spanferry_worker.errors import PoisonError, TransientError
 from tests.services.postgres import PostgresServer
-from tests.sinks.conftest import OpenSink, Place
+from tests.sinks.conftest import OpenSink, Place, everywhere
 from tests.sinks.stores import feedback, five_spans, ids, late, span, trace
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(180)]
@@ -75,6 +75,7 @@ async def test_missing_rights_lose_nothing(
     owner.close()
 
 
+@everywhere
 async def test_many_workers_write_the_same_traces_at_once(place: Place, opened: OpenSink) -> None:
     """As after a rebalance, when the old owner has not noticed yet."""
     sinks = [await opened(place.uri) for _ in range(3)]
@@ -103,6 +104,7 @@ async def test_many_workers_write_the_same_traces_at_once(place: Place, opened: 
         assert usage["total_tokens"] == 15
 
 
+@everywhere
 async def test_parts_of_one_trace_from_two_workers_at_once(place: Place, opened: OpenSink) -> None:
     first, second = [await opened(place.uri) for _ in range(2)]
     pairs = []
@@ -135,6 +137,7 @@ async def test_parts_of_one_trace_from_two_workers_at_once(place: Place, opened:
         assert found.info.state.value == "OK"
 
 
+@everywhere
 async def test_bisecting_finds_the_one_that_is_refused(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)
     batch = [five_spans() for _ in range(5)]

@@ -9,7 +9,7 @@ from spanferry_schemas import SpanEvent, StatusCode, TracePart
 from spanferry_worker.services.mlflow_http import HTTP_LIMITS
 from spanferry_worker.services.mlflow_sql import SQL_LIMITS
 from spanferry_worker.services.mlflow_text import TOO_DEEP, Texts
-from tests.sinks.conftest import OpenSink, Place
+from tests.sinks.conftest import OpenSink, Place, everywhere
 from tests.sinks.stores import dump, ids, span, trace
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
@@ -19,6 +19,7 @@ USAGE = "mlflow.chat.tokenUsage"
 SURROGATE = b'"\\ud800 alone"'
 
 
+@everywhere
 async def test_everything_too_long(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)
     long = "ü" * 20_000
@@ -55,6 +56,7 @@ async def test_everything_too_long(place: Place, opened: OpenSink) -> None:
     assert dump(place.database) == before
 
 
+@everywhere
 async def test_nul_and_lone_surrogates_everywhere(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)
     text = json.dumps({"messages": [{"role": "user", "content": NUL}], NUL: [NUL]}).encode()

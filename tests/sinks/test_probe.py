@@ -9,11 +9,12 @@ import pytest
 
 from spanferry_worker.services.mlflow_probe import probe
 from tests.services.process import free_port
-from tests.sinks.conftest import Place
+from tests.sinks.conftest import Place, everywhere
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
 
 
+@everywhere
 def test_all_is_well(place: Place) -> None:
     experiments = len(place.store.search_experiments())
     found = probe(place.uri, default_experiment="probed")

@@ -9,7 +9,7 @@ import pytest
 from spanferry_schemas import TracePart
 from spanferry_worker.errors import PoisonError
 from spanferry_worker.services.mlflow_resolve import KEEP_S, MISSING_S, Resolver
-from tests.sinks.conftest import OpenSink, Place
+from tests.sinks.conftest import OpenSink, Place, everywhere
 from tests.sinks.stores import five_spans, late
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
@@ -36,6 +36,7 @@ async def test_the_experiment_by_id_by_name_and_by_default(place: Place, opened:
     assert found[2] == place.store.get_experiment_by_name(default).experiment_id
 
 
+@everywhere
 async def test_several_workers_make_one_experiment(place: Place, opened: OpenSink) -> None:
     sinks = [await opened(place.uri) for _ in range(3)]
     named = name()
@@ -58,6 +59,7 @@ async def test_an_unknown_id(place: Place, opened: OpenSink) -> None:
     assert place.trace(good.trace_id or b"") is not None
 
 
+@everywhere
 async def test_a_deleted_experiment_and_its_restore(place: Place, opened: OpenSink) -> None:
     deleted = name()
     experiment_id = place.store.create_experiment(deleted)
@@ -88,6 +90,7 @@ async def test_an_experiment_deleted_while_it_is_remembered(place: Place, opened
     await sink.write([five_spans(part=part)])
 
 
+@everywhere
 async def test_the_active_model(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)
     part = TracePart(experiment=name(), active_model="my-agent")

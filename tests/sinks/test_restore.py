@@ -98,7 +98,7 @@ async def test_a_restored_skeleton_is_as_if_stored_whole(
         whole = big(part=part)
     await sink.write([cut(whole)])
     assert place.info(whole.trace_id).trace_metadata["spanferry.sampling.outcome"] == "skeleton"
-    made = plan(whole, await sink.stored_metadata([whole.trace_id]))
+    made = plan(whole, await sink.marks([whole.trace_id]))
     assert (made.verdict, made.before) == (Verdict.RESTORE, Outcome.SKELETON)
     await sink.write([made.trace])
     restored = rows(place, whole.trace_id)
@@ -106,7 +106,7 @@ async def test_a_restored_skeleton_is_as_if_stored_whole(
     read = place.trace(whole.trace_id)
 
     place.store.delete_traces(info.experiment_id, trace_ids=[info.trace_id])
-    assert await sink.stored_metadata([whole.trace_id]) == {}
+    assert await sink.marks([whole.trace_id]) == {}
     await sink.write([made.trace])
     assert rows(place, whole.trace_id) == restored
     assert read.data.spans[0].inputs == QUESTION
@@ -119,12 +119,12 @@ async def test_restoring_twice_changes_nothing(database: Place, opened: OpenSink
     whole = big(assessments=[feedback()])
     assert whole.trace_id is not None
     await sink.write([cut(whole)])
-    made = plan(whole, await sink.stored_metadata([whole.trace_id]))
+    made = plan(whole, await sink.marks([whole.trace_id]))
     await sink.write([made.trace])
     once = dump(database.uri)
     await sink.write([made.trace])
     assert dump(database.uri) == once
-    again = plan(whole, await sink.stored_metadata([whole.trace_id]))
+    again = plan(whole, await sink.marks([whole.trace_id]))
     assert again.verdict is Verdict.WHOLE
 
 
@@ -134,7 +134,7 @@ async def test_a_worker_that_cuts_it_again_changes_nothing(sqlite: Place, opened
     whole = big()
     assert whole.trace_id is not None
     await sink.write([cut(whole)])
-    made = plan(whole, await sink.stored_metadata([whole.trace_id]))
+    made = plan(whole, await sink.marks([whole.trace_id]))
     await sink.write([made.trace])
     once = dump(sqlite.uri)
     await sink.write([cut(whole)])
@@ -156,7 +156,7 @@ async def test_restoring_goes_on_after_a_death_between_its_writes(
     for one in (first, second):
         assert one.trace_id is not None
         await sink.write([cut(one)])
-        made = plan(one, await sink.stored_metadata([one.trace_id]))
+        made = plan(one, await sink.marks([one.trace_id]))
         if one is second:
             with monkeypatch.context() as patch:
                 patch.setattr(SqlAlchemyStore, "start_trace", dies)
@@ -179,7 +179,7 @@ async def test_a_dropped_trace_appears(sqlite: Place, opened: OpenSink) -> None:
     sink = await opened(sqlite.uri)
     whole = big()
     assert whole.trace_id is not None
-    made = plan(whole, await sink.stored_metadata([whole.trace_id]))
+    made = plan(whole, await sink.marks([whole.trace_id]))
     assert (made.verdict, made.before) == (Verdict.RESTORE, Outcome.DROP)
     await sink.write([made.trace])
     metadata = sqlite.info(whole.trace_id).trace_metadata
@@ -207,7 +207,7 @@ async def test_what_the_app_itself_has_cut_stays_cut(sqlite: Place, opened: Open
     whole = replace(whole, spans=spans)
     assert whole.trace_id is not None
     await sink.write([cut(whole)])
-    made = plan(whole, await sink.stored_metadata([whole.trace_id]))
+    made = plan(whole, await sink.marks([whole.trace_id]))
     await sink.write([made.trace])
     read = sqlite.trace(whole.trace_id).data.spans
     assert read[0].outputs == ANSWER

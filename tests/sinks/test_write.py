@@ -1,5 +1,6 @@
 """Idempotence, late parts and traces in progress: what is stored is that of the union."""
 
+import itertools
 import json
 import secrets
 import shutil
@@ -11,7 +12,7 @@ import sqlalchemy
 
 from spanferry_schemas import Span, StatusCode, TracePart, TraceState
 from spanferry_worker.errors import TraceNotFoundError, TransientError
-from tests.sinks.conftest import OpenSink, Place
+from tests.sinks.conftest import OpenSink, Place, everywhere
 from tests.sinks.stores import MS, START_NS, dump, feedback, five_spans, ids, late, span, trace
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
@@ -34,6 +35,7 @@ def llm(span_id: bytes, parent_id: bytes | None, given: int, made: int, **fields
     )
 
 
+@everywhere
 async def test_repeating_a_batch_changes_nothing(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)
     traces = [
@@ -54,7 +56,16 @@ async def test_repeating_a_batch_changes_nothing(place: Place, opened: OpenSink)
     assert dump(place.database) == once
 
 
-@pytest.mark.parametrize("died_in", ["start_trace", "log_spans", "second log_spans", "execute"])
+@pytest.mark.parametrize(
+    ("died_in", "database"),
+    [
+        *itertools.product(
+            ["start_trace", "log_spans", "second log_spans", "execute"], ["sqlite", "postgres"]
+        ),
+        ("second log_spans", "mariadb"),
+    ],
+    indirect=["database"],
+)
 async def test_repeating_after_a_death_between_the_writes(
     database: Place,
     opened: OpenSink,
@@ -173,6 +184,7 @@ def comparable(found: Any) -> dict[str, Any]:
     return plain
 
 
+@everywhere
 async def test_a_trace_without_root_is_in_progress_until_the_root_comes(
     place: Place, opened: OpenSink
 ) -> None:
@@ -215,6 +227,7 @@ async def test_late_spans_stay_in_the_roots_experiment(place: Place, opened: Ope
     assert info.trace_metadata["k"] == "2"
 
 
+@everywhere
 async def test_what_the_app_sets_late(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)
     first = five_spans(part=TracePart(tags={"a": "1", "b": "1"}, state=TraceState.OK))
@@ -265,6 +278,7 @@ async def test_an_unended_span_is_completed_when_it_ends(place: Place, opened: O
     assert [s.end_time_ns for s in stored if s.parent_id is None] == [START_NS + 30 * MS]
 
 
+@everywhere
 async def test_two_parts_of_one_trace_in_one_batch(place: Place, opened: OpenSink) -> None:
     root, child = ids(2)
     sink = await opened(place.uri)
@@ -282,6 +296,7 @@ async def test_tags_for_a_trace_that_is_not_there(place: Place, opened: OpenSink
         await sink.write([trace([], part=TracePart(tags={"a": "b"}))])
 
 
+@everywhere
 async def test_ten_megabytes(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)
     text = json.dumps("x" * 10_000_000).encode()

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -124,6 +125,17 @@ def create_thrice(bootstrap_servers: str, topic: str) -> None:
     more = spanferry(*words, "--partitions=6")
     assert "4 partitions, 6 are wanted" in more.stdout
     assert (first.returncode, again.returncode, more.returncode) == (0, 0, 1)
+
+
+async def test_a_policy_that_can_drop_has_one_topic_more(tmp_path: Path):
+    file = tmp_path / "worker.toml"
+    rules = "[[sample.rules]]\nname = 'all'\naction = 'drop'\n"
+    await asyncio.to_thread(file.write_text, rules)
+    async with EmbeddedBroker() as broker:
+        servers = f"--bootstrap-servers={broker.bootstrap_servers}"
+        words = ["topics", "create", servers, "--partitions=4", f"--config={file}"]
+        made = await asyncio.to_thread(spanferry, *words)
+    assert made.stdout.splitlines()[-1] == "spanferry.traces.dropped: created"
 
 
 async def test_topics_are_created_once_and_checked_after():

@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create = verbs.add_parser(
         "create",
         help="create the topics, or check those that exist",
-        description="Creates the traces' topic, those for dead letters, the ledger and sampling. "
+        description="Creates the traces' topic, those for dead letters, the ledger and sampling, and where a "
+        "rule of the policy can drop traces that for dropped ones. "
         "What exists already is checked and left as it is; the exit code is 1 where it will not do.",
     )
     create.add_argument("--partitions", type=int, default=12, help="of the traces' topic")
@@ -69,8 +70,11 @@ def run(args: argparse.Namespace) -> int:
     )
     ledger = TopicPlan.for_ledger(settings.ledger_topic, args.replication_factor)
     fleet = TopicPlan.for_fleet(settings.fleet_topic, args.replication_factor, args.retention_ms)
+    plans = [traces, dead, ledger, fleet]
+    if settings.sample.can_drop:
+        plans.append(TopicPlan.for_dropped(settings.dropped_topic, traces))
     try:
-        return asyncio.run(_create(settings.kafka, [traces, dead, ledger, fleet]))
+        return asyncio.run(_create(settings.kafka, plans))
     except TransientError as error:
         sys.stderr.write(f"spanferry topics: {error}\n")
         return 1

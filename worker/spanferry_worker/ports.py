@@ -1,8 +1,9 @@
 """What the runtime needs of the outside, as protocols with more than one implementation each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from spanferry_schemas import Assessment
 from spanferry_worker.stages.accounts import Entry, Kept
 from spanferry_worker.stages.consume import Record
 from spanferry_worker.stages.trace import AssembledTrace, Position
@@ -11,6 +12,7 @@ __all__ = [
     "Clock",
     "DeadLetter",
     "DeadLetterLog",
+    "DroppedLog",
     "FleetLog",
     "KeptAccounts",
     "LedgerLog",
@@ -46,6 +48,22 @@ class Sink(Protocol):
         names the culprit. PartlyRefusedError names them itself: all others of the batch are durable.
 
         The trace ids of a batch are distinct, and no other batch with one of them is under way.
+        """
+        ...
+
+    async def marks(self, trace_ids: Sequence[bytes]) -> Mapping[bytes, Mapping[str, str]]:
+        """What those of the traces that are stored say of their sampling: metadata, maybe none, by id.
+
+        It may be called while `write` is under way. Raises TransientError and PoisonError.
+        """
+        ...
+
+    async def marks_of_request(
+        self, assessment: Assessment
+    ) -> tuple[bytes, Mapping[str, str]] | None:
+        """The same of the trace that `write` would find by the assessment's client request id, with its id.
+
+        None where there is none, or one that has the assessment already.
         """
         ...
 
@@ -208,6 +226,29 @@ class FleetLog(Protocol):
 
     async def append(self, records: Sequence[tuple[bytes, bytes]]) -> None:
         """Write keys and values; returns when all replicas have them."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections. Never raises."""
+        ...
+
+
+class DroppedLog(Protocol):
+    """Where it is written down which traces were dropped: for each partition of the traces a log.
+
+    Errors are TransientError (`close` and `open` may help) or FatalError.
+    """
+
+    async def open(self) -> None:
+        """Connect; create the topic where it is missing, and give it as many partitions as the traces'."""
+        ...
+
+    async def append(self, records: Sequence[tuple[int, bytes]]) -> None:
+        """Write values to partitions; returns when all replicas have them."""
+        ...
+
+    def tail(self, partition: int) -> AsyncGenerator[Sequence[Record]]:
+        """What lies in a partition now, in portions: the newest first, in each in order."""
         ...
 
     async def close(self) -> None:

@@ -110,6 +110,17 @@ class SampleSettings(SamplingPolicy, frozen=True, kw_only=True):
     """A second policy, `[sample.shadow]`: it decides on every trace, without effect but on metrics."""
     fleet_topic: str | None = None
     """Where workers agree on budgets and on what is slow. Default: the traces' topic and `.sampling`."""
+    dropped_topic: str | None = None
+    """Where workers write down which traces were dropped, so that what comes late for them follows, and
+    feedback brings them back. Used only where a rule can drop. Default: the traces' topic and `.dropped`."""
+    remembered_bytes_max: int = 64 * 1024 * 1024
+    """What a process remembers of traces that were cut or dropped: 24 bytes for every record of one. The
+    oldest go first; a skeleton says in MLflow itself what it is, a dropped trace is forgotten."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.remembered_bytes_max < 1_000_000:
+            raise ValueError("remembered_bytes_max must be at least 1000000")
 
 
 class AssembleSettings(AssemblePolicy, frozen=True, kw_only=True):
@@ -221,6 +232,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     def dead_letter_topic(self) -> str:
         """The topic for what cannot be stored."""
         return self.dead_letters.topic or f"{self.kafka.topic}.dlq"
+
+    @property
+    def dropped_topic(self) -> str:
+        """The topic that says which traces were dropped."""
+        return self.sample.dropped_topic or f"{self.kafka.topic}.dropped"
 
     @property
     def fleet_topic(self) -> str:

@@ -9,6 +9,7 @@ from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 
 from spanferry.bridge.otel_view import OtelView, context_of, no_op_otel_span
 from spanferry.context import Current, ForeignParent, RemoteParent, current
+from spanferry.propagation import upstream_of
 from spanferry.spans import NoOpSpan
 from spanferry_schemas.limits import SPAN_ID_BYTES, TRACE_ID_BYTES
 
@@ -84,5 +85,6 @@ def current_of(span: otel.Span, no_op: type[NoOpSpan]) -> Current:
     if not isinstance(span, otel.NonRecordingSpan):
         return ForeignParent(None, span_id, span)
     if ids.is_remote or ids.trace_flags.sampled:
-        return RemoteParent(trace_id, span_id, ids.trace_flags.sampled)
+        upstream = upstream_of(ids.trace_state.get("ot") or "")
+        return RemoteParent(trace_id, span_id, ids.trace_flags.sampled, upstream=upstream)
     return no_op(trace_id, span_id)

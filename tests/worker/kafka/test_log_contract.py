@@ -116,7 +116,7 @@ async def test_it_knows_how_much_waits(place: Place):
 async def test_records_are_read_again_by_their_positions(place: Place):
     for index in range(10):
         await place.produce(index % PARTITIONS, b"v%d" % index, [("n", b"%d" % index)])
-    wanted = [Position(place.topic, p, o) for p, o in ((1, 3), (0, 0), (0, 4), (0, 99))]
+    wanted = [Position(place.topic, p, o) for p, o in ((1, 3), (0, 0), (0, 4), (0, 99), (9, 0))]
     async with opened(place.log(), Owner()) as log:
         records = await log.read(wanted)
     assert sorted(record.value for record in records) == [b"v0", b"v7", b"v8"]

@@ -294,6 +294,6 @@ async def test_undrop_stores_what_is_left_of_a_trace_only_when_told_to(desk: Des
     assert (await desk.run("undrop", trace_id, "--yes", "--incomplete"))[0] == 0
     sink = open_sink(desk.uri, default_experiment="Default")
     await sink.open()
-    stored = await sink.stored_metadata([number(4)])
+    stored = await sink.marks([number(4)])
     await sink.close()
-    assert stored[number(4)]["spanferry.sampling.restored"] == "drop"
+    assert stored[number(4)]["spanferry.sampling.outcome"] == "full"

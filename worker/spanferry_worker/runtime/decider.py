@@ -1,16 +1,19 @@
 """Samples finished traces: decides, waits where the fleet has to agree first, hands on what is kept."""
 
-import logging
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
+from spanferry_worker.ports import Partition
+from spanferry_worker.runtime.drops import Drops
 from spanferry_worker.runtime.fleet import Fleet
 from spanferry_worker.runtime.lanes import Lane, Lanes
 from spanferry_worker.runtime.parts import Parts
-from spanferry_worker.runtime.restorer import Restoration, Restorer, Sampled
+from spanferry_worker.runtime.recall import Recall, is_piece
+from spanferry_worker.runtime.remembered import Remembered
+from spanferry_worker.runtime.restorer import Restoration, Restorer
 from spanferry_worker.runtime.writer import Writer
+from spanferry_worker.services.metrics import Metrics
 from spanferry_worker.settings import SampleSettings, Settings
-from spanferry_worker.stages.accounts import Outcome as Fate
 from spanferry_worker.stages.sample import (
     LIVE,
     NO_TABLE,
@@ -18,20 +21,20 @@ from spanferry_worker.stages.sample import (
     Decision,
     DecisionReason,
     Outcome,
+    Sampled,
     Sampler,
     Table,
     Traits,
     bucket_of,
+    entries,
+    located,
 )
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 
 __all__ = ["Decider"]
 
-_log = logging.getLogger("spanferry.sample")
 _PATIENCE_MS: Final = 10_000
 """After this long a trace is decided by the table that is known."""
-_REMEMBERED_MAX: Final = 50_000
-"""Traces that were cut or dropped of late, so that what comes late follows them."""
 
 
 class _Waiting(NamedTuple):
@@ -50,18 +53,22 @@ class Decider:
         self.fleet = Fleet(parts)
         self.fleet.on_tables = self._settle
         self._waiting: OrderedDict[bytes | None, list[_Waiting]] = OrderedDict()
-        self._remembered: OrderedDict[tuple[int, bytes], Sampled] = OrderedDict()
+        self._waiting_bytes = 0
+        self._remembered = Remembered(parts, lanes, settings.sample.remembered_bytes_max)
+        self.drops = Drops(parts, settings, lanes, self._remembered)
+        self.recall = Recall(parts, settings, lanes, self._remembered, self.drops)
+        self.recall.on_answer = self._go_on
         self.restorer = Restorer(parts, settings)
         self.restorer.on_done = self._restored
-        self._waiting_bytes = 0
         self._live = Sampler(settings.sample)
         self._shadow: Sampler | None = None
         self.use(settings.sample)
 
     @property
     def held_bytes(self) -> int:
-        """What waits for a decision, or to be restored, takes in memory."""
-        return self._waiting_bytes + self.restorer.held_bytes
+        """What waits for a decision, for what was decided before, or to be restored, takes in memory."""
+        waiting = self._waiting_bytes + self.recall.held_bytes
+        return waiting + self.restorer.held_bytes + self.drops.held_bytes
 
     def use(self, policy: SampleSettings) -> None:
         """Decide by this policy from now on."""
@@ -74,27 +81,42 @@ class Decider:
             for one in used
             if one.policy.budget_bytes_s is not None
         }
+        self.recall.is_on = policy.can_cut
+        self.drops.switch(on=policy.can_drop)
+
+    def begin(self) -> None:
+        """Other partitions are ours now."""
+        self._remembered.forget_lost()
+        self.drops.begin()
 
     def decide(self, trace: AssembledTrace, lane: Lane) -> None:
-        """Take a finished trace. It goes to the writer now, or once the fleet has agreed."""
+        """Take a finished trace. It goes to the writer now, or once it is known what to go by."""
         metrics = self._parts.metrics
         metrics.assemble_finished.labels(trace.reason.value).inc()
         metrics.assemble_spans.inc(len(trace.spans))
-        if self.restorer.takes(trace, lane):
+        if self.recall.held_bytes and self.recall.takes(trace, lane):
+            return
+        if trace.reason is not FinishReason.COMPLETE:
+            under_way = self.restorer.knows(trace) or trace.trace_id in self._waiting
+            if not under_way and self.recall.ask(trace, lane):
+                return
+        self._go_on(trace, lane, None)
+
+    def _go_on(self, trace: AssembledTrace, lane: Lane, told: Sampled | None) -> None:
+        """Decide, in the order in which a trace's pieces came. `told`: what the store says of it."""
+        if self.restorer.held_bytes and self.restorer.takes(trace, lane):
             return
         behind = self._waiting.get(trace.trace_id)
-        if behind is not None:
-            self._wait(behind, trace, lane)
-        elif not self._decided(trace, lane, patient=True):
+        if behind is None:
+            if self._decided(trace, lane, told, patient=True):
+                return
             behind = self._waiting[trace.trace_id] = []
-            self._wait(behind, trace, lane)
-
-    def _wait(self, behind: list[_Waiting], trace: AssembledTrace, lane: Lane) -> None:
         behind.append(_Waiting(trace, lane, self._parts.clock.now_ms()))
         self._waiting_bytes += trace.memory_bytes
 
     def tick(self) -> None:
         """Decide what has waited too long; a few times a second."""
+        self._remembered.show()
         if self._waiting:
             self._settle()
 
@@ -107,7 +129,7 @@ class Decider:
                 trace, lane, since_ms = waiting[0]
                 patient = now_ms - since_ms < _PATIENCE_MS
                 owned = self._lanes.owned(lane.lane_id) is not None
-                if owned and not self._decided(trace, lane, patient=patient):
+                if owned and not self._decided(trace, lane, None, patient=patient):
                     break
                 del waiting[0]
                 self._waiting_bytes -= trace.memory_bytes
@@ -115,11 +137,15 @@ class Decider:
                 del self._waiting[trace_id]
         self._parts.metrics.sample.waiting.set(sum(map(len, self._waiting.values())))
 
-    def _decided(self, trace: AssembledTrace, lane: Lane, *, patient: bool) -> bool:
+    def _decided(
+        self, trace: AssembledTrace, lane: Lane, told: Sampled | None, *, patient: bool
+    ) -> bool:
         """Decide and hand on; False where that has to wait for the fleet."""
-        if trace.reason is FinishReason.LATE or not trace.spans:
-            self._follow(trace, lane)
-            return True
+        if is_piece(trace):
+            earlier = told or self._remembered.own(lane, trace.trace_id or b"")
+            if earlier is not None or trace.reason is FinishReason.LATE or not trace.spans:
+                self._follow(trace, lane, earlier)
+                return True
         if not self.fleet.is_on:
             self._do(trace, lane, NO_TABLE, 0)
             return True
@@ -139,61 +165,67 @@ class Decider:
     def _do(self, trace: AssembledTrace, lane: Lane, table: Table, bucket: int) -> None:
         decision = self._live.decide(trace, table)
         kept = self._live.apply(trace, decision)
-        self._count(decision, kept.size)
+        _count(self._parts.metrics, decision, kept.size)
         if LIVE in self.fleet.budgets:
             self.fleet.account.decided(LIVE, bucket, decision, kept.size)
         if self._shadow is not None:
             self._compare(self._shadow, trace, table, bucket, decision)
-        if decision.outcome is not Outcome.FULL:
-            self._remember(trace, lane, decision)
+        if decision.outcome is not Outcome.FULL and trace.trace_id is not None:
+            positions = tuple(trace.positions)
+            sampled = Sampled(decision.outcome, decision.weight, positions)
+            self._remembered.put(lane, trace.trace_id, sampled)
         self._hand_on(kept.trace, trace, lane)
 
-    def _follow(self, trace: AssembledTrace, lane: Lane, *, restores: bool = True) -> None:
+    def _follow(
+        self, trace: AssembledTrace, lane: Lane, earlier: Sampled | None, *, restores: bool = True
+    ) -> None:
         """What came late goes the way of its trace; feedback brings the whole trace back."""
-        earlier = self._remembered.get((lane.lane_id, trace.trace_id or b""))
-        wanted = restores and earlier is not None and bool(trace.assessments)
-        if earlier is not None and wanted and self.restorer.ask(trace, lane, earlier):
-            return
         outcome = Outcome.FULL if earlier is None else earlier.outcome
-        kept = self._live.follow(trace, outcome)
+        less = earlier if outcome is not Outcome.FULL else None
+        if less and restores and trace.assessments and self.restorer.ask(trace, lane, less):
+            return
         reason = DecisionReason.EARLIER.value
         self._parts.metrics.sample_decisions.labels(outcome.value, "", reason).inc()
-        self._hand_on(kept.trace, trace, lane)
+        kept = self._live.follow(trace, outcome).trace
+        if less and less.positions and trace.spans and trace.trace_id is not None:
+            # Its records are to be read, too, if the whole trace is asked for.
+            more = tuple(sorted({*less.positions, *trace.positions}))
+            self._remembered.put(lane, trace.trace_id, less._replace(positions=more))
+            kept = None if kept is None else located(kept, more)
+        self._hand_on(kept, trace, lane)
 
     def _restored(self, done: Restoration, whole: AssembledTrace | None) -> None:
         """A trace that was cut or dropped is written whole, and what came for it since; or it is gone
         from Kafka, and they go the way that it went."""
-        late, lane, _, behind = done
-        if self._lanes.owned(lane.lane_id) is not None:
-            if whole is None:
-                self._follow(late, lane, restores=False)
-            else:
-                self._remembered.pop((lane.lane_id, late.trace_id or b""), None)
-                labels = (Outcome.FULL.value, "feedback", DecisionReason.RESTORED.value)
-                self._parts.metrics.sample_decisions.labels(*labels).inc()
-                self._writer.add(whole, lane)
+        late, lane, earlier, behind = done
+        if self._lanes.owned(lane.lane_id) is None:
+            # What has come since is another assignment's, which knows of no restoration.
+            for trace, its_lane in behind:
+                if self._lanes.owned(its_lane.lane_id) is not None:
+                    self._go_on(trace, its_lane, earlier)
+            return
+        if whole is None:
+            self._follow(late, lane, earlier, restores=False)
+        else:
+            # Feedback by a request may come in another partition than its trace.
+            homes = {self._lanes.of(Partition(*place[:2])) for place in earlier.positions}
+            earlier = Sampled(Outcome.FULL)
+            for home in {lane, *homes} - {None}:
+                self._remembered.put(home or lane, late.trace_id or b"", earlier)
+            labels = (Outcome.FULL.value, "feedback", DecisionReason.RESTORED.value)
+            self._parts.metrics.sample_decisions.labels(*labels).inc()
+            self._writer.add(whole, lane)
         for trace, its_lane in behind:
             if self._lanes.owned(its_lane.lane_id) is not None:
-                self._follow(trace, its_lane, restores=False)
+                self._follow(trace, its_lane, earlier, restores=False)
 
     def _hand_on(self, kept: AssembledTrace | None, trace: AssembledTrace, lane: Lane) -> None:
-        if kept is None:
-            lane.settle(trace.positions, Fate.SAMPLED)
-        else:
+        if kept is not None:
             self._writer.add(kept, lane)
-
-    def _remember(self, trace: AssembledTrace, lane: Lane, decision: Decision) -> None:
-        if trace.trace_id is not None:
-            sampled = Sampled(decision.outcome, decision.weight, tuple(trace.positions))
-            self._remembered[lane.lane_id, trace.trace_id] = sampled
-            if len(self._remembered) > _REMEMBERED_MAX:
-                self._remembered.popitem(last=False)
-
-    def _count(self, decision: Decision, stored: int) -> None:
-        metrics, outcome = self._parts.metrics, decision.outcome.value
-        metrics.sample_decisions.labels(outcome, decision.rule, decision.reason.value).inc()
-        metrics.sample.bytes_in.labels(outcome).inc(decision.size)
-        metrics.sample.bytes_stored.labels(outcome).inc(stored)
+            return
+        offsets = [position.offset for position in trace.positions]
+        dropped = entries(trace.trace_id or b"", Outcome.DROP, offsets)
+        self.drops.take(lane, dropped, trace.positions)
 
     def _compare(
         self, shadow: Sampler, trace: AssembledTrace, table: Table, bucket: int, live: Decision
@@ -208,3 +240,10 @@ class Decider:
         metrics.shadow_stored.labels(outcome).inc(stored)
         if decision.outcome is not live.outcome:
             metrics.shadow_differs.labels(live.outcome.value, outcome).inc()
+
+
+def _count(metrics: Metrics, decision: Decision, stored: int) -> None:
+    outcome = decision.outcome.value
+    metrics.sample_decisions.labels(outcome, decision.rule, decision.reason.value).inc()
+    metrics.sample.bytes_in.labels(outcome).inc(decision.size)
+    metrics.sample.bytes_stored.labels(outcome).inc(stored)

@@ -20,6 +20,7 @@ from spanferry_worker.runtime.policy_file import PolicyFile, SettingsSource
 from spanferry_worker.services.clock import SystemClock
 from spanferry_worker.services.kafka import KafkaLog
 from spanferry_worker.services.kafka_dead_letters import KafkaDeadLetters
+from spanferry_worker.services.kafka_dropped import KafkaDropped
 from spanferry_worker.services.kafka_fleet import KafkaFleet
 from spanferry_worker.services.kafka_ledger import KafkaLedger
 from spanferry_worker.services.memory import memory_limit_bytes
@@ -56,6 +57,7 @@ def make_parts(settings: Settings) -> Parts:
         chance=random.Random(),  # noqa: S311 - spreads retries
         ledger=KafkaLedger(settings) if settings.ledger.enabled else None,
         fleet=KafkaFleet(settings),
+        dropped=KafkaDropped(settings),
     )
 
 

@@ -4,7 +4,15 @@ import random
 
 from msgspec import Struct
 
-from spanferry_worker.ports import Clock, DeadLetterLog, FleetLog, LedgerLog, RecordLog, Sink
+from spanferry_worker.ports import (
+    Clock,
+    DeadLetterLog,
+    DroppedLog,
+    FleetLog,
+    LedgerLog,
+    RecordLog,
+    Sink,
+)
 from spanferry_worker.services.metrics import Metrics
 
 __all__ = ["Parts"]
@@ -23,3 +31,5 @@ class Parts(Struct, frozen=True, kw_only=True):
     """None: the accounts are forgotten when the worker ends."""
     fleet: FleetLog | None = None
     """None: budgets and what is slow are unknown, and decisions go on without."""
+    dropped: DroppedLog | None = None
+    """None: what was dropped is forgotten when the worker ends, or loses the partition."""

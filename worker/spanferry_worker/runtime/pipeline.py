@@ -76,6 +76,8 @@ class Pipeline:
                     group.create_task(self.books.run(), name="ledger"),
                     group.create_task(self.intake.decider.fleet.run(), name="sample"),
                     group.create_task(self.intake.decider.restorer.run(), name="restore"),
+                    group.create_task(self.intake.decider.recall.run(), name="recall"),
+                    group.create_task(self.intake.decider.drops.run(), name="drops"),
                 ]
                 await self._consume()
                 await self._drain()
@@ -157,13 +159,14 @@ class Pipeline:
         await self._commit(max(1.0, left_s))
 
     async def _flush(self, timeout_s: float) -> bool:
-        """Write what is decided, dead letters too; False where the time did not suffice."""
+        """Write what is decided, dead letters and drops too; False where the time did not suffice."""
         self.writer.flush(on=True)
+        waiting = (self.writer, self.office, self.intake.decider.drops)
         try:
             async with asyncio.timeout(timeout_s):
-                while not (self.writer.idle.is_set() and self.office.idle.is_set()):
-                    await self.writer.idle.wait()
-                    await self.office.idle.wait()
+                while not all(one.idle.is_set() for one in waiting):
+                    for one in waiting:
+                        await one.idle.wait()
         except TimeoutError:
             return False
         else:
@@ -202,6 +205,7 @@ class Pipeline:
                 lane.resumed_at = offset
                 lane.decoder.resume()
         self.books.begin()
+        self.intake.decider.begin()
 
     async def revoked(self, partitions: frozenset[Partition]) -> None:
         """Write what is decided, THEN commit it, then forget the rest: the next owner reads it."""

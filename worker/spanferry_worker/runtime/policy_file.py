@@ -18,6 +18,8 @@ __all__ = ["PolicyFile", "SettingsSource"]
 
 _log = logging.getLogger("spanferry.sample")
 _LOOK_S: Final = 1.0
+_AT_START: Final = ("fleet_topic", "dropped_topic", "remembered_bytes_max")
+"""Of `[sample]`, what counts as it was when the worker started."""
 
 
 class SettingsSource(NamedTuple):
@@ -79,8 +81,9 @@ class PolicyFile:
                 "only [sample] is read again; what else has changed needs a restart",
                 extra=LogEvent.SAMPLE_RESTART(),
             )
-        if settings.sample.fleet_topic != self._settings.sample.fleet_topic:
-            _log.warning("sample.fleet_topic needs a restart", extra=LogEvent.SAMPLE_RESTART())
+        for name in _AT_START:
+            if getattr(settings.sample, name) != getattr(self._settings.sample, name):
+                _log.warning("sample.%s needs a restart", name, extra=LogEvent.SAMPLE_RESTART())
         if settings.sample == self._settings.sample:
             self._loads.labels("unchanged").inc()
             _log.info(

@@ -18,11 +18,11 @@ from spanferry_worker.stages.assemble import Assembler
 from spanferry_worker.stages.consume import Record
 from spanferry_worker.stages.decode import Decoded, Decoder
 from spanferry_worker.stages.parts import united
-from spanferry_worker.stages.sample import Outcome, restored
+from spanferry_worker.stages.sample import Outcome, Sampled, restored
 from spanferry_worker.stages.trace import AssembledTrace, Position
 from spanferry_worker.telemetry import LogEvent
 
-__all__ = ["Restoration", "Restorer", "Sampled"]
+__all__ = ["Restoration", "Restorer"]
 
 _log = logging.getLogger("spanferry.sample")
 _RULE: Final = "feedback"
@@ -31,15 +31,6 @@ _WAITING_MAX: Final = 1_000
 _AT_ONCE: Final = 20
 """Traces read again by one consumer."""
 _TRIES: Final = 5
-
-
-class Sampled(NamedTuple):
-    """What is remembered of a trace that was not stored whole."""
-
-    outcome: Outcome
-    weight: float
-    positions: tuple[Position, ...]
-    """Where its records lie."""
 
 
 class Restoration(NamedTuple):
@@ -71,13 +62,21 @@ class Restorer:
         """Called with the whole trace, or None where it is gone; the lane may be lost meanwhile."""
 
     def ask(self, late: AssembledTrace, lane: Lane, earlier: Sampled) -> bool:
-        """Restore a trace that feedback came for; False where too many wait already."""
+        """Restore a trace that feedback came for; False where it is not known where its records lie, or too
+        many wait already."""
+        if not earlier.positions:
+            self._parts.metrics.sample.restored.labels("gone").inc()
+            return False
         if len(self._requests) >= _WAITING_MAX:
             return False
         self._requests[late.trace_id] = Restoration(late, lane, earlier, [])
         self.held_bytes += late.memory_bytes
         self._arrived.set()
         return True
+
+    def knows(self, trace: AssembledTrace) -> bool:
+        """Whether its trace is being restored."""
+        return trace.trace_id in self._requests
 
     def takes(self, trace: AssembledTrace, lane: Lane) -> bool:
         """Whether its trace is being restored: then it is kept until that is done."""
@@ -126,9 +125,9 @@ class Restorer:
     ) -> AssembledTrace | None:
         late, _, earlier, _ = request
         records = [found[one] for one in earlier.positions if one in found]
-        whole = self._assembled(records) if len(records) == len(earlier.positions) else None
+        whole = self._assembled(late.trace_id, records)
         counts = self._parts.metrics.sample.restored
-        if whole is None or whole.trace_id != late.trace_id:
+        if whole is None or {*whole.positions} != {*earlier.positions}:
             counts.labels("gone").inc()
             return None
         counts.labels("restored").inc()
@@ -139,8 +138,10 @@ class Restorer:
             weight=earlier.weight if earlier.outcome is Outcome.SKELETON else 1.0,
         )
 
-    def _assembled(self, records: Sequence[Record]) -> AssembledTrace | None:
-        """The trace of these records; None where they are not one trace, whole."""
+    def _assembled(
+        self, trace_id: bytes | None, records: Sequence[Record]
+    ) -> AssembledTrace | None:
+        """The trace as these records have it; None where its spans are not among them."""
         decoder, assembler = Decoder(self._settings.decode), Assembler(self._settings.assemble)
         traces: list[AssembledTrace] = []
         for record in records:
@@ -149,8 +150,8 @@ class Restorer:
                     trace = assembler.add(outcome, record.timestamp)
                     if trace is not None:
                         traces.append(trace)
-        traces += assembler.drain()
-        return traces[0] if len(traces) == 1 else None
+        pieces = [one for one in (*traces, *assembler.drain()) if one.trace_id == trace_id]
+        return united(pieces) if any(one.spans for one in pieces) else None
 
 
 def _nothing(_done: Restoration, _whole: AssembledTrace | None) -> None:

@@ -99,7 +99,7 @@ async def _look(settings: Settings, args: argparse.Namespace) -> tuple[list[Plan
     if not found:
         return [], missing
     async with _opened(settings) as sink:
-        stored = await sink.stored_metadata(list(found))
+        stored = await sink.marks(list(found))
     plans = [
         planned(one, stored.get(trace_id), incomplete=args.incomplete)
         for trace_id, one in found.items()

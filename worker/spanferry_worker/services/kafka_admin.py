@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, Self
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import IncompatibleBrokerVersion, TopicAlreadyExistsError, for_code
 from msgspec import Struct
@@ -21,6 +21,7 @@ __all__ = [
     "create_topic",
     "describe_topic",
     "ensure_topic",
+    "grow_topic",
     "problems",
 ]
 
@@ -71,6 +72,16 @@ class TopicPlan(Struct, frozen=True, kw_only=True):
             replication_factor=replication_factor,
             retention_ms=retention_ms,
             compacted=True,
+        )
+
+    @classmethod
+    def for_dropped(cls, name: str, traces: "TopicPlan | TopicState") -> Self:
+        """A log for every partition of the traces, kept for as long as they are."""
+        return cls(
+            name=name,
+            partitions=traces.partitions,
+            replication_factor=traces.replication_factor,
+            retention_ms=traces.retention_ms,
         )
 
     @classmethod
@@ -161,6 +172,12 @@ async def create_topic(settings: KafkaSettings, plan: TopicPlan) -> str | None:
         if code and kind is not TopicAlreadyExistsError:
             return str(message[0]) if message and message[0] else kind.__name__
     return None
+
+
+async def grow_topic(settings: KafkaSettings, name: str, partitions: int) -> None:
+    """Give a topic so many partitions. Raises aiokafka's errors."""
+    async with _admin(settings) as client:
+        await client.create_partitions({name: NewPartitions(partitions)})
 
 
 async def ensure_topic(

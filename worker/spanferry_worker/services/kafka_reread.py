@@ -33,6 +33,11 @@ async def reread(settings: KafkaSettings, positions: Sequence[Position]) -> list
     try:
         async with asyncio.timeout(_READ_S):
             await consumer.start()
+            # A topic that was made anew may have fewer partitions: aiokafka would look for them for ever.
+            wanted = {place: some for place, some in wanted.items() if _exists(consumer, place)}
+            if not wanted:
+                return found
+            consumer.assign(list(wanted))
             begins: Mapping[TopicPartition, int] = await consumer.beginning_offsets(list(wanted))
             ends: Mapping[TopicPartition, int] = await consumer.end_offsets(list(wanted))
             for partition, offsets in wanted.items():
@@ -45,6 +50,10 @@ async def reread(settings: KafkaSettings, positions: Sequence[Position]) -> list
     finally:
         await consumer.stop()
     return found
+
+
+def _exists(consumer: AIOKafkaConsumer, place: TopicPartition) -> bool:
+    return place.partition in (consumer.partitions_for_topic(place.topic) or ())
 
 
 async def _read_partition(

@@ -105,6 +105,22 @@ class _SampleMetrics:
             "Cut or dropped traces that feedback came for: stored whole, or gone from Kafka.",
             "result",
         )
+        self.recalled = counter(
+            "sample_recalled",
+            "Traces that came late, without their root, or feedback, and what was decided on them before: "
+            "full, skeleton, drop; new: nothing; unanswered: MLflow did not say; unasked: too many waited.",
+            "result",
+        )
+        self.remembered = gauge(
+            "sample_remembered_bytes", "What is remembered of traces that were cut or dropped."
+        )
+        self.unwritten = counter(
+            "sample_unwritten_drops",
+            "Dropped traces that could not be written down: what comes late for them will not follow.",
+        )
+        self.dropped_errors = counter(
+            "sample_dropped_errors", "Failures of the topic of dropped traces."
+        )
         self.loads = counter(
             "sample_policy_loads", "Times that the policy was read again.", "result"
         )

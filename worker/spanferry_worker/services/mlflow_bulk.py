@@ -1,8 +1,8 @@
 """New traces straight into MLflow's tables, a batch in one transaction."""
 
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final
 
 import sqlalchemy as sa
 import sqlalchemy.exc
@@ -25,6 +25,7 @@ from mlflow.utils.uri import append_to_uri_path
 from mlflow.version import VERSION
 
 from spanferry_worker.services.mlflow_errors import causes, mapped
+from spanferry_worker.services.mlflow_insert import Table, insert_for
 from spanferry_worker.services.mlflow_span_rows import SPAN_COLUMNS
 from spanferry_worker.services.mlflow_trace_rows import (
     ASSESSMENT_COLUMNS,
@@ -41,8 +42,8 @@ TESTED: Final = {"3.17.2": "dc11669786a5"}
 """MLflow versions, and the revisions of their databases, for which tests/sinks has compared every row
 with what MLflow itself writes."""
 
-DIALECTS: Final = ("postgresql", "sqlite")
-"""... and the databases."""
+DIALECTS: Final = ("postgresql", "sqlite", "mysql")
+"""... and the databases; `mysql` is MariaDB, too."""
 
 _PLACE: Final = "<trace>"
 _REVISION: Final = sa.text("SELECT version_num FROM alembic_version")
@@ -51,15 +52,8 @@ _HAND_OVER: Final = (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.DataError)
 to do, or says what is wrong, trace by trace."""
 
 
-class _Table(NamedTuple):
-    """One of MLflow's tables, and which of its columns are written."""
-
-    table: sa.Table
-    columns: tuple[str, ...]
-
-
 _TABLES: Final = tuple(
-    _Table(model.__table__, columns)
+    Table(model.__table__, columns)
     for model, columns in (
         (SqlTraceInfo, TRACE_COLUMNS),
         (SqlTraceTag, ("request_id", "key", "value")),
@@ -88,16 +82,13 @@ def why_not(dialect: str) -> str | None:
 class BulkInsert:
     """Inserts new traces. Used by several threads at once.
 
-    PostgreSQL by COPY, SQLite by executemany; both with MLflow's own session, so that its
-    rollup queue is locked first and all is one transaction.
+    With MLflow's own session, so that its rollup queue is locked first and all is one transaction.
     """
 
     def __init__(self, sessions: Any, dialect: sa.Dialect) -> None:
         """`sessions` is the store's ManagedSessionMaker."""
         self._sessions = sessions
-        self._copies = dialect.name == "postgresql" and dialect.driver == "psycopg"
-        self._statements = [_insert(one, dialect) for one in _TABLES]
-        self._copy_statements = [_copy(one, dialect) for one in _TABLES]
+        self._inserts = [insert_for(one, dialect) for one in _TABLES]
         self._migrated: str | None = None
 
     def insert(self, traces: Sequence[TraceRows]) -> frozenset[str]:
@@ -126,7 +117,7 @@ class BulkInsert:
             enqueue_rollup_rebuild_partitions(session, _partitions(traces))
         places = _artifact_places(session, {trace.experiment_id for trace in traces})
         traces = [trace for trace in traces if trace.experiment_id in places]
-        rows: tuple[Iterable[tuple[Any, ...]], ...] = (
+        rows: tuple[list[tuple[Any, ...]], ...] = (
             [trace.values for trace in traces],
             [row for trace in traces for row in _tags(trace, places[trace.experiment_id])],
             [(one.trace_id, key, value) for one in traces for key, value in one.metadata.items()],
@@ -134,9 +125,9 @@ class BulkInsert:
             [row for trace in traces for row in trace.assessments],
         )
         connection = session.connection()
-        for number, some in enumerate(rows):
+        for insert, some in zip(self._inserts, rows, strict=True):
             if some:
-                self._write(connection, number, list(some))
+                insert.write(connection, some)
         return frozenset(trace.trace_id for trace in traces)
 
     def _is_tested(self, session: Any) -> bool:
@@ -153,38 +144,6 @@ class BulkInsert:
                 extra=LogEvent.WRITE_SLOWLY(),
             )
         return False
-
-    def _write(self, connection: sa.Connection, number: int, rows: list[tuple[Any, ...]]) -> None:
-        if not self._copies:
-            connection.exec_driver_sql(self._statements[number], rows)
-            return
-        import psycopg  # noqa: PLC0415  not there for other databases
-
-        raw: Any = connection.connection.driver_connection
-        statement = self._copy_statements[number]
-        try:
-            with raw.cursor() as cursor, cursor.copy(statement) as copy:
-                for row in rows:
-                    copy.write_row(row)
-        except psycopg.Error as error:
-            raise sqlalchemy.exc.DBAPIError.instance(
-                statement, None, error, psycopg.Error, dialect=connection.dialect
-            ) from error
-
-
-def _insert(one: _Table, dialect: sa.Dialect) -> str:
-    """With the driver's own marks for parameters, by position."""
-    quote = dialect.identifier_preparer
-    mark = {"qmark": "?", "format": "%s", "pyformat": "%s"}.get(dialect.paramstyle, "?")
-    names = ", ".join(quote.quote(name) for name in one.columns)
-    marks = ", ".join([mark] * len(one.columns))
-    return f"INSERT INTO {quote.format_table(one.table)} ({names}) VALUES ({marks})"  # noqa: S608  MLflow's
-
-
-def _copy(one: _Table, dialect: sa.Dialect) -> str:
-    quote = dialect.identifier_preparer
-    names = ", ".join(quote.quote(name) for name in one.columns)
-    return f"COPY {quote.format_table(one.table)} ({names}) FROM STDIN"
 
 
 def _artifact_places(session: Any, experiment_ids: set[int]) -> dict[int, str]:

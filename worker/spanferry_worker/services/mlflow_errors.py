@@ -11,6 +11,7 @@ import sqlalchemy.exc
 from mlflow.exceptions import MlflowException, RestException
 
 from spanferry_worker.errors import PoisonError, TransientError, WorkerError
+from spanferry_worker.services import mlflow_mysql as mysql
 from spanferry_worker.telemetry import LogEvent
 
 __all__ = [
@@ -115,10 +116,12 @@ def _is_transient(error: Exception) -> bool:
 
 def _is_transient_sql(error: sqlalchemy.exc.SQLAlchemyError) -> bool:
     if isinstance(error, sqlalchemy.exc.DBAPIError):
+        if mysql.is_poison(error.orig):
+            return False
         sqlstate = getattr(error.orig, "sqlstate", None) or ""
         if error.connection_invalidated or sqlstate in _ACCESS_SQLSTATES:
             return True
-        if sqlstate[:2] in _TRANSIENT_SQLSTATE_CLASSES:
+        if sqlstate[:2] in _TRANSIENT_SQLSTATE_CLASSES or mysql.is_transient(error.orig):
             return True
     return isinstance(error, _TRANSIENT_SQL)
 

@@ -37,6 +37,7 @@ __all__ = [
     "RestStoreOver",
     "add_header_provider",
     "attribute_texts",
+    "check_workspace",
     "create_engine",
     "credentials",
     "has_all_tables",
@@ -45,6 +46,7 @@ __all__ = [
     "knows_revision",
     "latest_revision",
     "model_dimension",
+    "open_store",
     "rest_response",
     "sanitize_attributes",
     "schema_revision",
@@ -163,6 +165,18 @@ def credentials(uri: str) -> Any:
 def validate_model_name(name: str) -> None:
     """Raises MlflowException for a name that no LoggedModel may have."""
     _validation._validate_logged_model_name(name)
+
+
+def open_store(uri: str, artifact_root: str) -> Any:
+    """MLflow's own store of a database; the one that knows workspaces where MLflow's are on."""
+    return _tracking._get_sqlalchemy_store(uri, artifact_root)
+
+
+def check_workspace(store: Any) -> None:
+    """Raises MlflowException where workspaces are on and none is named, or one that is not there."""
+    if store.supports_workspaces:
+        workspace = store._get_active_workspace()
+        store._get_workspace_provider_instance().get_workspace(workspace)
 
 
 def create_engine(uri: str) -> sa.Engine:

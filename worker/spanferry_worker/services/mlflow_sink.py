@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlsplit
 
-from spanferry_schemas import trace_id_text
+from spanferry_schemas import Assessment
 from spanferry_worker.errors import FatalError
 from spanferry_worker.services.mlflow_environment import prepare_environment
 from spanferry_worker.stages.requests import RequestPolicy
@@ -18,10 +18,12 @@ from spanferry_worker.text import without_userinfo
 if TYPE_CHECKING:
     from spanferry_worker.services.mlflow_artifacts import Artifacts
     from spanferry_worker.services.mlflow_backend import Backend
+    from spanferry_worker.services.mlflow_marks import Marks
     from spanferry_worker.services.mlflow_write import Writer
 
 __all__ = ["MlflowSink", "open_sink"]
 
+_T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 
 CONCURRENCY: Final = 4
@@ -111,6 +113,7 @@ class MlflowSink:
         self._backend: Backend | None = None
         self._artifacts: Artifacts | None = None
         self._writer: Writer | None = None
+        self._marks: Marks | None = None
 
     @property
     def concurrency(self) -> int:
@@ -131,16 +134,25 @@ class MlflowSink:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._threads, self._write, self._writer, batch)
 
-    async def stored_metadata(self, trace_ids: Sequence[bytes]) -> dict[bytes, dict[str, str]]:
-        """The metadata of those traces that are stored, by id. Raises as `write` does."""
-        if self._threads is None or self._backend is None:
+    async def marks(self, trace_ids: Sequence[bytes]) -> Mapping[bytes, Mapping[str, str]]:
+        """As ports.Sink.marks."""
+        return await self._ask(lambda marks: marks.of(trace_ids))
+
+    async def marks_of_request(
+        self, assessment: Assessment
+    ) -> tuple[bytes, Mapping[str, str]] | None:
+        """As ports.Sink.marks_of_request."""
+        return await self._ask(lambda marks: marks.of_request(assessment))
+
+    async def _ask(self, question: "Callable[[Marks], _T]") -> _T:
+        if self._threads is None or self._marks is None:
             raise FatalError("the sink is asked before it is open")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._ask, self._backend, trace_ids)
+        return await loop.run_in_executor(self._threads, question, self._marks)
 
     async def close(self) -> None:
         """Release connections. Never raises. Waits a while for writes that are still running."""
-        threads, self._threads, self._writer = self._threads, None, None
+        threads, self._threads, self._writer, self._marks = self._threads, None, None, None
         if threads is not None:
             try:
                 async with asyncio.timeout(CLOSE_S):
@@ -162,6 +174,7 @@ class MlflowSink:
         from spanferry_worker.services import mlflow_extract  # noqa: PLC0415 - slow
         from spanferry_worker.services.mlflow_artifacts import Artifacts  # noqa: PLC0415
         from spanferry_worker.services.mlflow_build import EntityBuilder  # noqa: PLC0415
+        from spanferry_worker.services.mlflow_marks import Marks  # noqa: PLC0415
         from spanferry_worker.services.mlflow_resolve import Resolver  # noqa: PLC0415
         from spanferry_worker.services.mlflow_text import Texts  # noqa: PLC0415
         from spanferry_worker.services.mlflow_write import Writer  # noqa: PLC0415
@@ -182,10 +195,12 @@ class MlflowSink:
         root: str = getattr(backend.store, "artifact_root_uri", "")
         artifacts = Artifacts(self._artifact_uri, default_root=root)
         extracting = mlflow_extract.is_wanted() and artifacts.reachable()
+        builder = EntityBuilder(Texts(backend.limits))
         self._backend, self._artifacts = backend, artifacts
+        self._marks = Marks(backend, builder, resolver)
         self._writer = Writer(
             backend,
-            EntityBuilder(Texts(backend.limits)),
+            builder,
             resolver,
             artifacts,
             extract=mlflow_extract.extract if extracting else None,
@@ -197,15 +212,3 @@ class MlflowSink:
 
         with mapped("storing a batch"):
             writer.write(batch)
-
-    @staticmethod
-    def _ask(backend: "Backend", trace_ids: Sequence[bytes]) -> dict[bytes, dict[str, str]]:
-        from spanferry_worker.services.mlflow_errors import mapped  # noqa: PLC0415
-
-        with mapped("looking up traces"):
-            found = backend.infos([trace_id_text(one) for one in trace_ids])
-        return {
-            one: dict(found[text].trace_metadata)
-            for one in trace_ids
-            if (text := trace_id_text(one)) in found
-        }

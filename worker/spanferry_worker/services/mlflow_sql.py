@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import RLock
 from typing import Any, Final, TypeVar
 
@@ -18,15 +18,15 @@ from mlflow.store.tracking.dbmodels.models import (
     SqlExperiment,
     SqlTraceInfo,
 )
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracing.constant import TraceTagKey
 from mlflow.version import VERSION
 
-from spanferry_worker.errors import FatalError, TransientError
+from spanferry_worker.errors import FatalError, PoisonError, TransientError
+from spanferry_worker.services import mlflow_mysql as mysql
 from spanferry_worker.services import mlflow_private as private
 from spanferry_worker.services.mlflow_backend import calls, disturbed_ms
 from spanferry_worker.services.mlflow_bulk import BulkInsert, why_not
-from spanferry_worker.services.mlflow_errors import mapped
+from spanferry_worker.services.mlflow_errors import causes, mapped
 from spanferry_worker.services.mlflow_text import Limits
 from spanferry_worker.telemetry import LogEvent
 
@@ -53,13 +53,25 @@ _NO_SUCH_DATABASE: Final = (
     "Unknown database",
     "unable to open database file",
 )
+_WORKSPACE_CODES: Final = frozenset(
+    {"INVALID_STATE", "INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}
+)
+_DRIVERS: Final = {
+    "mysql": "install spanferry[mysql] and write mysql+pymysql://…",
+    "postgresql": "install spanferry[worker] and write postgresql://…",
+}
 
 
 def connect(uri: str) -> sa.Engine:
     """An engine that has connected once. Raises TransientError, or FatalError for a wrong URI."""
     try:
         engine: sa.Engine = private.create_engine(uri)
-    except (sqlalchemy.exc.ArgumentError, ImportError, ValueError) as error:
+    except ImportError as error:
+        raise FatalError(
+            f"the tracking URI cannot be used, its driver is not installed ({error}): "
+            f"{_DRIVERS.get(uri.partition(':')[0].partition('+')[0], 'install it')}"
+        ) from error
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise FatalError(f"the tracking URI cannot be used: {error}") from error
     try:
         with engine.connect():
@@ -133,9 +145,12 @@ class SqlBackend:
         finally:
             engine.dispose()
         with mapped("opening MLflow's database"):
-            self._store = SqlAlchemyStore(uri, root or DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+            self._store = _open_store(uri, root or DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+            mysql.make_strict(self._store.engine)
         self.bulk = _bulk_of(self._store) if bulk else None
-        one_writer = self._store.engine.dialect.name == "sqlite"
+        dialect = self._store.engine.dialect.name
+        self._is_mysql = dialect == mysql.NAME
+        one_writer = dialect == "sqlite"
         self.writing: AbstractContextManager[object] = RLock() if one_writer else nullcontext()
 
     @property
@@ -169,23 +184,32 @@ class SqlBackend:
         return spans
 
     def write_new(self, infos: Sequence[TraceInfo], spans: Mapping[str, Sequence[Span]]) -> None:
-        with mapped("storing traces"):
+        with _clashes_told(self._store, infos), mapped("storing traces"):
             for info in infos:
                 self._store.start_trace(info)
         with mapped("storing spans"):
             for experiment_id, some in calls(
                 infos, spans, bytes_max=CALL_BYTES_MAX, traces_max=CALL_TRACES_MAX
             ):
-                self._store.log_spans(experiment_id, some)
+                self._log_spans(experiment_id, some)
         with mapped("storing times and states"):
             self._put_back(infos, spans)
 
     def add_spans(self, experiment_id: str, spans: Sequence[Span]) -> None:
         with mapped("adding spans"):
-            self._store.log_spans(experiment_id, list(spans))
+            self._log_spans(experiment_id, list(spans))
+
+    def _log_spans(self, experiment_id: str, spans: list[Span]) -> None:
+        if not self._is_mysql:
+            self._store.log_spans(experiment_id, spans)
+            return
+        with self._store.ManagedSessionMaker() as session:
+            limit = mysql.packet_bytes(session)
+        for some in mysql.portions(spans, limit):
+            self._store.log_spans(experiment_id, some)
 
     def put_info(self, info: TraceInfo) -> None:
-        with mapped(f"updating trace {info.trace_id}"):
+        with _clashes_told(self._store, [info]), mapped(f"updating trace {info.trace_id}"):
             self._store.start_trace(info)
 
     def add_assessment(self, assessment: Assessment) -> None:
@@ -228,7 +252,9 @@ class SqlBackend:
             with self._store.ManagedSessionMaker() as session:
                 ids = list(session.scalars(near)) or list(session.scalars(query))
             found = {info.trace_id: info for info in self._store.batch_get_trace_infos(ids)}
-        return [found[trace_id] for trace_id in ids if trace_id in found]
+        of_it = [found[trace_id] for trace_id in ids if trace_id in found]
+        # a database may take capitals for small letters
+        return [info for info in of_it if info.client_request_id == client_request_id]
 
     def close(self) -> None:
         try:
@@ -271,6 +297,40 @@ class SqlBackend:
                     .values(trace_timestamp_ms=sa.bindparam("start")),
                     [{"of": value["of"], "start": value["start"]} for value in some],
                 )
+
+
+def _open_store(uri: str, artifact_root: str) -> Any:
+    """In the workspace that MLflow's environment names. Raises FatalError where there is none."""
+    try:
+        store = private.open_store(uri, artifact_root)
+        private.check_workspace(store)
+    except MlflowException as error:
+        if error.error_code in _WORKSPACE_CODES:
+            raise FatalError(
+                f"MLflow's workspaces: {error} (set MLFLOW_ENABLE_WORKSPACES as the tracking server "
+                "has it, and MLFLOW_WORKSPACE to the workspace of these workers)"
+            ) from error
+        raise
+    return store
+
+
+@contextmanager
+def _clashes_told(store: Any, infos: Sequence[TraceInfo]) -> Generator[None]:
+    """Two rows that MySQL takes for the same look as if another writer had been faster, for ever."""
+    try:
+        yield
+    except TransientError as error:
+        refused = any(isinstance(cause, sqlalchemy.exc.IntegrityError) for cause in causes(error))
+        if store.engine.dialect.name != mysql.NAME or not refused:
+            raise
+        with mapped("looking for the reason"), store.ManagedSessionMaker() as session:
+            clash = next((info for info in infos if mysql.clashing_keys(session, info)), None)
+        if clash is None:
+            raise
+        raise PoisonError(
+            f"trace {clash.trace_id} has tags or metadata whose keys are the same to MLflow's "
+            "database, which does not tell capitals from small letters, or accents"
+        ) from error
 
 
 def _bulk_of(store: Any) -> BulkInsert | None:

@@ -171,7 +171,7 @@ def _added_up(
         return None
     nodes: list[SpanAggregationNode] = []
     for span, text in zip(spans, texts, strict=True):
-        value = try_json_loads(text)
+        value = try_json_loads(text) if text else None
         data = value if isinstance(value, dict) else None
         nodes.append(SpanAggregationNode(span.values[2], span.values[3], data))
     return add(nodes)

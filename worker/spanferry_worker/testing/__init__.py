@@ -2,6 +2,7 @@
 
 from spanferry_worker.testing.broker import MemoryBroker, MemoryDeadLetters, MemoryLog, MemoryRecord
 from spanferry_worker.testing.clock import ManualClock
+from spanferry_worker.testing.dropped import MemoryDropped
 from spanferry_worker.testing.fleet import MemoryFleet, MemoryFleetTopic
 from spanferry_worker.testing.group import GroupLog, MemoryGroup, Wire
 from spanferry_worker.testing.ledger import MemoryLedger
@@ -13,6 +14,7 @@ __all__ = [
     "ManualClock",
     "MemoryBroker",
     "MemoryDeadLetters",
+    "MemoryDropped",
     "MemoryFleet",
     "MemoryFleetTopic",
     "MemoryGroup",

@@ -85,7 +85,8 @@ class MemoryBroker:
         return [
             self.records[number][offset]
             for _, number, offset in positions
-            if self.first_offsets[number] <= offset < len(self.records[number])
+            if number < len(self.records)
+            and self.first_offsets[number] <= offset < len(self.records[number])
         ]
 
     async def join(self, member: "MemoryLog") -> None:

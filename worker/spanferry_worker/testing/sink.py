@@ -1,11 +1,12 @@
 """A Sink in memory, with faults on request."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
 from spanferry_schemas import Assessment, Attachment, Span, TracePart
+from spanferry_schemas.cutting import CUT_ATTRIBUTE
 from spanferry_worker.errors import (
     PartlyRefusedError,
     PoisonError,
@@ -13,6 +14,7 @@ from spanferry_worker.errors import (
     TransientError,
 )
 from spanferry_worker.stages.parts import merge_parts
+from spanferry_worker.stages.sample import ASKED_MARKS
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 
 __all__ = ["MemorySink", "StoredTrace"]
@@ -31,13 +33,14 @@ class StoredTrace(Struct):
 
 
 class MemorySink:
-    """Merges by trace id, span id and assessment id, as the port demands.
+    """Merges by trace id, span id and assessment id, as the port demands; a span that was cut gives way to
+    the whole one.
 
     Faults, to be set by the test: `transient_failures` (that many calls fail, nothing is stored),
     `after_failures` (that many calls store everything and fail then, as a lost answer does), `poison`
     (traces for which it is true are refused; with `names_refused` by name, and all others are stored),
     `retry_after_s` (what a failing call asks for), `delay_s` (every call takes so long), `blocked` (while
-    this event is clear no call ends).
+    this event is clear no call ends), `answering` (the same for `marks`).
 
     `particular`: as MLflow it takes feedback and tags only for a trace that it has, else it raises
     TraceNotFoundError with the rest of the batch before it stored. `beside`: another worker's connection
@@ -65,6 +68,10 @@ class MemorySink:
         self.names_refused = False
         self.retry_after_s: float | None = None
         self.delay_s = 0.0
+        self.asked: list[bytes] = []
+        """The ids of `marks`, in order."""
+        self.answering = asyncio.Event()
+        self.answering.set()
         self.blocked = asyncio.Event()
         self.blocked.set()
         self.is_open = False
@@ -96,6 +103,28 @@ class MemorySink:
             await self._write(batch)
         finally:
             self._under_way.difference_update(ids)
+
+    async def marks(self, trace_ids: Sequence[bytes]) -> Mapping[bytes, Mapping[str, str]]:
+        """See Sink. Fails as `transient_failures` says; waits while `answering` is clear."""
+        self.asked += trace_ids
+        await asyncio.sleep(0)
+        await self.answering.wait()
+        if self.transient_failures:
+            self.transient_failures -= 1
+            raise TransientError("the store is away")
+        return {one: _marks(self.stored[one]) for one in trace_ids if one in self.stored}
+
+    async def marks_of_request(
+        self, assessment: Assessment
+    ) -> tuple[bytes, Mapping[str, str]] | None:
+        """See Sink."""
+        await asyncio.sleep(0)
+        await self.answering.wait()
+        request = assessment.client_request_id
+        found = {i: one for i, one in self.stored.items() if one.trace.client_request_id == request}
+        if any(assessment.assessment_id in one.assessments for one in found.values()):
+            return None
+        return next(((i, _marks(one)) for i, one in reversed(found.items())), None)
 
     async def _write(self, batch: Sequence[AssembledTrace]) -> None:
         self.calls += 1
@@ -133,7 +162,7 @@ class MemorySink:
         stored.trace = merge_parts(stored.trace, trace.trace)
         for span in trace.spans:
             known = stored.spans.get(span.span_id)
-            if known is None or not known.end_ns:
+            if known is None or not known.end_ns or _is_cut(known) > _is_cut(span):
                 stored.spans[span.span_id] = span
         for each in trace.assessments:
             stored.assessments.setdefault(each.assessment_id, each)
@@ -156,3 +185,12 @@ class MemorySink:
                 raise TraceNotFoundError(f"no trace of request {each.client_request_id}")
             if not any(each.assessment_id in owner.assessments for owner in owners):
                 owners[-1].assessments[each.assessment_id] = each
+
+
+def _marks(stored: StoredTrace) -> dict[str, str]:
+    metadata = stored.trace.metadata
+    return {key: metadata[key] for key in ASKED_MARKS if key in metadata}
+
+
+def _is_cut(span: Span) -> bool:
+    return CUT_ATTRIBUTE in span.attributes

@@ -9,6 +9,7 @@ from spanferry_schemas import StatusCode, TracePart, TraceState
 from spanferry_worker.stages.sample import (
     NO_TABLE,
     Action,
+    Otherwise,
     Rule,
     Sampler,
     SamplingPolicy,
@@ -234,3 +235,19 @@ def test_without_rules_the_default_ones_hold_and_nothing_with_a_target_of_0():
     ]
     assert default_rules(0) == SamplingPolicy(target_bytes=0).in_force == []
     assert not SamplingPolicy(rules=[]).needs_fleet
+
+
+def test_a_policy_knows_whether_it_can_cut_or_drop():
+    def told(*rules: Rule) -> tuple[bool, bool]:
+        policy = SamplingPolicy(rules=list(rules))
+        return policy.can_cut, policy.can_drop
+
+    keep = Rule(name="a", action=Action.KEEP, otherwise=Otherwise.DROP)
+    assert told() == told(keep) == (False, False)
+    assert told(Rule(name="b", action=Action.SKELETON)) == (True, False)
+    assert told(Rule(name="c", action=Action.PROBABILITY, probability=0.5)) == (True, False)
+    chance = Rule(name="d", action=Action.PROBABILITY, probability=0.5, otherwise=Otherwise.DROP)
+    assert told(chance) == (True, True)
+    assert told(Rule(name="e", action=Action.DROP)) == (True, True)
+    assert (SamplingPolicy().can_cut, SamplingPolicy().can_drop) == (True, False)
+    assert not SamplingPolicy(target_bytes=0).can_cut

@@ -96,6 +96,7 @@ def test_a_skeleton_says_that_it_is_one_and_how_large_it_was():
         "size_bytes": str(len(BIG) + 200),
         "outcome": "skeleton",
         "full_weight": "0",
+        "records": "spanferry.traces/0:0",
     }
     assert read_outcome(kept.trace.trace.metadata) is Outcome.SKELETON
     assert (kept.trace.positions, kept.trace.size) == (one.positions, one.size)

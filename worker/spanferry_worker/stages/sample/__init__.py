@@ -21,13 +21,27 @@ from spanferry_worker.stages.sample.fleet import (
     encode_event,
     event_key,
 )
+from spanferry_worker.stages.sample.index import (
+    Index,
+    Known,
+    decode_decisions,
+    encode_decisions,
+    entries,
+)
 from spanferry_worker.stages.sample.policy import SamplingPolicy, default_rules
 from spanferry_worker.stages.sample.randomness import Randomness
 from spanferry_worker.stages.sample.rules import Action, Otherwise, Rule
+from spanferry_worker.stages.sample.sampled import (
+    ASKED_MARKS,
+    Sampled,
+    located,
+    read_sampled,
+)
 from spanferry_worker.stages.sample.sampler import LIVE, SHADOW, Kept, Sampler
 from spanferry_worker.stages.sample.traits import Traits
 
 __all__ = [
+    "ASKED_MARKS",
     "LIVE",
     "MARKS",
     "NO_TABLE",
@@ -37,23 +51,31 @@ __all__ = [
     "DecisionReason",
     "FleetEvent",
     "FleetState",
+    "Index",
     "Kept",
+    "Known",
     "Otherwise",
     "Outcome",
     "Randomness",
     "Report",
     "Rule",
+    "Sampled",
     "Sampler",
     "SamplingPolicy",
     "SlowLimits",
     "Table",
     "Traits",
     "bucket_of",
+    "decode_decisions",
     "decode_event",
     "default_rules",
+    "encode_decisions",
     "encode_event",
+    "entries",
     "event_key",
+    "located",
     "marks",
     "read_outcome",
+    "read_sampled",
     "restored",
 ]

@@ -76,6 +76,16 @@ class SamplingPolicy(Struct, frozen=True, kw_only=True):
         return default_rules(self.target_bytes) if self.rules is None else self.rules
 
     @property
+    def can_cut(self) -> bool:
+        """Whether less than all may be stored of a trace."""
+        return any(rule.action is not Action.KEEP for rule in self.in_force)
+
+    @property
+    def can_drop(self) -> bool:
+        """Whether nothing may be stored of a trace."""
+        return any(rule.can_drop for rule in self.in_force)
+
+    @property
     def needs_fleet(self) -> bool:
         """Whether decisions depend on what the fleet has seen: a budget, or what is slow."""
         return any(rule.action is Action.BUDGET or rule.slow is not None for rule in self.in_force)

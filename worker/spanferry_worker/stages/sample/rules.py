@@ -143,6 +143,13 @@ class Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return {name: value for name, value in values.items() if value is not None}
 
     @property
+    def can_drop(self) -> bool:
+        """Whether it may leave nothing of a trace."""
+        if self.is_certain:
+            return self.action is Action.DROP
+        return self.otherwise is Otherwise.DROP
+
+    @property
     def is_certain(self) -> bool:
         """Whether chance plays no part."""
         return self.action in (Action.KEEP, Action.SKELETON, Action.DROP)

@@ -21,6 +21,7 @@ from spanferry_worker.stages.sample.randomness import (
     threshold_text,
 )
 from spanferry_worker.stages.sample.rules import Action, Rule
+from spanferry_worker.stages.sample.sampled import with_records
 from spanferry_worker.stages.sample.traits import Traits
 from spanferry_worker.stages.skeleton import skeleton
 from spanferry_worker.stages.trace import AssembledTrace
@@ -144,7 +145,12 @@ class Sampler:
         """What is written of what came late for a trace that was decided before."""
         if earlier is Outcome.DROP:
             return Kept(None, 0)
-        return Kept(trace if earlier is Outcome.FULL else self.cut(trace), trace.size)
+        kept = trace if earlier is Outcome.FULL else self.cut(trace)
+        if SAMPLED_UPSTREAM in kept.trace.metadata:
+            metadata = dict(kept.trace.metadata)
+            del metadata[SAMPLED_UPSTREAM]
+            kept = replace(kept, trace=replace(kept.trace, metadata=metadata))
+        return Kept(kept, trace.size)
 
     def cut(self, trace: AssembledTrace) -> AssembledTrace:
         """The trace without its payloads."""
@@ -164,6 +170,8 @@ class Sampler:
         if not self._marks and decision.reason is DecisionReason.NO_RULE and decision.weight == 1:
             return trace
         metadata = {**trace.trace.metadata, **marks(decision)}
+        if decision.outcome is Outcome.SKELETON:
+            with_records(metadata, trace.positions)
         metadata.pop(SAMPLED_UPSTREAM, None)
         return replace(trace, trace=replace(trace.trace, metadata=metadata))
 

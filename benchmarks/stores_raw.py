@@ -1,0 +1,125 @@
+"""The ceiling: rows that were made beforehand, by each database's own fastest way."""
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pymysql
+from sqlalchemy import make_url
+
+from spanferry_worker.services.mlflow_sink import CONCURRENCY
+
+__all__ = ["RAW", "in_threads"]
+
+Prepared = Sequence[Any]
+"""Batches: for each table its name and columns, and rows."""
+
+STATEMENT_BYTES = 1_000_000
+
+
+def in_threads(work: Callable[[Any], None], shares: Sequence[Any]) -> float:
+    """Seconds until every thread has done its share."""
+    start = time.perf_counter()
+    with ThreadPoolExecutor(len(shares)) as pool:
+        list(pool.map(work, shares))
+    return time.perf_counter() - start
+
+
+def raw_sqlite(uri: str, prepared: Prepared) -> float:
+    """executemany."""
+    with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=30)) as raw:
+        raw.execute("PRAGMA foreign_keys = ON")
+        start = time.perf_counter()
+        for batch in prepared:
+            with raw:
+                for (name, columns), rows in batch:
+                    marks = ", ".join("?" * len(columns))
+                    raw.executemany(
+                        f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({marks})", rows
+                    )
+        return time.perf_counter() - start
+
+
+def raw_postgres(uri: str, prepared: Prepared) -> float:
+    """COPY of ready text."""
+    blocks = [
+        [
+            (f"COPY {name} ({', '.join(columns)}) FROM STDIN", _copy_text(rows))
+            for (name, columns), rows in batch
+        ]
+        for batch in prepared
+    ]
+
+    def copy_in(some: list[Any]) -> None:
+        with psycopg.connect(uri.replace("+psycopg", "")) as raw:
+            for batch in some:
+                with raw.transaction(), raw.cursor() as cursor:
+                    for statement, block in batch:
+                        with cursor.copy(statement) as copy:  # type: ignore[call-overload]
+                            copy.write(block)
+
+    return in_threads(copy_in, [blocks[at::CONCURRENCY] for at in range(CONCURRENCY)])
+
+
+_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+
+def _copy_text(rows: Sequence[tuple[Any, ...]]) -> bytes:
+    lines = (
+        "\t".join("\\N" if value is None else str(value).translate(_ESCAPES) for value in row)
+        for row in rows
+    )
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def raw_mariadb(uri: str, prepared: Prepared) -> float:
+    """INSERTs of many rows of ready text."""
+    url = make_url(uri)
+
+    def connect() -> "pymysql.Connection[Any]":
+        return pymysql.connect(
+            host=url.host, port=url.port or 0, user=url.username, database=url.database
+        )
+
+    with connect() as raw:
+        batches = [
+            [one for named, rows in batch for one in _statements(raw, *named, rows)]
+            for batch in prepared
+        ]
+
+    def insert(some: list[list[bytes]]) -> None:
+        with connect() as raw, raw.cursor() as cursor:
+            for batch in some:
+                for statement in batch:
+                    cursor.execute(statement)
+                raw.commit()
+
+    return in_threads(insert, [batches[at::CONCURRENCY] for at in range(CONCURRENCY)])
+
+
+def _statements(
+    raw: Any, name: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> Iterator[bytes]:
+    head = f"INSERT INTO {name} ({', '.join(f'`{column}`' for column in columns)}) VALUES ".encode()
+    marks = f"({','.join(['%s'] * len(columns))})"
+    some: list[bytes] = []
+    total = 0
+    for row in rows:
+        text = raw.cursor().mogrify(marks, row).encode()
+        if some and total + len(text) > STATEMENT_BYTES:
+            yield head + b",".join(some)
+            some, total = [], 0
+        some.append(text)
+        total += len(text)
+    yield head + b",".join(some)
+
+
+RAW: dict[str, Callable[[str, Prepared], float]] = {
+    "PostgreSQL": raw_postgres,
+    "SQLite": raw_sqlite,
+    "MariaDB": raw_mariadb,
+}
