@@ -1,10 +1,8 @@
 """Every setting of the worker: arguments over environment over a TOML file over defaults."""
 
-import difflib
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -12,6 +10,7 @@ from msgspec import Struct
 from spanferry_schemas import TOPIC
 from spanferry_schemas.security import SECRETS, Security
 from spanferry_worker.errors import SettingsError
+from spanferry_worker.settings_sources import Given, from_toml, nearest
 from spanferry_worker.stages.assemble import AssemblePolicy
 from spanferry_worker.stages.consume import FlowPolicy
 from spanferry_worker.stages.decode import ChunkPolicy
@@ -274,13 +273,6 @@ _SHARED: Final[Mapping[str, str]] = {
 """Variables of the app side and of MLflow, read where ours are not set."""
 
 
-class _Given(NamedTuple):
-    """A value and where it came from."""
-
-    value: object
-    origin: str
-
-
 def load_settings(
     args: Mapping[str, object], env: Mapping[str, str], toml_path: Path | None = None
 ) -> Settings:
@@ -289,20 +281,20 @@ def load_settings(
     `args`: by short name (FLAGS) or by `slice.key`; None counts as not given. Empty variables count
     as not set.
     """
-    given: dict[str, _Given] = {}
+    given: dict[str, Given] = {}
     if toml_path is not None:
-        given.update(_from_toml(toml_path))
+        given.update(from_toml(toml_path))
     given.update(_from_env(env))
     for name, value in args.items():
         if value is not None:
             flag = f"--{name.replace('_', '-')}" if name in FLAGS else f"--set {name}"
-            given[FLAGS.get(name, name)] = _Given(value, flag)
+            given[FLAGS.get(name, name)] = Given(value, flag)
     return _build(given)
 
 
 def load_policy(toml_path: Path) -> SampleSettings:
     """The section `[sample]` of a worker's file; the rest is not looked at. Raises SettingsError."""
-    given = {key: one for key, one in _from_toml(toml_path) if key.startswith("sample.")}
+    given = {key: one for key, one in from_toml(toml_path) if key.startswith("sample.")}
     return _build(given).sample
 
 
@@ -320,32 +312,18 @@ def require_for_worker(settings: Settings) -> None:
         )
 
 
-def _from_toml(path: Path) -> Iterator[tuple[str, _Given]]:
-    try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise SettingsError(f"--config {path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--config {path}: not TOML: {error}") from None
-    for section, values in content.items():
-        if not isinstance(values, dict):
-            raise SettingsError(f"{path}: {section} stands outside of a [section]")
-        for key, value in values.items():
-            yield f"{section}.{key}", _Given(value, str(path))
-
-
-def _from_env(env: Mapping[str, str]) -> Iterator[tuple[str, _Given]]:
+def _from_env(env: Mapping[str, str]) -> Iterator[tuple[str, Given]]:
     for name, key in _SHARED.items():
         if env.get(name):
-            yield key, _Given(env[name], name)
+            yield key, Given(env[name], name)
     names = {f"{_PREFIX}{flag.upper()}": key for flag, key in FLAGS.items()}
     names |= {_PREFIX + key.replace(".", "_").upper(): key for key in _keys()}
     for name, value in env.items():
         if not name.startswith(_PREFIX) or not value:
             continue
         if name not in names:
-            raise SettingsError(f"{name} is not a setting{_nearest(name, names)}")
-        yield names[name], _Given(value, name)
+            raise SettingsError(f"{name} is not a setting{nearest(name, names)}")
+        yield names[name], Given(value, name)
 
 
 def _keys() -> list[str]:
@@ -356,12 +334,12 @@ def _keys() -> list[str]:
     ]
 
 
-def _build(given: Mapping[str, _Given]) -> Settings:
+def _build(given: Mapping[str, Given]) -> Settings:
     known = _keys()
     slices: dict[str, dict[str, Any]] = {}
     for key, (value, origin) in given.items():
         if key not in known:
-            raise SettingsError(f"{key} (from {origin}) is not a setting{_nearest(key, known)}")
+            raise SettingsError(f"{key} (from {origin}) is not a setting{nearest(key, known)}")
         section, _, name = key.partition(".")
         slices.setdefault(section, {})[name] = _convert(key, value, origin)
     parts: dict[str, Any] = {}
@@ -394,11 +372,6 @@ def _convert(key: str, value: object, origin: str) -> object:
         raise SettingsError(f"{key}={shown} (from {origin}): {text.lower()}") from None
 
 
-def _origins(section: str, given: Mapping[str, _Given]) -> str:
+def _origins(section: str, given: Mapping[str, Given]) -> str:
     origins = [f"{k} from {g.origin}" for k, g in given.items() if k.startswith(f"{section}.")]
     return f" ({', '.join(origins)})" if origins else ""
-
-
-def _nearest(name: str, known: list[str] | Mapping[str, str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else "; see docs/settings.md"
