@@ -43,6 +43,7 @@ def test_a_signal_that_the_app_does_not_handle(
 ) -> None:
     with program(APP, str(TRACES), "wait", environment=environment) as running:
         running.wait_for("traced")
+        running.wait_until_it_reads()
         code = running.signal(number).ended()
         assert code == -number or number is signal.SIGINT, running.output
     assert arrived(kafka.bootstrap_servers, topic) == numbered("trace", TRACES)
@@ -135,6 +136,7 @@ def test_without_kafka_the_end_is_in_time_and_the_rest_in_the_spool(
             environment["RESOLVER"] = "hangs"
         with program(APP, str(TRACES), "wait", environment=environment) as running:
             running.wait_for("traced")
+            running.wait_until_it_reads()
             begun = time.monotonic()
             if ending == "exit":
                 running.tell("")
@@ -160,6 +162,7 @@ def test_a_second_ctrl_c_does_not_wait(
         environment["SPANFERRY_BOOTSTRAP_SERVERS"] = servers
         with program(APP, str(TRACES), "wait", environment=environment) as running:
             running.wait_for("traced")
+            running.wait_until_it_reads()
             running.signal(signal.SIGINT).wait_for("leaving")
             time.sleep(0.5)  # until it waits for Kafka, which nothing says
             begun = time.monotonic()

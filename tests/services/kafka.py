@@ -68,10 +68,13 @@ class KafkaServer(Service):
 
     name: ClassVar[str] = "Kafka"
     start_timeout_s: ClassVar[float] = 90.0
+    java_options: ClassVar[tuple[str, ...]] = ("-XX:+UseSerialGC",)
 
     def __init__(self, *, heap_mb: int = HEAP_MB) -> None:
         super().__init__()
         self._heap_mb = heap_mb
+        self._ports: tuple[int, int] | None = None
+        """Where clients and controllers find it, if that is not to be chosen."""
         self.controller_port = 0
         self.cluster_id = ""
         self._format_arguments: list[str] = []
@@ -154,7 +157,7 @@ class KafkaServer(Service):
 
     def _prepare(self, folder: Path) -> GuardedProcess:
         """Choose ports, write the configuration, format the storage."""
-        port, self.controller_port = free_port(), free_port()
+        port, self.controller_port = self._ports or (free_port(), free_port())
         self.bootstrap_servers = f"127.0.0.1:{port}"
         properties = folder / "server.properties"
         written = PROPERTIES.format(
@@ -162,7 +165,7 @@ class KafkaServer(Service):
         )
         properties.write_text(written + self._more_properties(folder))
         self._format(folder)
-        options = [f"-Xmx{self._heap_mb}m", f"-Xms{self._heap_mb // 2}m", "-XX:+UseSerialGC"]
+        options = [f"-Xmx{self._heap_mb}m", f"-Xms{self._heap_mb // 2}m", *self.java_options]
         options += [f"-Dorg.slf4j.simpleLogger.{setting}" for setting in LOGGING]
         return GuardedProcess(
             [kafka_jars.java(), *options, "-cp", kafka_jars.classpath(), "kafka.Kafka", properties],

@@ -1,5 +1,6 @@
 """A real PostgreSQL on a free port of 127.0.0.1."""
 
+import contextlib
 import importlib.util
 import itertools
 import os
@@ -7,6 +8,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,6 +27,7 @@ HOW_TO_GET_IT = (
 NOT_DURABLE = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
 INITDB_OPTIONS = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
 SYSTEM_PROGRAMS = Path("/usr/lib/postgresql")
+AGAIN_S = 0.2
 
 
 class PostgresServer(Service):
@@ -44,6 +47,44 @@ class PostgresServer(Service):
         with self._connect() as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://postgres@127.0.0.1:{self._port}/{name}"
+
+    def kill(self) -> None:
+        """End its first process as a crash would (SIGKILL); the others notice, and end by themselves."""
+        self._own("kill").kill()
+
+    def stop_at_once(self) -> None:
+        """Its "immediate" shutdown: all processes end without a word, as where the machine is lost."""
+        self._own("stop").end_by(signal.SIGQUIT)
+
+    def pause(self) -> None:
+        """Freeze all of its processes (SIGSTOP): connections stay open and nothing answers."""
+        self._own("pause").pause()
+        for pid in self._children():
+            _signal(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on after pause()."""
+        for pid in self._children():
+            _signal(pid, signal.SIGCONT)
+        self._own("resume").resume()
+
+    def start_again(self, timeout_s: float = 60.0) -> None:
+        """Start it after `kill` or `stop_at_once`, as soon as what they left behind has ended.
+
+        Until then it refuses, because the shared memory is in use.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self.start()
+            except ServiceError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(AGAIN_S)
+
+    def _children(self) -> list[int]:
+        found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [int(pid) for pid in found.split()]
 
     def _connect(self) -> "psycopg.Connection[tuple[object, ...]]":
         return psycopg.connect(
@@ -89,6 +130,11 @@ class PostgresServer(Service):
             user=user,
             stop_signal=signal.SIGINT,  # its "fast" shutdown; SIGTERM would wait for clients
         )
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # a connection that has just ended
+        os.kill(pid, number)
 
 
 def _unprivileged_user(folder: Path) -> str:

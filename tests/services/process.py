@@ -105,9 +105,7 @@ class GuardedProcess:
 
     def kill(self) -> None:
         """End it as a crash would (SIGKILL). Returns when it is gone."""
-        self._send(signal.SIGKILL)
-        if self._guard is not None:
-            self._guard.wait()
+        self.end_by(signal.SIGKILL)
 
     def pause(self) -> None:
         """Freeze it (SIGSTOP). Returns when none of its threads runs."""
@@ -118,6 +116,12 @@ class GuardedProcess:
     def resume(self) -> None:
         """Let it go on after pause()."""
         self._send(signal.SIGCONT)
+
+    def end_by(self, number: signal.Signals) -> None:
+        """Send it a signal that ends it. Returns when it is gone."""
+        self._send(number)
+        if self._guard is not None:
+            self._guard.wait()
 
     def _send(self, number: signal.Signals) -> None:
         if not self.running:

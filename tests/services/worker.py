@@ -50,9 +50,12 @@ class SpanferryWorker(Startable):
     def start(self, *, ready: bool = True) -> None:
         """Start it; with `ready` return when it owns partitions and reaches MLflow."""
         self._process.start()
-        path = "readyz" if ready else "healthz"
+        self.wait("readyz" if ready else "healthz")
+
+    def wait(self, path: str = "readyz", timeout_s: float = START_TIMEOUT_S) -> None:
+        """Until that page says yes. Raises ServiceError where the worker ends, or takes too long."""
         wait_until_ready(
-            self._process, lambda: self._answers(path), name="worker", timeout_s=START_TIMEOUT_S
+            self._process, lambda: self._answers(path), name="worker", timeout_s=timeout_s
         )
 
     @property
@@ -73,6 +76,14 @@ class SpanferryWorker(Startable):
     def kill(self) -> None:
         """End it as a crash would (SIGKILL)."""
         self._process.kill()
+
+    def pause(self) -> None:
+        """Freeze it (SIGSTOP)."""
+        self._process.pause()
+
+    def resume(self) -> None:
+        """Let it go on after pause()."""
+        self._process.resume()
 
     def stop(self) -> None:
         """Drain and end (SIGTERM)."""

@@ -12,6 +12,7 @@ import sqlalchemy
 
 from spanferry_schemas import Span, StatusCode, TracePart, TraceState
 from spanferry_worker.errors import TraceNotFoundError, TransientError
+from spanferry_worker.services import mlflow_write
 from tests.sinks.conftest import OpenSink, Place, everywhere
 from tests.sinks.stores import MS, START_NS, dump, feedback, five_spans, ids, late, span, trace
 
@@ -54,6 +55,39 @@ async def test_repeating_a_batch_changes_nothing(place: Place, opened: OpenSink)
     await sink.write(traces)
     await sink.write(list(reversed(traces)))
     assert dump(place.database) == once
+
+
+async def test_what_comes_again_is_read_at_once_but_not_more_than_fits(
+    database: Place, opened: OpenSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    sink = await opened(database.uri)
+    batch = [five_spans() for _ in range(10)]
+    await sink.write(batch)
+    asked: list[int] = []
+    read = SqlAlchemyStore.batch_get_traces
+
+    def counted(store: Any, trace_ids: list[str], **more: Any) -> Any:
+        asked.append(len(trace_ids))
+        return read(store, trace_ids, **more)
+
+    monkeypatch.setattr(SqlAlchemyStore, "batch_get_traces", counted)
+    one_by_one: list[str] = []
+    get_trace = SqlAlchemyStore.get_trace
+
+    def one(store: Any, trace_id: str, **more: Any) -> Any:
+        one_by_one.append(trace_id)
+        return get_trace(store, trace_id, **more)
+
+    monkeypatch.setattr(SqlAlchemyStore, "get_trace", one)
+    await sink.write(batch)
+    assert (asked, one_by_one) == ([10], [])
+    assert batch[0].trace_id is not None
+    size = int(database.info(batch[0].trace_id).trace_metadata["mlflow.trace.sizeBytes"])
+    monkeypatch.setattr(mlflow_write, "READ_BYTES_MAX", int(size * 6.5))
+    await sink.write(batch)
+    assert (asked[1:], len(one_by_one)) == ([6], 4)
 
 
 @pytest.mark.parametrize(

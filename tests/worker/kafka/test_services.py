@@ -1,8 +1,12 @@
 """What the contract does not say: missing topics, dead letters, topics made and checked."""
 
+import asyncio
+import uuid
 from collections.abc import AsyncIterator
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import OutOfOrderSequenceNumber
 
 from spanferry_worker.dev.broker.server import EmbeddedBroker
 from spanferry_worker.errors import FatalError, SettingsError, TransientError
@@ -11,8 +15,10 @@ from spanferry_worker.services.kafka import KafkaLog
 from spanferry_worker.services.kafka_admin import TopicPlan, TopicState, describe_topic, problems
 from spanferry_worker.services.kafka_client import connection_options, kafka_border
 from spanferry_worker.services.kafka_dead_letters import VERSION, KafkaDeadLetters
+from spanferry_worker.services.kafka_producer import LastingProducer, Outgoing
 from spanferry_worker.settings import KafkaSettings
 from spanferry_worker.testing import MemoryRecord
+from tests.services.kafka import KafkaServer
 from tests.worker.events import T0_MS
 from tests.worker.kafka.logs import Owner, kafka_settings, read_topic
 
@@ -137,3 +143,20 @@ def test_security_settings_reach_the_client():
     assert "ssl_context" in connection_options(KafkaSettings(security_protocol="SSL"))
     with pytest.raises(SettingsError, match="ssl_"):
         connection_options(KafkaSettings(security_protocol="SSL", ssl_ca_file="/nowhere.pem"))
+
+
+@pytest.mark.kafka
+async def test_a_producer_that_kafka_refuses_for_ever_is_made_anew(kafka: KafkaServer):
+    """As after a batch that failed though it had its numbers: where a partition was without a leader."""
+    topic = await asyncio.to_thread(kafka.create_topic, f"gap-{uuid.uuid4().hex[:8]}", 1)
+    producer = LastingProducer(kafka_settings(kafka.bootstrap_servers).kafka)
+    await producer.open()
+    await producer.send(topic, [Outgoing(b"first", None)])
+    assert producer._producer is not None
+    producer._producer._txn_manager.increment_sequence_number(TopicPartition(topic, 0), 1)
+    with pytest.raises(OutOfOrderSequenceNumber):
+        await producer.send(topic, [Outgoing(b"refused", None)])
+    await producer.send(topic, [Outgoing(b"second", None)])
+    await producer.close()
+    found = await read_topic(kafka.bootstrap_servers, topic, 2)
+    assert [record.value for record in found] == [b"first", b"second"]

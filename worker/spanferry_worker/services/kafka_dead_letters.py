@@ -5,18 +5,13 @@ import importlib.metadata
 from collections.abc import Sequence
 from typing import Final
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
 
-from spanferry_worker.errors import FatalError, TransientError
+from spanferry_worker.errors import FatalError
 from spanferry_worker.ports import DeadLetter
 from spanferry_worker.services.kafka_admin import TopicPlan, ensure_topic
-from spanferry_worker.services.kafka_client import (
-    close_quietly,
-    connection_options,
-    kafka_border,
-    stop_on_failure,
-)
+from spanferry_worker.services.kafka_client import kafka_border
+from spanferry_worker.services.kafka_producer import LastingProducer, Outgoing
 from spanferry_worker.settings import Settings
 from spanferry_worker.stages.dead_letter import letter_headers
 
@@ -30,12 +25,14 @@ VERSION: Final = importlib.metadata.version("spanferry")
 
 
 class KafkaDeadLetters:
-    """DeadLetterLog over one idempotent AIOKafkaProducer with acks from all replicas."""
+    """DeadLetterLog over an idempotent producer with acks from all replicas."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._topic = settings.dead_letter_topic
-        self._producer: AIOKafkaProducer | None = None
+        self._producer = LastingProducer(
+            settings.kafka, compression_type="zstd", max_request_size=REQUEST_BYTES_MAX
+        )
 
     async def open(self) -> None:
         """See DeadLetterLog."""
@@ -47,37 +44,22 @@ class KafkaDeadLetters:
                 lambda traces: TopicPlan.for_dead_letters(self._topic, traces),
                 what="for dead letters",
             )
-        producer = AIOKafkaProducer(
-            **connection_options(kafka),
-            acks="all",
-            enable_idempotence=True,
-            compression_type="zstd",
-            max_request_size=REQUEST_BYTES_MAX,
-        )
         with kafka_border("start the producer of the dead letters"):
-            async with stop_on_failure(producer.stop):
-                await producer.start()
-        self._producer = producer
+            await self._producer.open()
 
     async def send(self, letters: Sequence[DeadLetter]) -> None:
         """See DeadLetterLog."""
-        producer = self._producer
-        if producer is None:
-            raise TransientError("not connected to Kafka")
         with kafka_border(f"write to {self._topic}"):
             async with asyncio.timeout(_SEND_S):
                 try:
-                    sent = [await self._post(producer, letter) for letter in letters]
-                    await asyncio.gather(*sent)
+                    await self._producer.send(self._topic, [*map(self._outgoing, letters)])
                 except MessageSizeTooLargeError as error:
                     raise FatalError(
                         f"{self._topic} refuses a record for its size: raise its max.message.bytes "
                         f"above that of {self._settings.kafka.topic}"
                     ) from error
 
-    async def _post(
-        self, producer: AIOKafkaProducer, letter: DeadLetter
-    ) -> "asyncio.Future[object]":
+    def _outgoing(self, letter: DeadLetter) -> Outgoing:
         record = letter.record
         about = {
             "reason": letter.reason,
@@ -93,12 +75,8 @@ class KafkaDeadLetters:
         headers = letter_headers(record.headers, about)
         # Kafka's clients refuse a record without key and value; an empty value says the same.
         value = b"" if record.value is None and record.key is None else record.value
-        sent: asyncio.Future[object]
-        sent = await producer.send(self._topic, value, record.key, headers=headers)
-        return sent
+        return Outgoing(value, record.key, headers)
 
     async def close(self) -> None:
         """See DeadLetterLog."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await close_quietly(producer.stop)
+        await self._producer.close()

@@ -1,19 +1,12 @@
 """The ledger's topic: compacted, so that the newest entry of every key stays."""
 
-import asyncio
 from collections.abc import Sequence
 
-from aiokafka import AIOKafkaProducer
-
-from spanferry_worker.errors import FatalError, TransientError
+from spanferry_worker.errors import FatalError
 from spanferry_worker.ports import KeptAccounts, Partition
 from spanferry_worker.services.kafka_admin import TopicPlan, ensure_topic
-from spanferry_worker.services.kafka_client import (
-    close_quietly,
-    connection_options,
-    kafka_border,
-    stop_on_failure,
-)
+from spanferry_worker.services.kafka_client import kafka_border
+from spanferry_worker.services.kafka_producer import LastingProducer, Outgoing
 from spanferry_worker.services.kafka_scan import open_scan, partition_count
 from spanferry_worker.settings import Settings
 from spanferry_worker.stages.accounts import Entry, Kept, read_entry
@@ -22,12 +15,14 @@ __all__ = ["KafkaLedger", "read_kept"]
 
 
 class KafkaLedger:
-    """LedgerLog over one idempotent producer, and a consumer of its own for every look."""
+    """LedgerLog over an idempotent producer, and a consumer of its own for every look."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._topic = settings.ledger_topic
-        self._producer: AIOKafkaProducer | None = None
+        self._producer = LastingProducer(
+            settings.kafka, compression_type="zstd", max_request_size=4 * 1024 * 1024
+        )
 
     async def open(self) -> None:
         """See LedgerLog."""
@@ -40,17 +35,8 @@ class KafkaLedger:
                 what="for the ledger",
                 remedy=", or set ledger.enabled=false",
             )
-        producer = AIOKafkaProducer(
-            **connection_options(kafka),
-            acks="all",
-            enable_idempotence=True,
-            compression_type="zstd",
-            max_request_size=4 * 1024 * 1024,
-        )
         with kafka_border("start the producer of the ledger"):
-            async with stop_on_failure(producer.stop):
-                await producer.start()
-        self._producer = producer
+            await self._producer.open()
 
     async def load(self, partitions: Sequence[Partition]) -> KeptAccounts:
         """See LedgerLog. Reads the whole topic, which compaction keeps small."""
@@ -59,18 +45,14 @@ class KafkaLedger:
 
     async def save(self, entries: Sequence[Entry]) -> None:
         """See LedgerLog."""
-        producer = self._producer
-        if producer is None:
-            raise TransientError("not connected to Kafka")
         with kafka_border(f"write to {self._topic} (by ACLs this needs Describe and Write on it)"):
-            sent = [await producer.send(self._topic, entry.value, entry.key) for entry in entries]
-            await asyncio.gather(*sent)
+            await self._producer.send(
+                self._topic, [Outgoing(entry.value, entry.key) for entry in entries]
+            )
 
     async def close(self) -> None:
         """See LedgerLog."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await close_quietly(producer.stop)
+        await self._producer.close()
 
 
 async def read_kept(
