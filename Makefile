@@ -1,6 +1,6 @@
 # Every target first installs what it needs into .venv. ARGS="..." is passed on.
 #   make demo    an app, Kafka, a worker and MLflow on this machine, with traffic
-#   make test    the tests, on real Kafka, PostgreSQL and MLflow, two files at a time
+#   make test    the tests, on real Kafka, PostgreSQL, MariaDB and MLflow
 #   make check   format, lint, types, layers, lock
 #   make bench   what a traced request pays, against MLflow and others (ARGS="--full --peers": all of it)
 #   make bench-serving  what a served app pays, with Kafka healthy, slow and dead (ARGS=--quick)
