@@ -21,7 +21,7 @@ demo test check bench bench-serving chaos lock: .venv/.ready
 demo:
 	$(RUN)/spanferry demo $(ARGS)
 test:
-	$(RUN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN)/pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 bench: MODULE = benchmarks.overhead
 bench-serving: MODULE = benchmarks.serving
 chaos: MODULE = tests.chaos

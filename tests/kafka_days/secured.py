@@ -57,7 +57,7 @@ class SecuredKafka(KafkaServer):
         super().__init__(heap_mb=320)
         self._external = ""  # whatever the environment names is not secured in these ways
         self._authority = authority
-        self._ports = {name: free_port() for name in LISTENERS}
+        self._listening = {name: free_port() for name in LISTENERS}
         self.proxy_port = free_port()
         for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
             user = f"{mechanism}=[name={USER},iterations=4096,password={PASSWORD}]"
@@ -65,14 +65,14 @@ class SecuredKafka(KafkaServer):
 
     def at(self, listener: str) -> str:
         """Bootstrap servers."""
-        return f"127.0.0.1:{self._ports[listener]}"
+        return f"127.0.0.1:{self._listening[listener]}"
 
     def _more_properties(self, folder: Path) -> str:
         port = self.bootstrap_servers.rpartition(":")[2]
-        announced = {**self._ports, "PROXIED": self.proxy_port, "NOWHERE": free_port()}
+        announced = {**self._listening, "PROXIED": self.proxy_port, "NOWHERE": free_port()}
         keystore = self._authority.keystore("broker")
         parts = [
-            self._listeners("listeners", port, self._ports),
+            self._listeners("listeners", port, self._listening),
             self._listeners("advertised.listeners", port, announced),
             "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
             + ",".join(f"{name}:{protocol}" for name, protocol in LISTENERS.items())

@@ -28,8 +28,7 @@ pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
         ("./mlruns", "use MLflow's database"),
         ("", "use MLflow's database"),
         ("s3://bucket/x", "use MLflow's database"),
-        ("databricks", "Databricks is not supported yet"),
-        ("databricks-uc://profile", "Databricks is not supported yet"),
+        ("databricks-uc://profile", "use MLflow's database .* or databricks"),
     ],
 )
 def test_uris_that_hold_no_traces(uri: str, says: str) -> None:
