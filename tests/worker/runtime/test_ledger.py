@@ -152,8 +152,24 @@ async def test_what_could_not_be_written_is_written_with_the_next_commit():
     assert row(harness).adds_up
 
 
+async def test_a_commit_waits_for_the_ledger_but_not_for_ever(monkeypatch):
+    harness = Harness(partitions=1)
+    app = App(harness)
+    async with harness.running() as worker:
+        app.send(encode(whole(1)), number(1))
+        await until(harness.all_committed)
+        harness.ledger.transient_failures = 1_000_000
+        app.send(encode(whole(2)), number(2))
+        await until(lambda: harness.ledger.transient_failures < 999_990)
+        assert worker.writer.idle.is_set()
+        assert not harness.all_committed()
+        monkeypatch.setattr(books, "_PATIENCE_MS", 0)
+        await until(harness.all_committed)
+
+
 async def test_what_could_not_be_written_is_written_without_another_commit(monkeypatch):
     monkeypatch.setattr(books, "_LOOK_S", 0.02)
+    monkeypatch.setattr(books, "_PATIENCE_MS", 0)
     harness = Harness(partitions=1)
     app = App(harness)
     async with harness.running():

@@ -16,12 +16,15 @@ _log = logging.getLogger("spanferry.ledger")
 _LOAD_S = 15.0
 _SAVE_S = 5.0
 _LOOK_S = 5.0
+_PATIENCE_MS = 30_000
+"""For so long commits wait for a ledger that cannot be written just now: what is committed without it, by a
+worker that then loses the partition, is accounted for by nobody."""
 _RETRY_S = 30.0
 """Where no ledger can be kept, it is tried again so often."""
 
 
 class Bookkeeper:
-    """Delivery never waits for it in vain: what it cannot write it says once, and goes on without."""
+    """Delivery never waits for it, and commits not for long: what it cannot write it says once."""
 
     def __init__(self, parts: Parts, lanes: Lanes) -> None:
         self._parts = parts
@@ -29,6 +32,8 @@ class Bookkeeper:
         self._loading: set[asyncio.Task[None]] = set()
         self._is_open = False
         self._said: str | None = None
+        self._failing_ms: int | None = None
+        """Since when what was to be written could not be."""
 
     async def open(self) -> None:
         """Connect, if that goes at once; else it is tried again when partitions come."""
@@ -72,8 +77,11 @@ class Bookkeeper:
         if self._parts.ledger is not None:
             await self._parts.ledger.close()
 
-    async def write(self, moved: Mapping[Lane, int]) -> None:
-        """Count up to these offsets, and write what has changed. Never raises for Kafka's sake."""
+    async def write(self, moved: Mapping[Lane, int]) -> bool:
+        """Count up to these offsets, and write what has changed. Never raises for Kafka's sake.
+
+        False where that failed and may do soon: the commit can wait for it.
+        """
         if any(lane.kept is None for lane in moved):
             if not self._loading:
                 self.begin()
@@ -86,6 +94,7 @@ class Bookkeeper:
                 self._parts.metrics.ledger.records.labels(name).inc(count)
             lane.books.counted.clear()
         await self._save([lane for lane in moved if lane.kept])
+        return self._failing_ms is None or now_ms - self._failing_ms >= _PATIENCE_MS
 
     async def _save(self, lanes: Sequence[Lane]) -> None:
         ledger = self._parts.ledger
@@ -101,8 +110,12 @@ class Bookkeeper:
             for lane in lanes:
                 lane.books.rewrite()
                 lane.kept = not isinstance(error, FatalError)
+            if isinstance(error, FatalError):
+                self._failing_ms = None
+            elif self._failing_ms is None:
+                self._failing_ms = now_ms
         else:
-            self._said = None
+            self._said = self._failing_ms = None
 
     async def _load(self, lanes: Sequence[Lane]) -> None:
         """Begin the ledgers of these lanes; those that are off already go on where anything is kept."""

@@ -44,8 +44,8 @@ class Committer:
             awake = self._look_at_the_clock()
             if not moved:
                 return True
-            if awake:
-                await self._books.write(moved)
+            if awake and not await self._books.write(moved):
+                return False
             try:
                 ours = await self._parts.log.commit(
                     {lane.partition: o for lane, o in moved.items()}
