@@ -9,6 +9,7 @@ from typing import Final
 
 from tests.chaos.faults import Fault, Kind
 from tests.chaos.scene import Scene
+from tests.services.kafka_cluster import Broker
 
 __all__ = ["act"]
 
@@ -48,30 +49,26 @@ def workers_restarted(scene: Scene, fault: Fault) -> str:
 
 
 def broker_killed(scene: Scene, fault: Fault) -> str:
-    broker = scene.kafka.brokers[fault.target]
-    broker.kill()
-    time.sleep(fault.hold_s)
-    broker.start()
-    scene.kafka.wait_in_sync()
-    return f"broker {broker.node}"
+    return _without_broker(scene, fault, Broker.kill, Broker.start)
 
 
 def broker_frozen(scene: Scene, fault: Fault) -> str:
-    broker = scene.kafka.brokers[fault.target]
-    broker.pause()
-    time.sleep(fault.hold_s)
-    broker.resume()
-    scene.kafka.wait_in_sync()
-    return f"broker {broker.node}"
+    return _without_broker(scene, fault, Broker.pause, Broker.resume)
 
 
 def broker_restarted(scene: Scene, fault: Fault) -> str:
+    return f"{_without_broker(scene, fault, Broker.stop, Broker.start)}, SIGTERM"
+
+
+def _without_broker(
+    scene: Scene, fault: Fault, go: Callable[[Broker], None], come: Callable[[Broker], None]
+) -> str:
     broker = scene.kafka.brokers[fault.target]
-    broker.stop()
+    go(broker)
     time.sleep(fault.hold_s)
-    broker.start()
+    come(broker)
     scene.kafka.wait_in_sync()
-    return f"broker {broker.node}, SIGTERM"
+    return f"broker {broker.node}"
 
 
 def partitions_grown(scene: Scene, fault: Fault) -> str:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from spanferry_worker.dev.broker.server import EmbeddedBroker
@@ -102,6 +103,20 @@ async def embedded_place() -> AsyncIterator[Place]:
         broker.create_topic("traces", PARTITIONS)
         async with kafka_place(broker.bootstrap_servers, "traces") as place:
             yield place
+
+
+async def topic_on(
+    stack: contextlib.AsyncExitStack, request: pytest.FixtureRequest, partitions: int
+) -> tuple[str, str]:
+    """Bootstrap servers and a topic: on Apache Kafka where `request.param` is that, else embedded."""
+    topic = f"traces-{uuid.uuid4().hex[:8]}"
+    if request.param == "embedded":
+        embedded = await stack.enter_async_context(EmbeddedBroker())
+        embedded.create_topic(topic, partitions)
+        return embedded.bootstrap_servers, topic
+    server = request.getfixturevalue("kafka")
+    await asyncio.to_thread(server.create_topic, topic, partitions)
+    return server.bootstrap_servers, topic
 
 
 @contextlib.asynccontextmanager

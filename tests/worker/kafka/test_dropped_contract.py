@@ -1,8 +1,6 @@
 """The log of dropped traces: one contract, in memory, on the embedded broker, on Apache Kafka."""
 
-import asyncio
 import contextlib
-import uuid
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -16,7 +14,7 @@ from spanferry_worker.services.clock import SystemClock
 from spanferry_worker.services.kafka_admin import describe_topic
 from spanferry_worker.services.kafka_dropped import KafkaDropped
 from spanferry_worker.testing import MemoryDropped
-from tests.worker.kafka.logs import kafka_settings
+from tests.worker.kafka.logs import kafka_settings, topic_on
 
 
 @pytest.fixture(params=["memory", "embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
@@ -27,15 +25,7 @@ async def logs(request: pytest.FixtureRequest) -> AsyncIterator[Callable[[], Dro
             shared = MemoryDropped(SystemClock(), portion=2)
             yield lambda: shared
             return
-        topic = f"traces-{uuid.uuid4().hex[:8]}"
-        if request.param == "embedded":
-            embedded = await stack.enter_async_context(EmbeddedBroker())
-            embedded.create_topic(topic, 2)
-            servers = embedded.bootstrap_servers
-        else:
-            server = request.getfixturevalue("kafka")
-            await asyncio.to_thread(server.create_topic, topic, 2)
-            servers = server.bootstrap_servers
+        servers, topic = await topic_on(stack, request, 2)
         yield lambda: KafkaDropped(kafka_settings(servers, topic))
 
 

@@ -2,17 +2,15 @@
 
 import asyncio
 import contextlib
-import uuid
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from spanferry_worker.dev.broker.server import EmbeddedBroker
 from spanferry_worker.errors import TransientError
 from spanferry_worker.ports import FleetLog
 from spanferry_worker.services.kafka_fleet import KafkaFleet
 from spanferry_worker.testing import MemoryFleet, MemoryFleetTopic
-from tests.worker.kafka.logs import kafka_settings
+from tests.worker.kafka.logs import kafka_settings, topic_on
 
 
 @pytest.fixture(params=["memory", "embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
@@ -23,15 +21,7 @@ async def logs(request: pytest.FixtureRequest) -> AsyncIterator[Callable[[], Fle
             shared = MemoryFleetTopic()
             yield lambda: MemoryFleet(shared)
             return
-        topic = f"traces-{uuid.uuid4().hex[:8]}"
-        if request.param == "embedded":
-            embedded = await stack.enter_async_context(EmbeddedBroker())
-            embedded.create_topic(topic, 1)
-            servers = embedded.bootstrap_servers
-        else:
-            server = request.getfixturevalue("kafka")
-            await asyncio.to_thread(server.create_topic, topic, 1)
-            servers = server.bootstrap_servers
+        servers, topic = await topic_on(stack, request, 1)
         yield lambda: KafkaFleet(kafka_settings(servers, topic))
 
 

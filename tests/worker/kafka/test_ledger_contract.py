@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from spanferry_worker.dev.broker.server import EmbeddedBroker
 from spanferry_worker.errors import FatalError, TransientError
 from spanferry_worker.ports import LedgerLog, Partition
 from spanferry_worker.services.clock import SystemClock
@@ -24,7 +23,7 @@ from spanferry_worker.stages.accounts import (
 )
 from spanferry_worker.testing import MemoryBroker, MemoryLedger
 from tests.services.kafka import KafkaServer
-from tests.worker.kafka.logs import kafka_settings
+from tests.worker.kafka.logs import kafka_settings, topic_on
 
 TOPIC = "traces"
 PARTITION = Partition(TOPIC, 0)
@@ -39,15 +38,7 @@ async def logs(request: pytest.FixtureRequest) -> AsyncIterator[Callable[[], Led
             kept = MemoryLedger(broker)
             yield lambda: kept
             return
-        if request.param == "embedded":
-            embedded = await stack.enter_async_context(EmbeddedBroker())
-            embedded.create_topic(TOPIC, 1)
-            settings = kafka_settings(embedded.bootstrap_servers)
-        else:
-            server: KafkaServer = request.getfixturevalue("kafka")
-            topic = f"traces-{uuid.uuid4().hex[:8]}"
-            await asyncio.to_thread(server.create_topic, topic, 1)
-            settings = kafka_settings(server.bootstrap_servers, topic)
+        settings = kafka_settings(*await topic_on(stack, request, 1))
         yield lambda: KafkaLedger(settings)
 
 

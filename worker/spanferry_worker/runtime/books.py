@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from spanferry_worker.errors import FatalError, WorkerError
 from spanferry_worker.ports import KeptAccounts, LedgerLog
+from spanferry_worker.runtime.complaint import Complaint
 from spanferry_worker.runtime.lanes import Lane, Lanes
 from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.telemetry import LogEvent
@@ -31,7 +32,7 @@ class Bookkeeper:
         self._lanes = lanes
         self._loading: set[asyncio.Task[None]] = set()
         self._is_open = False
-        self._said: str | None = None
+        self._complaint = Complaint()
         self._failing_ms: int | None = None
         """Since when what was to be written could not be."""
 
@@ -115,7 +116,8 @@ class Bookkeeper:
             elif self._failing_ms is None:
                 self._failing_ms = now_ms
         else:
-            self._said = self._failing_ms = None
+            self._failing_ms = None
+            self._complaint.over()
 
     async def _load(self, lanes: Sequence[Lane]) -> None:
         """Begin the ledgers of these lanes; those that are off already go on where anything is kept."""
@@ -154,9 +156,7 @@ class Bookkeeper:
 
     def _cannot(self, error: Exception) -> None:
         self._parts.metrics.ledger.errors.inc()
-        text = str(error) or "Kafka does not answer in time"
-        level = logging.DEBUG if text == self._said else logging.WARNING
-        self._said = text
+        level, text = self._complaint.about(error)
         _log.log(
             level,
             "the ledger is not kept, traces flow without it: %s",

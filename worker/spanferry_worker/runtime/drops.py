@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from spanferry_worker.errors import FatalError, WorkerError
 from spanferry_worker.ports import DroppedLog
+from spanferry_worker.runtime.complaint import Complaint
 from spanferry_worker.runtime.lanes import Lane, Lanes
 from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.runtime.remembered import Remembered
@@ -70,7 +71,7 @@ class Drops:
         self._loaded: set[int] = set()
         self._arrived = asyncio.Event()
         self._assigned = asyncio.Event()
-        self._said: str | None = None
+        self._complaint = Complaint()
         self.idle = asyncio.Event()
         """Set while nothing waits to be written down."""
         self.idle.set()
@@ -131,7 +132,7 @@ class Drops:
             await asyncio.sleep(_LINGER_S)
             some = list(islice(self._waiting, _BATCH_MAX))
             await log.append(self._records(some))
-            self._said = None
+            self._complaint.over()
             self._settle(some)
 
     def _records(self, some: Sequence[_Drop]) -> list[tuple[int, bytes]]:
@@ -191,9 +192,7 @@ class Drops:
 
     def _cannot(self, error: BaseException) -> None:
         self._parts.metrics.sample.dropped_errors.inc()
-        text = str(error) or "Kafka does not answer in time"
-        level = logging.DEBUG if text == self._said else logging.WARNING
-        self._said = text
+        level, text = self._complaint.about(error)
         message = "traces are dropped, and which ones cannot be written down: %s"
         _log.log(level, message, text, extra=LogEvent.SAMPLE_UNWRITTEN())
         self._refused = isinstance(error, FatalError)

@@ -9,6 +9,7 @@ from typing import Final
 
 from spanferry_worker.errors import FatalError, WorkerError
 from spanferry_worker.ports import FleetLog
+from spanferry_worker.runtime.complaint import Complaint
 from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.stages.sample import (
     FleetEvent,
@@ -46,7 +47,7 @@ class Fleet:
         self._wanted: dict[int, None] = {}
         self._number = 0
         self._reported_ms = 0
-        self._said: str | None = None
+        self._complaint = Complaint()
         self.account = Account()
         """What was decided since the last report."""
         self.budgets: Mapping[str, float] = {}
@@ -100,7 +101,8 @@ class Fleet:
                     self._state.apply(event)
             if not log.caught_up():
                 continue
-            self.available, self._said = True, None
+            self.available = True
+            self._complaint.over()
             self.on_tables()
             events = [*self._proposals(), *self._report()]
             if events:
@@ -131,9 +133,7 @@ class Fleet:
 
     def _cannot(self, error: Exception) -> None:
         self._parts.metrics.sample.fleet_errors.inc()
-        text = str(error) or "Kafka does not answer in time"
-        level = logging.DEBUG if text == self._said else logging.WARNING
-        self._said = text
+        level, text = self._complaint.about(error)
         message = "sampling goes on without the fleet's account: %s"
         _log.log(level, message, text, extra=LogEvent.SAMPLE_FLEET())
         if isinstance(error, FatalError):

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
-from aiokafka import AIOKafkaProducer
-
 from spanferry_worker.errors import TransientError
 from spanferry_worker.services.kafka_admin import (
     TopicPlan,
@@ -13,12 +11,8 @@ from spanferry_worker.services.kafka_admin import (
     ensure_topic,
     grow_topic,
 )
-from spanferry_worker.services.kafka_client import (
-    close_quietly,
-    connection_options,
-    kafka_border,
-    stop_on_failure,
-)
+from spanferry_worker.services.kafka_client import kafka_border
+from spanferry_worker.services.kafka_producer import LastingProducer, Outgoing
 from spanferry_worker.services.kafka_scan import open_scan
 from spanferry_worker.settings import Settings
 from spanferry_worker.stages.consume import Record
@@ -40,7 +34,7 @@ class KafkaDropped:
         self._settings = settings
         self._topic = settings.dropped_topic
         self._partitions = 0
-        self._producer: AIOKafkaProducer | None = None
+        self._producer = LastingProducer(settings.kafka)
 
     async def open(self) -> None:
         """See DroppedLog."""
@@ -53,12 +47,7 @@ class KafkaDropped:
                 what="for dropped traces",
             )
             self._partitions = await self._grown()
-            producer = AIOKafkaProducer(
-                **connection_options(kafka), acks="all", enable_idempotence=True
-            )
-            async with stop_on_failure(producer.stop):
-                await producer.start()
-        self._producer = producer
+            await self._producer.open()
 
     async def _grown(self) -> int:
         """How many partitions there are, once there are as many as the traces have."""
@@ -73,19 +62,15 @@ class KafkaDropped:
 
     async def append(self, records: Sequence[tuple[int, bytes]]) -> None:
         """See DroppedLog."""
-        producer = self._producer
-        if producer is None:
-            raise TransientError("not connected to Kafka")
         with kafka_border(f"write to {self._topic}"):
             async with asyncio.timeout(_APPEND_S):
-                known = await producer.partitions_for(self._topic)
+                known = await self._producer.partitions_for(self._topic)
                 for partition, _ in records:
                     self._check(partition, len(known))
-                sent = [
-                    await producer.send(self._topic, value, partition=partition)
-                    for partition, value in records
-                ]
-                await asyncio.gather(*sent)
+                await self._producer.send(
+                    self._topic,
+                    [Outgoing(value, None, partition=partition) for partition, value in records],
+                )
 
     async def tail(self, partition: int) -> AsyncGenerator[Sequence[Record]]:
         """See DroppedLog."""
@@ -109,7 +94,5 @@ class KafkaDropped:
 
     async def close(self) -> None:
         """See DroppedLog."""
-        producer, self._producer = self._producer, None
         self._partitions = 0
-        if producer is not None:
-            await close_quietly(producer.stop)
+        await self._producer.close()

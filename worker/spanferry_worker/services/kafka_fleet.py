@@ -4,17 +4,17 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from spanferry_worker.errors import TransientError
 from spanferry_worker.services.kafka_admin import TopicPlan, TopicState, ensure_topic
 from spanferry_worker.services.kafka_client import (
     close_quietly,
-    connection_options,
     kafka_border,
     lone_consumer,
     stop_on_failure,
 )
+from spanferry_worker.services.kafka_producer import LastingProducer, Outgoing
 from spanferry_worker.settings import Settings
 
 __all__ = ["KafkaFleet"]
@@ -31,7 +31,7 @@ class KafkaFleet:
         self._settings = settings
         self._topic = settings.fleet_topic
         self._place = TopicPartition(self._topic, 0)
-        self._producer: AIOKafkaProducer | None = None
+        self._producer = LastingProducer(settings.kafka)
         self._consumer: AIOKafkaConsumer | None = None
         self._end = 0
         self._position = 0
@@ -41,13 +41,9 @@ class KafkaFleet:
         kafka = self._settings.kafka
         with kafka_border(f"use {self._topic} (by ACLs this needs Describe, Read and Write on it)"):
             await ensure_topic(kafka, self._topic, self._plan, what="for sampling")
-            producer = AIOKafkaProducer(
-                **connection_options(kafka), acks="all", enable_idempotence=True
-            )
-            async with stop_on_failure(producer.stop):
-                await producer.start()
+            await self._producer.open()
+            async with stop_on_failure(self._producer.close):
                 await self._begin()
-        self._producer = producer
 
     async def _begin(self) -> None:
         consumer = lone_consumer(self._settings.kafka)
@@ -81,21 +77,15 @@ class KafkaFleet:
 
     async def append(self, records: Sequence[tuple[bytes, bytes]]) -> None:
         """See FleetLog."""
-        producer = self._producer
-        if producer is None:
-            raise TransientError("not connected to Kafka")
         with kafka_border(f"write to {self._topic}"):
             async with asyncio.timeout(_APPEND_S):
-                sent = [
-                    await producer.send(self._topic, value, key, partition=0)
-                    for key, value in records
-                ]
-                await asyncio.gather(*sent)
+                await self._producer.send(
+                    self._topic, [Outgoing(value, key, partition=0) for key, value in records]
+                )
 
     async def close(self) -> None:
         """See FleetLog."""
-        producer, self._producer = self._producer, None
+        await self._producer.close()
         consumer, self._consumer = self._consumer, None
-        for client in (producer, consumer):
-            if client is not None:
-                await close_quietly(client.stop)
+        if consumer is not None:
+            await close_quietly(consumer.stop)

@@ -25,6 +25,8 @@ class Outgoing(NamedTuple):
     value: bytes | None
     key: bytes | None
     headers: Sequence[tuple[str, bytes | None]] = ()
+    partition: int | None = None
+    """None: by its key."""
 
 
 class LastingProducer:
@@ -54,17 +56,20 @@ class LastingProducer:
         self._producer = producer
         self._is_open = True
 
+    async def partitions_for(self, topic: str) -> set[int]:
+        """The topic's partitions as the cluster told last. Raises as `send`."""
+        producer = await self._opened()
+        found: set[int] = await producer.partitions_for(topic)
+        return found
+
     async def send(self, topic: str, records: Sequence[Outgoing]) -> None:
         """Returns when every one is acknowledged. Raises TransientError where it is not open."""
-        if not self._is_open:
-            raise TransientError("not connected to Kafka")
-        if self._producer is None:
-            await self.open()
-        producer = self._producer
-        assert producer is not None
+        producer = await self._opened()
         try:
             sent = [
-                await producer.send(topic, one.value, one.key, headers=list(one.headers))
+                await producer.send(
+                    topic, one.value, one.key, partition=one.partition, headers=list(one.headers)
+                )
                 for one in records
             ]
             await asyncio.gather(*sent)
@@ -72,6 +77,14 @@ class LastingProducer:
             self._producer = None
             await close_quietly(producer.stop, _CLOSE_S)
             raise
+
+    async def _opened(self) -> AIOKafkaProducer:
+        if not self._is_open:
+            raise TransientError("not connected to Kafka")
+        if self._producer is None:
+            await self.open()
+        assert self._producer is not None
+        return self._producer
 
     async def close(self) -> None:
         """Release what is open."""

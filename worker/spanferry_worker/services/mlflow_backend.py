@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from mlflow.entities import Span, TraceInfo, TraceState
 from mlflow.entities.assessment import Assessment
@@ -13,7 +13,19 @@ from spanferry_worker.services.mlflow_text import Limits
 
 _T = TypeVar("_T")
 
-__all__ = ["Backend", "calls", "disturbed_ms"]
+__all__ = [
+    "Backend",
+    "calls",
+    "disturbed_ms",
+    "in_portions",
+    "newest_of",
+    "quoted",
+    "span_chars",
+    "traces_of_request",
+]
+
+CANDIDATES_MAX: Final = 5
+"""Traces of one client request id that are asked whether they have an assessment already."""
 
 
 class Backend(Protocol):
@@ -103,7 +115,7 @@ def calls(
     for info in infos:
         experiment_id = str(info.experiment_id)
         mine = spans[info.trace_id]
-        size = sum(_size(span) for span in mine)
+        size = sum(map(span_chars, mine))
         some, size_so_far, traces = current.get(experiment_id, ([], 0, 0))
         if not some or size_so_far + size > bytes_max or traces >= traces_max:
             some, size_so_far, traces = [], 0, 0
@@ -131,5 +143,36 @@ def disturbed_ms(info: TraceInfo, spans: Sequence[Span]) -> int:
     return earlier + max(0, end - info.request_time - info.execution_duration)
 
 
-def _size(span: Span) -> int:
+def span_chars(span: Span) -> int:
+    """Text of a span's attributes: what it weighs in a call."""
     return sum(len(text) for text in attribute_texts(span).values())
+
+
+def in_portions(ids: Sequence[str], count: int) -> Iterable[Sequence[str]]:
+    """So many at a time."""
+    return (ids[start : start + count] for start in range(0, len(ids), count))
+
+
+def traces_of_request(
+    backend: Backend, request_id: str, experiment_ids: Sequence[str], created_ns: int
+) -> list[TraceInfo]:
+    """The newest traces that feedback on this client request id may be for, the likeliest first."""
+    found = backend.newest_traces(request_id, experiment_ids, created_ns // 1_000_000)
+    return found[:CANDIDATES_MAX]
+
+
+def quoted(text: str) -> str | None:
+    """A text in MLflow's filter language, which has no way to say both kinds of quotes: then None."""
+    quote = '"' if "'" in text else "'"
+    return None if quote in text else f"{quote}{text}{quote}"
+
+
+def newest_of(store: Any, condition: str, experiment_ids: Sequence[str]) -> list[TraceInfo]:
+    """What a tracking server finds for a filter: as many as anybody asks for, the newest first."""
+    infos, _ = store.search_traces(
+        locations=list(experiment_ids),
+        filter_string=condition,
+        max_results=CANDIDATES_MAX,
+        order_by=["timestamp_ms DESC"],
+    )
+    return list(infos)

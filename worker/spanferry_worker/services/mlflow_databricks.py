@@ -30,13 +30,15 @@ from mlflow.tracing.utils.artifact_utils import get_artifact_uri_for_trace
 from mlflow.utils.databricks_utils import get_databricks_host_creds
 from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
-from spanferry_worker.errors import FatalError, PoisonError, TransientError, WorkerError
+from spanferry_worker.errors import FatalError, PoisonError, TransientError
+from spanferry_worker.services.mlflow_backend import newest_of, quoted
 from spanferry_worker.services.mlflow_errors import (
     RefusedError,
     causes,
     error_code,
     is_access,
     is_missing,
+    refused_of,
     to_worker_error,
 )
 from spanferry_worker.services.mlflow_http import HTTP_LIMITS
@@ -87,7 +89,7 @@ class DatabricksBackend:
         return self._workspace.spans(info)
 
     def write_new(self, infos: Sequence[TraceInfo], spans: Mapping[str, Sequence[Span]]) -> None:
-        def write(info: TraceInfo) -> WorkerError | None:
+        def write(info: TraceInfo) -> PoisonError | TransientError | None:
             try:
                 self._workspace.upload(self._start(info), spans[info.trace_id])
             except (PoisonError, TransientError) as error:
@@ -95,14 +97,7 @@ class DatabricksBackend:
             return None
 
         errors = list(self._threads.map(write, infos))
-        for error in errors:
-            if isinstance(error, TransientError):
-                raise error
-        refused = {
-            info.trace_id: error
-            for info, error in zip(infos, errors, strict=True)
-            if isinstance(error, PoisonError)
-        }
+        refused = refused_of((info.trace_id for info in infos), errors)
         if refused:
             raise RefusedError(refused)
 
@@ -132,10 +127,10 @@ class DatabricksBackend:
         around_ms: int,  # noqa: ARG002 - the service sorts
     ) -> list[TraceInfo]:
         """Searches the experiments that this worker writes to; a workspace has too many to search all."""
-        quote = '"' if "'" in client_request_id else "'"
-        if quote in client_request_id or not experiment_ids:
+        request_id = quoted(client_request_id)
+        if request_id is None or not experiment_ids:
             return []
-        condition = f"attributes.client_request_id = {quote}{client_request_id}{quote}"
+        condition = f"attributes.client_request_id = {request_id}"
         return self._workspace.search(condition, experiment_ids)
 
     def close(self) -> None:
@@ -197,17 +192,11 @@ class _Workspace:
 
     def search(self, condition: str, experiment_ids: Sequence[str]) -> list[TraceInfo]:
         """The newest traces for which it is true."""
-        infos, _ = _asked(
+        return _asked(
             "searching a client request id",
             self._searches,
-            lambda: self.store.search_traces(
-                locations=list(experiment_ids),
-                filter_string=condition,
-                max_results=5,
-                order_by=["timestamp_ms DESC"],
-            ),
+            lambda: newest_of(self.store, condition, experiment_ids),
         )
-        return list(infos)
 
     def spans(self, info: TraceInfo) -> list[Span]:
         """What its file has; none where there is no file."""

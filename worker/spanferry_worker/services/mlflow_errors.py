@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -21,6 +21,7 @@ __all__ = [
     "is_access",
     "is_missing",
     "mapped",
+    "refused_of",
     "to_worker_error",
 ]
 
@@ -55,6 +56,21 @@ class RefusedError(PoisonError):
     def __init__(self, refused: Mapping[str, PoisonError]) -> None:
         super().__init__("; ".join(map(str, list(refused.values())[:3])))
         self.refused = dict(refused)
+
+
+def refused_of(
+    trace_ids: Iterable[str], errors: Iterable[PoisonError | TransientError | None]
+) -> dict[str, PoisonError]:
+    """Of traces that were written at once those that are refused, and why.
+
+    Raises TransientError where one of them could not be written now: of several the one that asks for
+    the longest wait.
+    """
+    told = dict(zip(trace_ids, errors, strict=True))
+    away = [error for error in told.values() if isinstance(error, TransientError)]
+    if away:
+        raise max(away, key=lambda error: error.retry_after_s or 0.0)
+    return {key: error for key, error in told.items() if isinstance(error, PoisonError)}
 
 
 def error_code(error: BaseException) -> str:

@@ -25,9 +25,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from packaging.version import Version
 
 from spanferry_worker.errors import FatalError, PoisonError, TransientError, WorkerError
-from spanferry_worker.services.mlflow_backend import disturbed_ms
+from spanferry_worker.services.mlflow_backend import disturbed_ms, in_portions, newest_of, quoted
 from spanferry_worker.services.mlflow_derive import aggregation_nodes
-from spanferry_worker.services.mlflow_errors import RefusedError, is_access
+from spanferry_worker.services.mlflow_errors import RefusedError, is_access, refused_of
 from spanferry_worker.services.mlflow_loads import SpanSender
 from spanferry_worker.services.mlflow_server import Server
 from spanferry_worker.services.mlflow_text import Limits
@@ -84,8 +84,8 @@ class HttpBackend:
 
     def infos(self, trace_ids: Sequence[str]) -> dict[str, TraceInfo]:
         found: dict[str, TraceInfo] = {}
-        for start in range(0, len(trace_ids), IDS_MAX):
-            ids = list(trace_ids[start : start + IDS_MAX])
+        for some in in_portions(trace_ids, IDS_MAX):
+            ids = list(some)
             for info in self.ask("looking up traces", methodcaller("batch_get_trace_infos", ids)):
                 if info.trace_id not in self._begun or TraceTagKey.SPANS_LOCATION in info.tags:
                     found[info.trace_id] = info
@@ -158,10 +158,10 @@ class HttpBackend:
         around_ms: int,  # noqa: ARG002 - the server sorts
     ) -> list[TraceInfo]:
         """Searches the experiments that this worker writes to, then all that are active."""
-        quote = '"' if "'" in client_request_id else "'"
-        if quote in client_request_id:
-            return []  # MLflow's filter language cannot say it
-        condition = f"trace.client_request_id = {quote}{client_request_id}{quote}"
+        request_id = quoted(client_request_id)
+        if request_id is None:
+            return []
+        condition = f"trace.client_request_id = {request_id}"
         found = self._search(condition, list(experiment_ids))
         if found:
             return found
@@ -178,16 +178,10 @@ class HttpBackend:
     def _search(self, condition: str, experiment_ids: list[str]) -> list[TraceInfo]:
         if not experiment_ids:
             return []
-        infos, _ = self.ask(
+        return self.ask(
             "searching a client request id",
-            lambda store: store.search_traces(
-                locations=experiment_ids,
-                filter_string=condition,
-                max_results=5,
-                order_by=["timestamp_ms DESC"],
-            ),
+            lambda store: newest_of(store, condition, experiment_ids),
         )
-        return list(infos)
 
     def _put_infos(self, infos: Sequence[TraceInfo]) -> dict[str, PoisonError]:
         """Write records, many at once; a repeat writes the same. Returns which are refused, and why.
@@ -196,14 +190,7 @@ class HttpBackend:
         """
         bodies = [(f"storing trace {info.trace_id}", _start_body(info)) for info in infos]
         errors = self._server.post_all(TRACES_PATH, bodies)
-        away = [error for error in errors if isinstance(error, TransientError)]
-        if away:
-            raise max(away, key=lambda error: error.retry_after_s or 0.0)
-        return {
-            info.trace_id: error
-            for info, error in zip(infos, errors, strict=True)
-            if isinstance(error, PoisonError)
-        }
+        return refused_of((info.trace_id for info in infos), errors)
 
     def _with_cost(self, info: TraceInfo) -> TraceInfo:
         """With the cost of all stored spans: MLflow adds up only those that came in one request."""

@@ -9,6 +9,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from spanferry_worker.errors import PoisonError
 from spanferry_worker.services.http_client import TimedOutError
+from spanferry_worker.services.mlflow_backend import span_chars
 from spanferry_worker.services.mlflow_private import attribute_texts
 from spanferry_worker.services.mlflow_server import Server, TooLargeError
 from spanferry_worker.stages.requests import RequestPolicy, SizeLimit
@@ -29,7 +30,7 @@ class Load(NamedTuple):
     @property
     def size(self) -> int:
         """Text of attributes, in characters."""
-        return sum(map(_size, self.spans))
+        return sum(map(span_chars, self.spans))
 
 
 class Loads:
@@ -101,10 +102,6 @@ class Loads:
         return True
 
 
-def _size(span: Span) -> int:
-    return sum(len(text) for text in attribute_texts(span).values())
-
-
 def _between_traces(load: Load) -> list[Load]:
     """Its halves, the first one last."""
     items = list(load.pieces.items())
@@ -139,7 +136,7 @@ def _pieces(spans: Sequence[Span], bytes_max: int) -> list[tuple[Sequence[Span],
     piece: list[Span] = []
     filled = 0
     for span in spans:
-        size = _size(span)
+        size = span_chars(span)
         if piece and filled + size > bytes_max:
             pieces.append((piece, filled))
             piece, filled = [], 0

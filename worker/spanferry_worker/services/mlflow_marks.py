@@ -1,7 +1,7 @@
 """What stored traces say of their sampling."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 from mlflow.store.tracking.dbmodels.models import SqlTraceInfo, SqlTraceMetadata
@@ -9,18 +9,14 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from spanferry_schemas import Assessment, trace_id_text
 from spanferry_schemas.limits import TRACE_ID_BYTES
-from spanferry_worker.services.mlflow_backend import Backend
+from spanferry_worker.services.mlflow_backend import Backend, in_portions, traces_of_request
 from spanferry_worker.services.mlflow_build import EntityBuilder
 from spanferry_worker.services.mlflow_errors import mapped
 from spanferry_worker.services.mlflow_resolve import Resolver
+from spanferry_worker.services.mlflow_sql import IDS_MAX
 from spanferry_worker.stages.sample import ASKED_MARKS
 
 __all__ = ["Marks"]
-
-_IDS_MAX: Final = 400
-"""Ids in one IN (…): below SQLite's oldest limit of bound parameters."""
-_CANDIDATES_MAX: Final = 5
-"""Traces of one client request id that are asked whether they have the assessment already."""
 
 
 class Marks:
@@ -47,9 +43,10 @@ class Marks:
         """See Sink.marks_of_request."""
         request_id = self._builder.client_request_id(assessment.client_request_id or "")
         with mapped("looking up what was sampled"):
-            found = self._backend.newest_traces(
-                request_id, self._resolver.known_experiments(), assessment.created_ns // 1_000_000
-            )[:_CANDIDATES_MAX]
+            experiment_ids = self._resolver.known_experiments()
+            found = traces_of_request(
+                self._backend, request_id, experiment_ids, assessment.created_ns
+            )
         stored = {one.assessment_id for info in found for one in info.assessments}
         if not found or assessment.assessment_id in stored:
             return None
@@ -71,8 +68,7 @@ def _selected(store: Any, names: Sequence[str]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     asked: Any = sa.and_(metadata.request_id == trace.request_id, metadata.key.in_(ASKED_MARKS))
     with store.ManagedSessionMaker() as session:
-        for begin in range(0, len(names), _IDS_MAX):
-            some = names[begin : begin + _IDS_MAX]
+        for some in in_portions(names, IDS_MAX):
             query: Any = (
                 sa.select(trace.request_id, metadata.key, metadata.value)
                 .outerjoin(metadata, asked)

@@ -18,7 +18,7 @@ from spanferry_worker.services import mlflow_private as private
 from spanferry_worker.services.mlflow_databricks import DatabricksBackend
 from spanferry_worker.services.mlflow_http import HttpBackend
 from spanferry_worker.services.mlflow_server import Server
-from spanferry_worker.services.mlflow_sink import open_sink
+from spanferry_worker.services.mlflow_sink import is_databricks, open_sink
 from spanferry_worker.services.mlflow_sql import check_schema, connect
 from spanferry_worker.stages.requests import RequestPolicy
 
@@ -59,9 +59,7 @@ def probe(
         open_sink(tracking_uri, default_experiment=default_experiment)
         if urlsplit(tracking_uri).scheme.startswith("http"):
             return _probe_server(tracking_uri.rstrip("/"), default_experiment, http)
-        if urlsplit(tracking_uri).path.startswith("databricks") or tracking_uri.startswith(
-            "databricks:"
-        ):
+        if is_databricks(tracking_uri):
             return _probe_databricks(tracking_uri, default_experiment, http)
         return _probe_database(tracking_uri, default_experiment)
     except WorkerError as error:

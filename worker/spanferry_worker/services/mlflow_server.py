@@ -177,11 +177,8 @@ class Server:
 
     def _check_answer(self, doing: str, reply: Reply) -> None:
         """Raise TransientError for answers that are not MLflow's."""
-        if reply.status == 200 and "html" in reply.content_type:
-            raise _busy(
-                self._access, doing, reply
-            )  # the page of a gateway that wants somebody to sign in
-        if reply.status in _BUSY:
+        # HTML is the page of a gateway that wants somebody to sign in.
+        if reply.status in _BUSY or (reply.status == 200 and "html" in reply.content_type):
             raise _busy(self._access, doing, reply)
         if reply.status == 500 and not _json_code(reply):
             if self._is_well():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from spanferry_worker.services.mlflow_marks import Marks
     from spanferry_worker.services.mlflow_write import Writer
 
-__all__ = ["MlflowSink", "open_sink"]
+__all__ = ["MlflowSink", "is_databricks", "open_sink"]
 
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
@@ -39,6 +39,11 @@ _ADVICE: Final = (
     "use MLflow's database (postgresql://…, mysql://…, sqlite:///…), its server (http://…) or "
     "databricks"
 )
+
+
+def is_databricks(tracking_uri: str) -> bool:
+    """`databricks` or `databricks://profile`."""
+    return tracking_uri == "databricks" or urlsplit(tracking_uri).scheme == "databricks"
 
 
 def open_sink(
@@ -78,7 +83,7 @@ def open_sink(
             return HttpBackend(tracking_uri, http)
 
         return MlflowSink(open_http, tracking_uri, default_experiment, CONCURRENCY)
-    if scheme == "databricks" or tracking_uri == "databricks":
+    if is_databricks(tracking_uri):
 
         def open_databricks() -> "Backend":
             from spanferry_worker.services.mlflow_databricks import (  # noqa: PLC0415

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import RLock
 from typing import Any, Final, TypeVar
@@ -24,7 +24,7 @@ from mlflow.version import VERSION
 from spanferry_worker.errors import FatalError, PoisonError, TransientError
 from spanferry_worker.services import mlflow_mysql as mysql
 from spanferry_worker.services import mlflow_private as private
-from spanferry_worker.services.mlflow_backend import calls, disturbed_ms
+from spanferry_worker.services.mlflow_backend import calls, disturbed_ms, in_portions
 from spanferry_worker.services.mlflow_bulk import BulkInsert, why_not
 from spanferry_worker.services.mlflow_errors import causes, mapped
 from spanferry_worker.services.mlflow_text import Limits
@@ -171,7 +171,7 @@ class SqlBackend:
         found: list[str] = []
         column: Any = SqlTraceInfo.request_id
         with self._store.ManagedSessionMaker() as session:
-            for ids in _portions(trace_ids):
+            for ids in in_portions(trace_ids, IDS_MAX):
                 found += session.scalars(sa.select(column).where(column.in_(ids)))
         return found
 
@@ -226,7 +226,7 @@ class SqlBackend:
         owners: dict[str, str] = {}
         table = SqlAssessments
         with mapped("looking up assessments"), self._store.ManagedSessionMaker() as session:
-            for ids in _portions(assessment_ids):
+            for ids in in_portions(assessment_ids, IDS_MAX):
                 query: Any = sa.select(table.assessment_id, table.trace_id).where(
                     table.assessment_id.in_(ids)
                 )
@@ -353,7 +353,3 @@ def _artifact_root(engine: sa.Engine) -> str | None:
         location = connection.execute(query).scalar()
     root, slash, last = (location or "").rpartition("/")
     return root or None if slash and last == "0" else None
-
-
-def _portions(ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (ids[start : start + IDS_MAX] for start in range(0, len(ids), IDS_MAX))

@@ -12,7 +12,7 @@ import spanferry_schemas as wire
 from spanferry_schemas import trace_id_text
 from spanferry_worker.errors import PartlyRefusedError, PoisonError, TraceNotFoundError
 from spanferry_worker.services.mlflow_artifacts import Artifacts
-from spanferry_worker.services.mlflow_backend import Backend
+from spanferry_worker.services.mlflow_backend import Backend, traces_of_request
 from spanferry_worker.services.mlflow_build import EntityBuilder, prompt_versions
 from spanferry_worker.services.mlflow_errors import RefusedError, is_missing
 from spanferry_worker.services.mlflow_merge import (
@@ -35,8 +35,6 @@ _logger = logging.getLogger(__name__)
 
 READ_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of stored spans that are read at once: twice a batch. The others are read one by one."""
-CANDIDATES_MAX: Final = 5
-"""Traces of one client request id that are asked whether they have an assessment already."""
 
 
 class Writer:
@@ -295,9 +293,10 @@ class Writer:
             if owners is not None and assessment.assessment_id in owners:
                 continue
             request_id = self._builder.client_request_id(assessment.client_request_id or "")
-            found = self._backend.newest_traces(
-                request_id, self._experiments(trace.trace), assessment.created_ns // 1_000_000
-            )[:CANDIDATES_MAX]
+            experiment_ids = self._experiments(trace.trace)
+            found = traces_of_request(
+                self._backend, request_id, experiment_ids, assessment.created_ns
+            )
             if not found:
                 raise TraceNotFoundError(
                     f"MLflow has no trace with the client request id {request_id!r}: the assessment "
