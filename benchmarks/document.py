@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks import guard, neighbours_report
 from benchmarks.cases import MAIN
 from benchmarks.plots import pictures
 from benchmarks.report import Report
@@ -73,6 +74,9 @@ make bench ARGS="--full --peers"  # everything on this page, below 50; writes be
 make bench ARGS=--quick           # a look, a minute and a half
 .venv/bin/python -m benchmarks.plots benchmarks/results/overhead.json
 .venv/bin/python -m benchmarks.document benchmarks/results/overhead.json
+.venv/bin/python -m benchmarks.guard        # what the budget guard costs, half a minute
+.venv/bin/python -m benchmarks.neighbours   # a giant's neighbours, in about 5 minutes
+.venv/bin/python -m benchmarks.sender   # what a trace takes of the sender's thread, by linger_s
 ```
 
 Without `--full` the results are in `benchmarks/results/last.tmp.json`. Langfuse and LangSmith are measured
@@ -98,7 +102,18 @@ def document(report: Report, source: Path) -> str:
             parts.append(f"![{series.title}: p50 by tier]({drawn[series.name]})\n\n")
         parts.append(f"p50 / p99:\n\n{series_table(report, series)}\n\n")
         parts += _extra(report, series.name)
+    parts += _beside(source.parent)
     return "".join([*parts, METHOD, "\n", REPRODUCE])
+
+
+def _beside(folder: Path) -> list[str]:
+    """What other runs have measured, whose results lie in the same folder."""
+    measured_guard = guard.read(folder / guard.RESULTS.name)
+    measured_giants = neighbours_report.read(folder / neighbours_report.RESULTS.name)
+    return [
+        *([guard.section(measured_guard)] if measured_guard else []),
+        *([neighbours_report.section(measured_giants)] if measured_giants else []),
+    ]
 
 
 def _main(report: Report, drawn: dict[str, str]) -> list[str]:

@@ -6,14 +6,17 @@
 Counted are the bytecode instructions that the interpreter executes and the calls that it makes into C,
 for one trace of 5 spans and 10 KB: in the calling thread with spanferry's API, in the calling thread with
 MLflow's API on spanferry; and on the sender's thread for eight such traces that share a batch, from
-the buffer to the batch and its acknowledgement, without aiokafka's own sending. A count
+the buffer to the batch and its acknowledgement, without aiokafka's own sending. What the budget guard's
+measuring takes is counted too: the same traces where they are watched, and on the sender's thread one look
+of the guard's at the account of one. A count
 has no noise, so that a few percent more are seen on any machine, however busy; a test compares it with
 the recorded one.
 
 Why bytecode: `perf stat -e instructions:u` needs counters that virtual machines and containers mostly do
 not have; callgrind needs a Debian package, takes minutes to import MLflow, and counts what the C
 library chooses for the processor. sys.settrace is in every Python and gives the same number in every run.
-What it does not see is time spent inside C functions: a slower encoder is what `make bench` is for. More
+What it does not see is time spent inside C functions: where perf or callgrind count,
+`python -m benchmarks.native_counts --against DIR` compares two checkouts by machine instructions. More
 calls into C are seen, as is every line of Python that somebody adds to the path.
 
 The numbers belong to a minor version of Python, whose compiler they come from, and those of MLflow's
@@ -28,6 +31,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -35,10 +39,25 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-__all__ = ["RECORDED", "Counts", "Recorded", "count", "count_here", "environment", "recorded"]
+__all__ = [
+    "GROUPS",
+    "PATHS",
+    "RECORDED",
+    "SPANS",
+    "Counts",
+    "Recorded",
+    "count",
+    "count_here",
+    "environment",
+    "recorded",
+]
 
 RECORDED = Path(__file__).parent / "results" / "instructions.json"
-PATHS = ("spanferry", "bridge", "sender")
+GROUPS = (("spanferry", "watched"), ("bridge", "bridge-watched"), ("sender", "guard"))
+"""Paths that one process counts."""
+PATHS = tuple(path for group in GROUPS for path in group)
+SPANS = 5
+"""Of a trace."""
 _WARM_UP = 50
 _VISITS_MAX = 100
 """Of the event loop, until a batch is sent."""
@@ -72,10 +91,10 @@ def recorded() -> Recorded:
     return msgspec.json.decode(RECORDED.read_bytes(), type=Recorded)
 
 
-def count(path: str) -> Counts:
-    """One path, in a process of its own: what else is loaded or patched would count as well."""
+def count(*paths: str) -> dict[str, Counts]:
+    """These paths, in a process of their own: what else is loaded or patched would count as well."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.instructions", "--path", path],
+        [sys.executable, "-m", "benchmarks.instructions", "--paths", *paths],
         cwd=Path(__file__).parents[1],
         env={k: v for k, v in os.environ.items() if not k.startswith(("SPANFERRY_", "MLFLOW_"))},
         capture_output=True,
@@ -83,12 +102,12 @@ def count(path: str) -> Counts:
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"counting {path} failed\n{done.stderr}")
-    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Counts)
+        raise RuntimeError(f"counting {', '.join(paths)} failed\n{done.stderr}")
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=dict[str, Counts])
 
 
 def count_here(path: str) -> Counts:
-    """One path, in this process, which is good for nothing else then."""
+    """One path, in this process, which is good for little else then."""
     prepared = _path(path)
     for _ in range(_WARM_UP):
         prepared.prepare()
@@ -100,7 +119,7 @@ def count_here(path: str) -> Counts:
     )
 
 
-def _least(path: "_Path", counted: Callable[[Callable[[], None]], int]) -> int:
+def _least(path: "_Path", counted: Callable[[Callable[[], object]], int]) -> int:
     """Of a few: a trace that has to renew something is not the usual one."""
     found: list[int] = []
     for _ in range(_TIMES):
@@ -109,7 +128,7 @@ def _least(path: "_Path", counted: Callable[[Callable[[], None]], int]) -> int:
     return min(found)
 
 
-def _count_bytecode(call: Callable[[], None]) -> int:
+def _count_bytecode(call: Callable[[], object]) -> int:
     executed = 0
 
     def tracer(frame: FrameType, event: str, argument: Any) -> Any:
@@ -127,7 +146,7 @@ def _count_bytecode(call: Callable[[], None]) -> int:
     return executed
 
 
-def _count_c_calls(call: Callable[[], None]) -> int:
+def _count_c_calls(call: Callable[[], object]) -> int:
     made = 0
 
     def profiler(frame: FrameType, event: str, argument: Any) -> None:
@@ -146,7 +165,7 @@ class _Path(NamedTuple):
     """What is not counted, and then what is."""
 
     prepare: Callable[[], None]
-    call: Callable[[], None]
+    call: Callable[[], object]
 
 
 def _path(path: str) -> _Path:
@@ -169,7 +188,7 @@ def _path(path: str) -> _Path:
 
     payload = make_payload("chat", 10_000, seed=1)
     outlet.install(Outlet())
-    if path == "bridge":
+    if path.startswith("bridge"):
         import mlflow
 
         bridge.switch_on(accelerate=True)
@@ -178,9 +197,44 @@ def _path(path: str) -> _Path:
         import spanferry
 
         record = spans(spanferry.start_span)["with"]
-    if path != "sender":
-        return _Path(lambda: None, lambda: record(payload))
-    return _sending(settings, buffer, lambda: record(payload))
+    if path == "sender":
+        return _sending(settings, buffer, lambda: record(payload))
+    if path == "guard":
+        return _guarding()
+    return _Path(_watch if path.endswith("watched") else lambda: None, lambda: record(payload))
+
+
+def _repeat(path: str, traces: int) -> None:
+    """For `native_counts`."""
+    prepared = _path(path)
+    for _ in range(traces):
+        prepared.prepare()
+        prepared.call()
+
+
+def _watch() -> None:
+    """As the guard leaves an account for the next trace."""
+    from spanferry.process import PROCESS
+    from spanferry.watching import Account
+
+    PROCESS.watch, PROCESS.plain = Account(deque()), None
+
+
+def _guarding() -> "_Path":
+    """One look of the guard's that finds one account, its windows full of others."""
+    from spanferry.budget import SAMPLES_MAX, Guard
+
+    guard = Guard(1.0)
+
+    def prepare(accounts: int = 1) -> None:
+        for _ in range(accounts):
+            account = guard.account()
+            account.cost_ns = account.values_ns = 40_000
+            account.done.append(account)
+
+    prepare(SAMPLES_MAX)
+    guard.look(0.0)
+    return _Path(prepare, lambda: guard.look(1.0))
 
 
 def _sending(settings: Any, buffer: Any, trace: Callable[[], None]) -> "_Path":
@@ -225,14 +279,19 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--record", action="store_true", help="these are the ceilings from now on")
-    parser.add_argument("--path", choices=PATHS, help="count this one, here, and print JSON")
+    parser.add_argument("--repeat", type=int, help="do one of them so often, for others to count")
+    parser.add_argument("--paths", nargs="+", choices=PATHS, help="count these, here; print JSON")
     given = parser.parse_args(arguments)
-    if given.path:
-        print(msgspec.json.encode(count_here(given.path)).decode())
+    if given.paths and given.repeat:
+        _repeat(given.paths[0], given.repeat)
+        return
+    if given.paths:
+        counts = {path: count_here(path) for path in given.paths}
+        print(msgspec.json.encode(counts).decode())
         return
     held = recorded() if RECORDED.exists() else Recorded({})
     before = held.ceilings.get(environment(), {})
-    found = {path: count(path) for path in PATHS}
+    found = {path: one for group in GROUPS for path, one in count(*group).items()}
     for path, counts in found.items():
         print(f"{path}: {counts}; recorded {before.get(path)}")
     if given.record:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Conditions", "conditions", "in_words"]
+__all__ = ["Conditions", "conditions", "in_words", "when"]
 
 _PACKAGES = (
     "spanferry",
@@ -66,6 +66,12 @@ def in_words(where: Conditions) -> str:
         f"Python {where.python}; {versions}; commit {where.commit}"
         f"{' with changes' if where.uncommitted_changes else ''}"
     )
+
+
+def when(where: Conditions) -> str:
+    """When it was, how busy the machine was then, and what that means."""
+    busy = ", which is busy: compare lines, not milliseconds" if where.load_1m > where.cores else ""
+    return f"{where.at} (load {where.load_1m:g}{busy})"
 
 
 def _versions(more: Sequence[str]) -> dict[str, str]:

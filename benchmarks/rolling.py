@@ -1,186 +1,300 @@
 """What restarting all workers of a group one after another costs, under load.
 
-    python -m benchmarks.rolling             three workers, members by name and without: about 4 minutes
-    python -m benchmarks.rolling --rate 300  traces a second, of 5 spans and 10 KB; 150 otherwise
+    python -m benchmarks.rolling             three workers, members by name and without: about 6 minutes
+    python -m benchmarks.rolling --rate 300  traces a second, of 5 spans and 10 KB; 100 otherwise
 
-Method. A real Kafka, a real PostgreSQL, three real workers with their defaults. A producer sends at a steady
-rate; after a while each worker in turn gets SIGTERM, and another starts in its place once it has ended. Five
-times a second the workers' own counts are read. A gap is a time in which none of them has read a record,
-lag is what was sent less what was read. Static members have a name each (`kafka.group_instance_id`), so
-the group waits for them instead of dealing out their partitions.
+Method. A real Kafka, a real PostgreSQL, three real workers with their defaults. A producer sends at a
+steady rate, and judges every tenth trace; after a while each worker in turn gets SIGTERM, another starts in
+its place once it has ended, and the next one's turn comes once lag is what it was before. Lag is what lies
+in Kafka less what the group has committed, both asked of Kafka four times a second: it counts what is not
+durable yet, and neither a restart nor a record that is read twice can bend it. A partition stands while its
+committed offset does not move. At the end traces, spans and assessments are counted in the database. Static
+members have a name each (`kafka.group_instance_id`), so the group waits for them instead of dealing out
+their partitions.
 
-Results go to benchmarks/results/rolling.json; what they mean stands in docs/operations.md.
+Results go to benchmarks/results/rolling.json and, by `python -m benchmarks.rolling_document`, to
+docs/operations.md.
 """
 
 import argparse
 import asyncio
 import contextlib
-import itertools
 import os
+import random
 import sys
 import time
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import httpx
 import msgspec
 import psycopg
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
-from benchmarks.machine import Conditions, conditions
-from benchmarks.overload import PARTITIONS, Load
+from benchmarks.machine import conditions
+from benchmarks.overload import PARTITIONS, Traffic
+from benchmarks.rolling_report import (
+    RESULTS,
+    SPANS,
+    WORKERS,
+    Figures,
+    Look,
+    Report,
+    Restart,
+    Stored,
+    longest_stand_s,
+    recovery_s,
+)
+from spanferry_schemas import (
+    Assessment,
+    AssessmentKind,
+    RecordKind,
+    RecordMeta,
+    encode,
+    write_meta,
+)
 from tests.services.kafka import KafkaServer
 from tests.services.postgres import PostgresServer
 from tests.services.worker import SpanferryWorker
 
 __all__ = ["main"]
 
-RESULTS = Path(__file__).parent / "results" / "rolling.json"
-WORKERS = 3
-LOOK_S = 0.2
-STEADY_S = 10.0
-CAUGHT_UP = 100
-"""Records that may wait where it is caught up: what the producer sends in a moment."""
+JUDGED = 10
+"""Every so many traces one is."""
+LOOK_S = 0.25
+STEADY_S = 20.0
+GIVEN_UP_S = 60.0
+EARLY = ("starting", "waits for store")
+"""What /readyz says first."""
+BETWEEN_S = 5.0
 
 
-class Figures(msgspec.Struct, kw_only=True):
-    """One run: seconds, and records (of one trace each)."""
+class _Load:
+    """Sends whole traces at a steady rate, every tenth with feedback, until told to stop."""
 
-    membership: str
-    rate: float
-    restart_s: float
-    """From the first SIGTERM until the last worker was ready again."""
-    gap_longest_s: float
-    lag_before: int
-    lag_peak: int
-    recovery_s: float | None
-    """From the last worker's being ready until lag was what it was; None: never within a minute."""
-    sent: int
-    stored: int
-    """Rows of traces in the database at the end: equal to `sent` where none is lost and none is double."""
+    def __init__(self, bootstrap_servers: str, topic: str, rate: float) -> None:
+        self._topic = topic
+        self._rate = rate
+        self._traffic = Traffic(random.Random(7))
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=bootstrap_servers, compression_type="zstd", linger_ms=20
+        )
+        self._producer_id = os.urandom(8)
+        self._records = 0
+        self.traces = 0
+        self.judged = 0
+        self.stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """What cannot be sent within two seconds is not made up for. All that was sent is acknowledged."""
+        await self._producer.start()
+        try:
+            due = time.monotonic()
+            while not self.stop.is_set():
+                trace_id, values = self._traffic.chat()
+                for value in values:
+                    await self._send(trace_id, value, RecordKind.FRAGMENT)
+                self.traces += 1
+                if self.traces % JUDGED == 0:
+                    await self._send(trace_id, _judgement(trace_id), RecordKind.ASSESSMENT)
+                    self.judged += 1
+                due = max(due + 1 / self._rate, time.monotonic() - 2.0)
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+        finally:
+            await self._producer.stop()
+
+    async def _send(self, trace_id: bytes, value: bytes, kind: RecordKind) -> None:
+        header = write_meta(RecordMeta(self._producer_id, self._records, kind))
+        self._records += 1
+        await self._producer.send(self._topic, value, key=trace_id, headers=[header])
 
 
-class Report(msgspec.Struct):
-    """What the results' file holds."""
+def _judgement(trace_id: bytes) -> bytes:
+    return encode(
+        Assessment(
+            assessment_id=f"a-{os.urandom(16).hex()}",
+            kind=AssessmentKind.FEEDBACK,
+            name="good",
+            value=b"true",
+            created_ns=time.time_ns(),
+            trace_id=trace_id,
+        )
+    )
 
-    conditions: Conditions
-    figures: list[Figures]
+
+class _Watch:
+    """Asks Kafka what lies there and what the group has committed, again and again."""
+
+    def __init__(self, bootstrap_servers: str, topic: str, group: str) -> None:
+        self._partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+        self._group = group
+        self._consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap_servers)
+        self._admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
+        self.looks: list[Look] = []
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Look meanwhile."""
+        await self._consumer.start()
+        await self._admin.start()
+        looking = asyncio.ensure_future(self._run())
+        try:
+            yield
+            assert not looking.done(), looking
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+            await self._admin.close()
+            await self._consumer.stop()
+
+    async def _run(self) -> None:
+        while True:
+            ends = await self._consumer.end_offsets(self._partitions)
+            found = await self._admin.list_consumer_group_offsets(self._group)
+            committed = [max(0, found[one].offset) if one in found else 0 for one in ends]
+            self.looks.append(Look(time.monotonic(), list(ends.values()), committed))
+            await asyncio.sleep(LOOK_S)
+
+    async def recovered_s(self, ready: float, lag_max: int) -> float | None:
+        """Wait for it."""
+        while time.monotonic() < ready + GIVEN_UP_S:
+            found = recovery_s(self.looks, ready, lag_max)
+            if found is not None:
+                return found
+            await asyncio.sleep(LOOK_S)
+        return None
+
+    def peak(self, begin: float) -> int:
+        """The most that was not committed since then."""
+        return max(look.lag for look in self.looks if look.at >= begin)
 
 
-class _Group:
-    """The workers, and what all that ever lived have counted."""
+async def _restart(old: SpanferryWorker, new: SpanferryWorker) -> Restart:
+    """SIGTERM, the end, and another one that is ready. What lag did is not known yet."""
+    began = time.monotonic()
+    await asyncio.to_thread(old.stop)
+    ended = time.monotonic()
+    await asyncio.to_thread(new.start, ready=False)
+    up = time.monotonic()
+    await asyncio.to_thread(_wait_for_store, new)
+    opened = time.monotonic()
+    await asyncio.to_thread(new.wait)
+    return Restart(
+        stop_s=ended - began,
+        boot_s=up - ended,
+        store_s=opened - up,
+        join_s=time.monotonic() - opened,
+        lag_peak=0,
+        recovery_s=None,
+    )
 
-    def __init__(self, kafka: KafkaServer, uri: str, topic: str, *, static: bool) -> None:
-        self._options = {
-            "bootstrap_servers": kafka.bootstrap_servers,
-            "topic": topic,
-            "tracking_uri": uri,
-            "group": f"{topic}-group",
-        }
-        self._static = static
-        self.workers = [self._make(number) for number in range(WORKERS)]
-        self._last: dict[SpanferryWorker, int] = {}
 
-    def _make(self, number: int) -> SpanferryWorker:
-        named = (f"--group-instance-id=worker-{number}",) if self._static else ()
-        return SpanferryWorker(**self._options, options=named)
-
-    def restart(self, number: int) -> None:
-        """SIGTERM, its end, and another one that is ready."""
-        self.workers[number].stop()
-        self.workers[number] = self._make(number)
-        self.workers[number].start()
-
-    def read(self) -> int:
-        """Records read by all, the ended ones included (as of our last look at each)."""
-        for worker in self.workers:
-            with contextlib.suppress(httpx.TransportError):  # it starts, or ends
-                self._last[worker] = int(worker.metrics()["spanferry_consume_records_total"])
-        return sum(self._last.values())
+def _wait_for_store(worker: SpanferryWorker) -> None:
+    """Until it waits for something else, or is ready."""
+    page = f"http://127.0.0.1:{worker.health_port}/readyz"
+    while worker.running:
+        with contextlib.suppress(httpx.TransportError):  # it may be too busy with its imports
+            answer = httpx.get(page, timeout=5, trust_env=False)
+            if answer.is_success or not answer.json()["problem"].startswith(EARLY):
+                return
+        time.sleep(0.05)
 
 
 async def _run(kafka: KafkaServer, uri: str, membership: str, rate: float) -> Figures:
     topic = kafka.create_topic(f"rolling-{os.urandom(4).hex()}", PARTITIONS)
-    group = _Group(kafka, uri, topic, static=membership == "static")
-    for worker in group.workers:  # the first makes the database's tables
+    group = f"{topic}-group"
+
+    def make(number: int) -> SpanferryWorker:
+        named = (f"--group-instance-id=worker-{number}",) if membership == "static" else ()
+        return SpanferryWorker(
+            bootstrap_servers=kafka.bootstrap_servers,
+            topic=topic,
+            tracking_uri=uri,
+            group=group,
+            options=named,
+        )
+
+    workers = [make(number) for number in range(WORKERS)]
+    for worker in workers:  # the first makes the database's tables
         await asyncio.to_thread(worker.start)
-    load = Load(kafka.bootstrap_servers, topic, "chat")
-    load.rate = rate
-    looks: list[tuple[float, int, int]] = []
-    done = asyncio.Event()
-
-    async def look() -> None:
-        while not done.is_set():
-            read = await asyncio.to_thread(group.read)
-            looks.append((time.monotonic(), load.sent, read))
-            await asyncio.sleep(LOOK_S)
-
-    sending, looking = asyncio.ensure_future(load.run()), asyncio.ensure_future(look())
-    await asyncio.sleep(STEADY_S)
-    began = time.monotonic()
-    for number in range(WORKERS):
-        await asyncio.to_thread(group.restart, number)
-        await asyncio.sleep(2)
-    ended = time.monotonic() - 2
-    lag_before = max(0, *(sent - read for at, sent, read in looks if began - 5 < at < began))
-    recovery = await _recovery_s(looks, ended, max(lag_before, CAUGHT_UP))
-    sending.cancel()
-    await asyncio.gather(sending, return_exceptions=True)
-    stored = await _stored(uri, load.sent)
-    done.set()
-    await looking
-    for worker in group.workers:
+    load = _Load(kafka.bootstrap_servers, topic, rate)
+    watch = _Watch(kafka.bootstrap_servers, topic, group)
+    restarts: list[Restart] = []
+    async with watch.running():
+        sending = asyncio.ensure_future(load.run())
+        await asyncio.sleep(BETWEEN_S + STEADY_S)
+        began = time.monotonic()
+        lag_before = watch.peak(began - STEADY_S)
+        for number, worker in enumerate(workers):
+            start = time.monotonic()
+            workers[number] = make(number)
+            restarts.append(one := await _restart(worker, workers[number]))
+            one.recovery_s = await watch.recovered_s(time.monotonic(), lag_before)
+            one.lag_peak = watch.peak(start)
+            await asyncio.to_thread(worker.close)
+            await asyncio.sleep(BETWEEN_S)
+        load.stop.set()
+        await sending
+        ended = time.monotonic()
+        stored = await asyncio.to_thread(_stored, uri, load)
+    for worker in workers:
         await asyncio.to_thread(worker.close)
-    gaps = _gaps([(at, read) for at, _, read in looks if began <= at <= ended + (recovery or 60)])
-    return Figures(
-        membership=membership,
-        rate=rate,
-        restart_s=round(ended - began, 1),
-        gap_longest_s=round(max(gaps), 1),
-        lag_before=lag_before,
-        lag_peak=max(sent - read for at, sent, read in looks if at >= began),
-        recovery_s=recovery,
-        sent=load.sent,
-        stored=stored,
+    return _rounded(
+        Figures(
+            membership=membership,
+            rate=rate,
+            lag_before=lag_before,
+            stand_before_s=longest_stand_s(watch.looks, began - STEADY_S, began),
+            stand_s=longest_stand_s(watch.looks, began, ended),
+            restarts=restarts,
+            traces=load.traces,
+            judged=load.judged,
+            stored=stored,
+        )
     )
 
 
-async def _recovery_s(
-    looks: list[tuple[float, int, int]], ended: float, lag_max: int
-) -> float | None:
-    while time.monotonic() < ended + 60:
-        _, sent, read = looks[-1]
-        if sent - read <= lag_max:
-            return round(max(0.0, time.monotonic() - ended), 1)
-        await asyncio.sleep(LOOK_S)
-    return None
+def _rounded(figures: Figures) -> Figures:
+    def to_tenths(value: object) -> object:
+        return round(value, 1) if isinstance(value, float) else value
+
+    for one in (figures, *figures.restarts):
+        for field in one.__struct_fields__:
+            setattr(one, field, to_tenths(getattr(one, field)))
+    return figures
 
 
-async def _stored(uri: str, wanted: int) -> int:
-    """How many traces are stored: once it is as many as wanted, or after a minute."""
+def _stored(uri: str, load: _Load) -> Stored:
+    """What is stored: three seconds after it is all that was sent, or after a minute."""
     end = time.monotonic() + 60
+    wanted = (load.traces, load.traces * SPANS, load.judged)
+    tables = ("trace_info", "spans", "assessments")
     with psycopg.connect(uri.replace("+psycopg", ""), autocommit=True) as connection:
-        while True:
-            counted = connection.execute("SELECT count(*) FROM trace_info").fetchone()
-            stored = int(counted[0]) if counted else 0
-            if stored >= wanted or time.monotonic() > end:
-                return stored
-            await asyncio.sleep(1)
 
+        def count(question: str) -> int:
+            row = connection.execute(f"SELECT count(*) FROM {question}").fetchone()  # type: ignore[arg-type]
+            return int(row[0]) if row else 0
 
-def _gaps(reads: list[tuple[float, int]]) -> list[float]:
-    """How long it was, each time, from one record to the next, as far as our looks tell."""
-    gaps = [0.0]
-    since = reads[0][0]
-    for (_, before), (at, read) in itertools.pairwise(reads):
-        if read > before:
-            gaps.append(at - since)
-            since = at
-    return gaps
+        def is_short() -> bool:
+            return any(count(name) < sent for name, sent in zip(tables, wanted, strict=True))
+
+        while is_short() and time.monotonic() < end:
+            time.sleep(1)
+        time.sleep(3)  # what comes twice would come after
+        grouped = f"SELECT trace_id FROM spans GROUP BY trace_id HAVING count(*) <> {SPANS}"
+        traces, spans, assessments = (count(name) for name in tables)
+        return Stored(
+            traces=traces,
+            spans=spans,
+            assessments=assessments,
+            uneven=count(f"({grouped}) AS uneven"),
+        )
 
 
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rate", type=float, default=150.0)
+    parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--no-results", action="store_true", help="print only")
     options = parser.parse_args()
     machine = conditions("mlflow", "aiokafka")

@@ -1,6 +1,6 @@
 """What a served app pays for being traced: throughput, latencies, CPU and memory under load.
 
-    python -m benchmarks.serving            everything, below 25 minutes
+    python -m benchmarks.serving            everything, below 45 minutes
     python -m benchmarks.serving --quick    a look in two minutes; figures not to be quoted
 
 Method. A FastAPI app under uvicorn and a Flask app under gunicorn (one worker, threads), once for every

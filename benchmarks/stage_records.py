@@ -1,6 +1,7 @@
 """Kafka records for the stages' benchmark, and one pass of them through the worker's stages."""
 
 import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.store_traces import make_traces
@@ -77,7 +78,7 @@ def pass_through(records: Mapping[Partition, Sequence[MemoryRecord]], settings: 
                     queue.add(Queued(kept, owner.lane_id, _NOW_MS), _NOW_MS)
             written += _write(queue, lanes, flush=False)
         for lane in lanes:
-            lane.expire(Gained())
+            lane.expire(Gained(), sys.maxsize)
             due = lane.due()
             lane.committed = lane.committed if due is None else due
     written += _write(queue, lanes, flush=True)

@@ -1,7 +1,8 @@
 """How many traces a second each way into MLflow takes, beside the database's own ceiling.
 
-    python -m benchmarks.stores               PostgreSQL, SQLite and MariaDB, every way, in about 9 minutes
-    python -m benchmarks.stores --quick       in one; figures not to be quoted
+    python -m benchmarks.stores               PostgreSQL, SQLite and MariaDB, every way, in under 20 minutes
+    python -m benchmarks.stores --quick       in three; figures not to be quoted
+    python -m benchmarks.stores --filled 0    without tables that are full (a million traces by default)
     python -m benchmarks.stores --end-to-end  from Kafka through a worker process into PostgreSQL, too
 
 Method. A round gives every way in turn the same number of traces that it has never seen, in an order
@@ -14,176 +15,144 @@ sync to disk as in production. The ways:
 - spanferry: the worker's sink, from assembled traces on: look up, make rows, insert.
 - spanferry, MLflow's methods: the same with mlflow.bulk off: start_trace, then log_spans in batches.
 - MLflow: log_spans and start_trace for each trace, in the order of MLflow's own SDK.
+- spanferry, MLflow's server and MLflow, its server: the worker's sink, and MLflow's own client with as many
+  threads as its exporter, to an `mlflow server` of two workers on the same database.
 
 All with as many writes at once as the worker has: 4 into PostgreSQL and MariaDB, into SQLite 2, of which one
-writes.
+writes. Full tables (PostgreSQL, SQLite) and empty ones take their turns in the same rounds, at last with
+settings that a user may try: more memory for PostgreSQL, a write-ahead log for SQLite.
 
-Results go to benchmarks/results/stores.json, the page is docs/benchmarks-stores.md.
+Results go to benchmarks/results/stores.json, the pictures beside it, the page is docs/benchmarks-stores.md.
 """
 
 import argparse
-import asyncio
 import contextlib
+import sqlite3
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from benchmarks.machine import conditions
-from benchmarks.store_traces import MAKES, make_traces
 from benchmarks.stores_document import RESULTS
-from benchmarks.stores_raw import RAW, in_threads
+from benchmarks.stores_fill import FILLS, fill, template
+from benchmarks.stores_postgres import LARGER, set_for_restart
+from benchmarks.stores_raw import RAW
 from benchmarks.stores_report import Result, Row
+from benchmarks.stores_rounds import Pids, cases, filled_case, measure, pages
+from benchmarks.stores_ways import Store, columns
 from benchmarks.worker_run import run_worker
-from spanferry_worker.services.mlflow_sink import open_sink
-from spanferry_worker.stages.trace import AssembledTrace
 from tests.services.mariadb import MariaDbServer
+from tests.services.mlflow import MlflowServer
 from tests.services.postgres import PostgresServer
 
 __all__ = ["main"]
 
-BATCH = 200
-"""Traces in a batch: the worker's default."""
+FILLED = 1_000_000
+END_TO_END = 3
+"""Runs from Kafka with each number of processes, in turns."""
 
 
-Way = Callable[[Sequence[Sequence[AssembledTrace]]], float]
-"""Writes batches; seconds that it took, less what was prepared."""
+class Place:
+    """Databases of one kind. `server` is none for SQLite."""
 
-
-class Store:
-    """One database, and the ways into it."""
-
-    def __init__(self, name: str, uri: str, stack: contextlib.ExitStack) -> None:
-        self.name = name
-        self._uri = uri
-        self._loop = asyncio.new_event_loop()
-        stack.callback(self._loop.close)
-        self._sinks = {
-            bulk: open_sink(uri, default_experiment="bench", bulk=bulk) for bulk in (True, False)
-        }
-        for sink in self._sinks.values():
-            self._loop.run_until_complete(sink.open())
-            stack.callback(self._loop.run_until_complete, sink.close())
-        self.ways: dict[str, Way] = {
-            "raw": self._raw,
-            "spanferry": lambda batches: self._sink(True, batches),
-            "spanferry, MLflow's methods": lambda batches: self._sink(False, batches),
-            "MLflow": self._native,
-        }
-
-    def _sink(self, bulk: bool, batches: Sequence[Sequence[AssembledTrace]]) -> float:
-        sink, left = self._sinks[bulk], list(batches)
-
-        async def write() -> None:
-            while left:
-                await sink.write(left.pop())
-
-        async def write_all() -> None:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(sink.concurrency):
-                    group.create_task(write())
-
-        start = time.perf_counter()
-        self._loop.run_until_complete(write_all())
-        return time.perf_counter() - start
+    def __init__(
+        self, name: str, new: Callable[[], str], server: PostgresServer | MariaDbServer | None
+    ) -> None:
+        self.name, self.new, self.server = name, new, server
 
     @property
-    def _writer(self) -> Any:
-        return self._sinks[True]._writer  # noqa: SLF001
-
-    def _raw(self, batches: Sequence[Sequence[AssembledTrace]]) -> float:
-        """The same rows, made beforehand, by the database's own fastest way."""
-        from spanferry_worker.services import mlflow_bulk as bulk
-
-        writer, prepared = self._writer, []
-        for batch in batches:
-            rows = [
-                writer._rows.rows(  # noqa: SLF001
-                    f"tr-{(one.trace_id or b'').hex()}", one, experiment_id="0", model_id=None
-                )
-                for one in batch
-            ]
-            tables: list[list[tuple[Any, ...]]] = [
-                [one.values for one in rows],
-                [(one.trace_id, *tag) for one in rows for tag in one.tags.items()],
-                [(one.trace_id, *text) for one in rows for text in one.metadata.items()],
-                [row for one in rows for row in one.spans],
-            ]
-            named = [(table.table.name, table.columns) for table in bulk._TABLES]  # noqa: SLF001
-            prepared.append(list(zip(named, tables, strict=False)))
-        return RAW[self.name](self._uri, prepared)
-
-    def _native(self, batches: Sequence[Sequence[AssembledTrace]]) -> float:
-        writer, made = self._writer, []
-        for one in (one for batch in batches for one in batch):
-            trace_id = one.trace_id or b""
-            spans = [writer._builder.spans.entity(trace_id, span) for span in one.spans]  # noqa: SLF001
-            named = f"tr-{trace_id.hex()}"
-            info = writer._builder.new_info(named, one, spans, experiment_id="0", model_id=None)  # noqa: SLF001
-            made.append((info, spans))
-        store = writer._backend.store  # noqa: SLF001
-
-        def log(some: list[Any]) -> None:
-            for info, spans in some:
-                store.log_spans("0", spans)
-                store.start_trace(info)
-
-        threads = self._sinks[True].concurrency
-        return in_threads(log, [made[at::threads] for at in range(threads)])
+    def pid(self) -> int:
+        """Of the database."""
+        return self.server.pid if self.server else 0
 
 
-def _cases(quick: bool) -> Iterator[tuple[str, int, dict[str, int]]]:
-    """Payload, size of a batch, and how many traces each way is given a round."""
-    scale = 5 if quick else 1
-    usual = {"raw": 1000, "spanferry": 1000, "spanferry, MLflow's methods": 200, "MLflow": 60}
-    yield "10 KB", BATCH, {way: count // scale for way, count in usual.items()}
-    fast = ("raw", "spanferry")
-    if quick:
-        return
-    for batch in (1, 10, 1000):
-        yield "10 KB", batch, dict.fromkeys(fast, 100 if batch == 1 else 1000)
-    for payload, count in (("1 KB", 1000), ("100 KB", 200), ("1 MB", 30)):
-        yield payload, min(BATCH, count), dict.fromkeys(fast, count)
+@contextlib.contextmanager
+def _place(name: str) -> Iterator[Place]:
+    """Started, and ended again: one database at a time has the machine."""
+    with contextlib.ExitStack() as stack:
+        if name == "SQLite":
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spanferry-stores-"))
+            numbers = iter(range(1_000))
+            yield Place(name, lambda: f"sqlite:///{folder}/mlflow{next(numbers)}.db", None)
+            return
+        kind = PostgresServer if name == "PostgreSQL" else MariaDbServer
+        server = stack.enter_context(kind(durable=True))
+        yield Place(name, server.new_database, server)
 
 
-def _measure(store: Store, quick: bool) -> Iterator[Row]:
-    rounds = 3 if quick else 5
-    for payload, batch, counts in _cases(quick):
-        per_second: dict[str, list[float]] = {way: [] for way in counts}
-        cpu_ms: dict[str, list[float]] = {way: [] for way in counts}
-        for number in range(-1, rounds):  # the first is for the caches
-            order = list(counts)
-            turn = number % len(order)
-            for way in order[turn:] + order[:turn]:
-                made = make_traces(payload, counts[way])
-                batches = [made[at : at + batch] for at in range(0, len(made), batch)]
-                cpu = time.process_time()
-                took_s = store.ways[way](batches)
-                if number >= 0:
-                    per_second[way].append(round(counts[way] / took_s, 1))
-                    cpu_ms[way].append((time.process_time() - cpu) / counts[way] * 1000)
-        for way in counts:
-            ratios = [a / b for a, b in zip(per_second[way], per_second["raw"], strict=True)]
-            cpu_ms_median = round(statistics.median(cpu_ms[way]), 3)
-            row = Row(
-                store.name, way, payload, batch, counts[way], per_second[way],
-                [round(ratio, 3) for ratio in ratios], cpu_ms_median,
-            )  # fmt: skip
-            print(_line(row), flush=True)
-            yield row
+def _measure_empty(place: Place, result: Result) -> None:
+    with contextlib.ExitStack() as stack:
+        store = Store(place.name, place.new(), stack)
+        for number, case in enumerate(cases(store.concurrency, quick=result.quick)):
+            with contextlib.ExitStack() as served:
+                pids = Pids(place.pid)
+                if not number:  # the case with all ways
+                    server = served.enter_context(MlflowServer(store.uri, workers=2))
+                    store.add_server(server)
+                    pids = Pids(place.pid, server.pid)
+                _say(result, measure(case, [store], pids))
+            store.drop_server()
+
+
+def _measure_filled(place: Place, traces: int, result: Result) -> None:
+    empty_uri, full_uri = place.new(), place.new()
+    with contextlib.ExitStack() as stack:
+        store = Store(place.name, full_uri, stack)
+        result.fills.append(fill(place.name, full_uri, template(store), columns(), traces))
+        print(result.fills[-1], flush=True)
+    _measure_both(place, empty_uri, full_uri, traces, "", result)
+    if isinstance(place.server, PostgresServer):
+        settings = set_for_restart(full_uri, LARGER)
+        place.server.stop()
+        place.server.start()
+    else:
+        settings = _write_ahead((empty_uri, full_uri))
+    _measure_both(place, empty_uri, full_uri, traces, settings, result)
+
+
+def _write_ahead(uris: Sequence[str]) -> str:
+    """Have SQLite keep a log instead of a journal, which stays so in the file; in words."""
+    for uri in uris:
+        with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as raw:
+            raw.execute("PRAGMA journal_mode = WAL")
+    return "journal_mode WAL"
+
+
+def _measure_both(
+    place: Place, empty_uri: str, full_uri: str, traces: int, settings: str, result: Result
+) -> None:
+    case = filled_case(quick=result.quick)
+    with contextlib.ExitStack() as stack:
+        stores = [
+            Store(place.name, empty_uri, stack, settings=settings),
+            Store(place.name, full_uri, stack, stored=traces, settings=settings),
+        ]
+        rows = measure(case, stores, Pids(place.pid))
+        counts = {} if result.quick else {store.stored: pages(store, case) for store in stores}
+    for row in rows:
+        own = counts.get(row.stored, {}) if row.way == "spanferry" else {}
+        _say(result, [msgspec.structs.replace(row, pages=own)])
+
+
+def _say(result: Result, rows: Sequence[Row]) -> None:
+    result.rows += rows
+    for row in rows:
+        print(_line(row), flush=True)
 
 
 def _line(row: Row) -> str:
     return (
-        f"{row.store:10} {row.payload:>6} batch {row.batch:4}  {row.way:28} "
-        f"{statistics.median(row.per_second):8.0f} traces/s "
+        f"{row.store:10} {row.stored:7}{'+' if row.settings else ' '} {row.payload:>6} batch {row.batch:4}  "
+        f"{row.way:28} {statistics.median(row.per_second):8.0f} traces/s "
         f"({min(row.per_second):.0f}-{max(row.per_second):.0f})"
-        f"  {statistics.median(row.of_raw):5.2f} of raw  {row.cpu_ms:6.2f} ms CPU"
+        f"  {statistics.median(row.of_raw):5.2f} of raw  CPU {row.cpu_ms:6.2f} ms"
+        f", database {row.database_cpu_ms or 0:6.2f} ms, server {row.server_cpu_ms or 0:6.2f} ms"
+        + (f"  {statistics.median(row.of_empty):5.2f} of empty" if row.of_empty else "")
     )
 
 
@@ -195,26 +164,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="few traces, one kind")
     parser.add_argument("--end-to-end", action="store_true", help="through Kafka and a worker, too")
     parser.add_argument("--stores", nargs="+", choices=RAW, help="these only")
+    parser.add_argument(
+        "--filled", type=int, metavar="TRACES", help=f"in full tables ({FILLED:,}; quick: 20,000)"
+    )
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args(arguments)
-    assert set(MAKES) >= {payload for payload, _, _ in _cases(False)}
+    filled = given.filled
+    if filled is None:
+        filled = 20_000 if given.quick else FILLED
+    start = time.monotonic()
     result = Result(conditions("psycopg", "pymysql", "sqlalchemy", "uvloop"), given.quick)
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spanferry-stores-"))
-        server = stack.enter_context(PostgresServer(durable=True))
-        makers: dict[str, Callable[[], str]] = {
-            "PostgreSQL": server.new_database,
-            "SQLite": lambda: f"sqlite:///{folder}/mlflow.db",
-            "MariaDB": lambda: stack.enter_context(MariaDbServer(durable=True)).new_database(),
-        }
-        for name in given.stores or makers:
-            uri = makers[name]()
-            result.rows += _measure(Store(name, uri, stack), given.quick)
-        if given.end_to_end:
-            for processes in (1, 2):
+    for name in given.stores or RAW:
+        with _place(name) as place:
+            _measure_empty(place, result)
+            if filled and name in FILLS:
+                _measure_filled(place, filled, result)
+    if given.end_to_end:
+        with PostgresServer(durable=True) as server:
+            for processes in (1, 2) * (1 if given.quick else END_TO_END):
                 one = run_worker(server.new_database(), processes, 2_000 if given.quick else 20_000)
                 print(one, flush=True)
                 result.end_to_end.append(one)
+    result.seconds = round(time.monotonic() - start, 1)
     partly = given.quick or given.stores
     out = given.out or RESULTS.with_name("last.tmp.json" if partly else RESULTS.name)
     out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")

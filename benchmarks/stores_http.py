@@ -30,6 +30,7 @@ import msgspec
 
 from benchmarks.machine import conditions
 from benchmarks.store_traces import make_traces
+from benchmarks.stores_ways import EXPORTER_THREADS, entities, log_into, write_batches
 from spanferry_worker.services.mlflow_sink import MlflowSink, open_sink
 from spanferry_worker.stages.requests import RequestPolicy
 from spanferry_worker.stages.trace import AssembledTrace
@@ -39,24 +40,10 @@ from tests.services.postgres import PostgresServer
 __all__ = ["main"]
 
 BATCH = 200
-THREADS = 10
-"""MLFLOW_ASYNC_TRACE_LOGGING_MAX_WORKERS."""
 COUNTS = {"spanferry": 1000, "one at a time": 100, "MLflow's client": 150}
 PAYLOAD = "10 KB"
 
 Traces = Sequence[AssembledTrace]
-
-
-async def _write(sink: MlflowSink, traces: Traces) -> None:
-    left = [traces[at : at + BATCH] for at in range(0, len(traces), BATCH)]
-
-    async def write() -> None:
-        while left:
-            await sink.write(left.pop())
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(sink.concurrency):
-            group.create_task(write())
 
 
 def _by_mlflow(sink: MlflowSink, uri: str, traces: Traces) -> float:
@@ -65,27 +52,17 @@ def _by_mlflow(sink: MlflowSink, uri: str, traces: Traces) -> float:
     from spanferry_worker.services.mlflow_private import credentials
 
     builder: Any = sink._writer._builder  # type: ignore[union-attr]  # noqa: SLF001
-    store, made = RestStore(partial(credentials, uri)), []
-    for one in traces:
-        trace_id = one.trace_id or b""
-        spans = [builder.spans.entity(trace_id, span) for span in one.spans]
-        named = f"tr-{trace_id.hex()}"
-        made.append((builder.new_info(named, one, spans, experiment_id="0", model_id=None), spans))
-
-    def log(pair: tuple[Any, Any]) -> None:
-        info, spans = pair
-        store.log_spans("0", spans)
-        store.start_trace(info)
-
+    made, log = entities(builder, traces), log_into(RestStore(partial(credentials, uri)))
     start = time.perf_counter()
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(EXPORTER_THREADS) as pool:
         list(pool.map(log, made))
     return time.perf_counter() - start
 
 
 def _by_sink(loop: asyncio.AbstractEventLoop, sink: MlflowSink, traces: Traces) -> float:
+    batches = [traces[at : at + BATCH] for at in range(0, len(traces), BATCH)]
     start = time.perf_counter()
-    loop.run_until_complete(_write(sink, traces))
+    loop.run_until_complete(write_batches(sink, batches))
     return time.perf_counter() - start
 
 

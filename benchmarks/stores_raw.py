@@ -2,7 +2,6 @@
 
 import contextlib
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,27 +12,29 @@ from sqlalchemy import make_url
 
 from spanferry_worker.services.mlflow_sink import CONCURRENCY
 
-__all__ = ["RAW", "in_threads"]
+__all__ = ["RAW", "Prepared", "Run", "in_threads"]
 
 Prepared = Sequence[Any]
 """Batches: for each table its name and columns, and rows."""
+Run = Callable[[], None]
+"""Does what was prepared: this is what is timed."""
 
 STATEMENT_BYTES = 1_000_000
 
 
-def in_threads(work: Callable[[Any], None], shares: Sequence[Any]) -> float:
-    """Seconds until every thread has done its share."""
-    start = time.perf_counter()
+def in_threads(work: Callable[[Any], None], shares: Sequence[Any]) -> None:
+    """Returns when every thread has done its share."""
     with ThreadPoolExecutor(len(shares)) as pool:
         list(pool.map(work, shares))
-    return time.perf_counter() - start
 
 
-def raw_sqlite(uri: str, prepared: Prepared) -> float:
+def raw_sqlite(uri: str, prepared: Prepared, stack: contextlib.ExitStack) -> Run:
     """executemany."""
-    with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=30)) as raw:
-        raw.execute("PRAGMA foreign_keys = ON")
-        start = time.perf_counter()
+    raw = sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=30)
+    stack.callback(raw.close)
+    raw.execute("PRAGMA foreign_keys = ON")
+
+    def run() -> None:
         for batch in prepared:
             with raw:
                 for (name, columns), rows in batch:
@@ -41,10 +42,11 @@ def raw_sqlite(uri: str, prepared: Prepared) -> float:
                     raw.executemany(
                         f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({marks})", rows
                     )
-        return time.perf_counter() - start
+
+    return run
 
 
-def raw_postgres(uri: str, prepared: Prepared) -> float:
+def raw_postgres(uri: str, prepared: Prepared, stack: contextlib.ExitStack) -> Run:
     """COPY of ready text."""
     blocks = [
         [
@@ -54,15 +56,19 @@ def raw_postgres(uri: str, prepared: Prepared) -> float:
         for batch in prepared
     ]
 
-    def copy_in(some: list[Any]) -> None:
-        with psycopg.connect(uri.replace("+psycopg", "")) as raw:
-            for batch in some:
-                with raw.transaction(), raw.cursor() as cursor:
-                    for statement, block in batch:
-                        with cursor.copy(statement) as copy:  # type: ignore[call-overload]
-                            copy.write(block)
+    def copy_in(given: "tuple[psycopg.Connection[Any], list[Any]]") -> None:
+        raw, some = given
+        for batch in some:
+            with raw.transaction(), raw.cursor() as cursor:
+                for statement, block in batch:
+                    with cursor.copy(statement) as copy:
+                        copy.write(block)
 
-    return in_threads(copy_in, [blocks[at::CONCURRENCY] for at in range(CONCURRENCY)])
+    shares = [
+        (stack.enter_context(psycopg.connect(uri.replace("+psycopg", ""))), blocks[at::CONCURRENCY])
+        for at in range(CONCURRENCY)
+    ]
+    return lambda: in_threads(copy_in, shares)
 
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
@@ -76,29 +82,32 @@ def _copy_text(rows: Sequence[tuple[Any, ...]]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def raw_mariadb(uri: str, prepared: Prepared) -> float:
+def raw_mariadb(uri: str, prepared: Prepared, stack: contextlib.ExitStack) -> Run:
     """INSERTs of many rows of ready text."""
     url = make_url(uri)
-
-    def connect() -> "pymysql.Connection[Any]":
-        return pymysql.connect(
-            host=url.host, port=url.port or 0, user=url.username, database=url.database
+    connections = [
+        stack.enter_context(
+            pymysql.connect(
+                host=url.host, port=url.port or 0, user=url.username, database=url.database
+            )
         )
+        for _ in range(CONCURRENCY)
+    ]
+    batches = [
+        [one for named, rows in batch for one in _statements(connections[0], *named, rows)]
+        for batch in prepared
+    ]
 
-    with connect() as raw:
-        batches = [
-            [one for named, rows in batch for one in _statements(raw, *named, rows)]
-            for batch in prepared
-        ]
-
-    def insert(some: list[list[bytes]]) -> None:
-        with connect() as raw, raw.cursor() as cursor:
+    def insert(given: "tuple[pymysql.Connection[Any], list[list[bytes]]]") -> None:
+        raw, some = given
+        with raw.cursor() as cursor:
             for batch in some:
                 for statement in batch:
                     cursor.execute(statement)
                 raw.commit()
 
-    return in_threads(insert, [batches[at::CONCURRENCY] for at in range(CONCURRENCY)])
+    shares = [(raw, batches[at::CONCURRENCY]) for at, raw in enumerate(connections)]
+    return lambda: in_threads(insert, shares)
 
 
 def _statements(
@@ -118,7 +127,7 @@ def _statements(
     yield head + b",".join(some)
 
 
-RAW: dict[str, Callable[[str, Prepared], float]] = {
+RAW: dict[str, Callable[[str, Prepared, contextlib.ExitStack], Run]] = {
     "PostgreSQL": raw_postgres,
     "SQLite": raw_sqlite,
     "MariaDB": raw_mariadb,

@@ -1,5 +1,5 @@
-"""Writes docs/settings.md, docs/metrics.md and the log events in docs/operations.md from the code:
-`python docs/generate.py`.
+"""Writes docs/settings.md, docs/metrics.md and the log events in docs/operations.md from the code, and the
+figures of overload there from what was measured: `python docs/generate.py`.
 
 A test fails while they are not current.
 """
@@ -7,6 +7,7 @@ A test fails while they are not current.
 import ast
 import inspect
 import itertools
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ from spanferry_worker.settings import Settings as WorkerSettings
 from spanferry_worker.telemetry import LogEvent
 
 FOLDER = Path(__file__).parent
+OVERLOAD = FOLDER.parent / "benchmarks/results/overload-worker.json"
+CROWDS = FOLDER.parent / "benchmarks/results/crowds.json"
 
 SETTINGS_HEAD = """\
 # Settings
@@ -86,7 +89,9 @@ those that live, unless the highest counts.
 """
 
 EVENTS_BEGIN = "<!-- made by docs/generate.py from worker/spanferry_worker/telemetry.py -->"
-EVENTS_END = "<!-- end -->"
+OVERLOAD_BEGIN = "<!-- made by docs/generate.py from benchmarks/results/overload-worker.json -->"
+CROWDS_BEGIN = "<!-- made by docs/generate.py from benchmarks/results/crowds.json -->"
+END = "<!-- end -->"
 
 METRICS_TABLE = "| metric | type | labels | what |\n|---|---|---|---|\n"
 KINDS = {Kind.COUNTER: "counter", Kind.SUM: "gauge", Kind.HIGHEST: "gauge, the highest"}
@@ -194,14 +199,89 @@ def events_table() -> str:
     return "".join(["| event | means |\n|---|---|\n", *rows])
 
 
+def overload_text() -> str:
+    """What a worker has taken under ten times its store's rate, as docs/operations.md has it."""
+    report = json.loads(OVERLOAD.read_text())
+    where = report["conditions"]
+    mixed = (one for one in report["figures"] if (one["traffic"], one["bulk"]) == ("mixed", True))
+    one, *others = mixed
+    smaller = "".join(
+        f"With a limit of {other['limit_mb']:.0f} MB it was {other['peak_mb']:.0f} MB at most "
+        f"({other['seconds'] / 60:.0f} minutes, {other['times']:.1f} times as much). "
+        for other in others
+    )
+    peak, idle, limit = one["peak_mb"], one["idle_mb"], one["limit_mb"]
+    peaks = ", ".join(f"{each:.0f}" for each in one["peaks_mb"])
+    return (
+        f"Measured: {one['seconds'] / 60:.0f} minutes in which {one['times']:.1f} times as much was produced "
+        f"as an SQLite store took ({one['produced_per_s']:.0f}\nagainst {one['stored_per_s']:.0f} traces/s, "
+        "of chats, spans with tiny attributes, traces that never end and 3 MB giants;\n"
+        f"intake stood {one['paused_share'] * 100:.0f} % of the time): {idle:.0f} MB when it began, "
+        f"{peak:.0f} MB at most, which is {peak - limit:.0f} MB beyond the limit of "
+        f"{limit:.0f}. The\nhighest of each minute: {peaks} MB. "
+        f"Of the giants {one['cut']} were cut,\n{one['written_early']} traces were "
+        f"written early, {one['dead']} records were dead.\n{smaller}`python -m benchmarks.overload`\n"
+        f"({where['cores']} cores with a load of {where['load_1m']} before, commit {where['commit']}, "
+        f"{where['at']}).\n"
+    )
+
+
+CROWD_TITLES = {
+    "giant": "one trace of 500 spans",
+    "wide": "one trace of 50,000 spans",
+    "crowd": "100,000 traces of one span that do not end",
+}
+
+
+def crowds_text() -> str:
+    """What other traces waited for beside huge ones, as docs/operations.md has it."""
+    report = json.loads(CROWDS.read_text())
+    where = report["conditions"]
+    rows = [_crowd_row(one) for one in report["figures"]]
+    return (
+        "Beside 20 traces/s of 10 KB came, as fast as Kafka took it (`python -m benchmarks.crowds`, "
+        "PostgreSQL):\n\n"
+        "| what | sent in | from record to store before, p50 / p99 | beside it | process at most "
+        "| held at most | open at once | cut | written early | dead |\n"
+        "|---|---|---|---|---|---|---|---|---|---|\n"
+        f"{''.join(rows)}\n"
+        f"Of a limit of {report['figures'][0]['limit_mb']:.0f} MB ({where['cores']} cores with a load of "
+        f"{where['load_1m']} before, commit {where['commit']}, {where['at']}).\n"
+    )
+
+
+def _crowd_row(one: dict[str, Any]) -> str:
+    before, beside = one["quiet"], one["beside"]
+    cells = (
+        f"{CROWD_TITLES[one['kind']]}, {one['megabytes']:.0f} MB",
+        f"{one['sent_in_s']:.1f} s",
+        f"{before['p50_s']:.2f} / {before['p99_s']:.2f} s",
+        f"{beside['p50_s']:.2f} / {beside['p99_s']:.2f} s",
+        f"{one['peak_mb']:.0f} MB",
+        f"{one['held_peak_mb']:.0f} MB",
+        f"{one['open_peak']:,}",
+        f"{one['cut']}",
+        f"{one['written_early']:,}",
+        f"{one['dead']}",
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
 def operations_document() -> str:
-    """docs/operations.md as it stands, with the table of events made anew."""
+    """docs/operations.md as it stands, with what is made of something else made anew."""
     text = (FOLDER / "operations.md").read_text()
-    head, begin, rest = text.partition(EVENTS_BEGIN)
-    _, end, tail = rest.partition(EVENTS_END)
-    assert begin
-    assert end
-    return f"{head}{begin}\n{events_table()}{end}{tail}"
+    sections = {
+        EVENTS_BEGIN: events_table(),
+        OVERLOAD_BEGIN: overload_text(),
+        CROWDS_BEGIN: crowds_text(),
+    }
+    for begin, content in sections.items():
+        head, found, rest = text.partition(begin)
+        _, end, tail = rest.partition(END)
+        assert found
+        assert end
+        text = f"{head}{begin}\n{content}{end}{tail}"
+    return text
 
 
 DOCUMENTS = {

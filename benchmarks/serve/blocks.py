@@ -16,7 +16,7 @@ from benchmarks.serve.processes import App, Load
 from benchmarks.serve.report import BlockFigures, make_block
 from tests.services.kafka import KafkaServer
 
-__all__ = ["Taken", "limping", "settle", "take"]
+__all__ = ["Taken", "each_request", "limping", "settle", "take"]
 
 SPANS = 5
 WARM_UP_S = 0.5
@@ -28,7 +28,7 @@ class Taken(msgspec.Struct):
 
     figures: BlockFigures
     latency_us: list[int]
-    """Empty where the load generator gives percentiles only."""
+    """One a request; where the load generator gives quantiles only, made of those."""
     made: int
     """Traces, warm-up included."""
     before: Account
@@ -82,9 +82,17 @@ def take(app: App, load: Load, case: Case, number: int, seconds: float, *, flush
         unanswered=answers.unanswered,
         failed=answers.failed,
     )
-    single = len(answers.latency_us) >= answers.requests
     made = app.account().answered - began.answered
-    return Taken(figures, answers.latency_us if single else [], made, began)
+    return Taken(figures, each_request(answers), made, began)
+
+
+def each_request(answers: Answers) -> list[int]:
+    """A latency for every request, so that blocks can be put together: of a thousand quantiles each
+    stands for a thousandth of the requests."""
+    known, count = answers.latency_us, answers.requests
+    if not known or len(known) >= count:
+        return known
+    return [known[at * len(known) // count] for at in range(count)]
 
 
 def _load(app: App, load: Load, case: Case, seconds: float, *, warm_up: bool) -> Answers:

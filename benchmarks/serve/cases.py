@@ -4,7 +4,23 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["CALLING", "CASES", "CLOSED", "IMPORTED", "LIGHT", "OPEN", "Case", "Kafka"]
+__all__ = [
+    "CALLING",
+    "CASES",
+    "CLOSED",
+    "DEAD",
+    "FLASK_CLOSED",
+    "FLASK_DEAD",
+    "FLASK_OPEN",
+    "FLASK_SLOW",
+    "IMPORTED",
+    "LIGHT",
+    "OPEN",
+    "SLOW",
+    "STATES",
+    "Case",
+    "Kafka",
+]
 
 EVERY = ("untraced", "spanferry", "bridge", "bridge-plain", "otel", "mlflow")
 OWN = ("untraced", "spanferry", "bridge")
@@ -59,7 +75,7 @@ CALLING = Case(
     server="fastapi-httpx", **_CLOSED, tiers=(*OWN, "otel", "mlflow", IMPORTED), quick=OWN
 )
 OPEN = Case(server="fastapi", **_OPEN, quick=(*OWN, "otel"))
-LIGHT = Case(server="fastapi", rate=40.0, connections=256, rounds=2)
+LIGHT = Case(server="fastapi", rate=40.0, connections=256, rounds=4)
 FLASK_CLOSED = Case(
     server="flask",
     seconds=5.0,
@@ -67,9 +83,15 @@ FLASK_CLOSED = Case(
     tiers=(*EVERY, IMPORTED),
     quick=("untraced", "spanferry", "mlflow"),
 )
-FLASK_OPEN = Case(server="flask", rate=100.0, connections=256, rounds=3)
+_FLASK_OPEN: dict[str, Any] = {"rate": 100.0, "connections": 256, "rounds": 3}
+FLASK_OPEN = Case(server="flask", **_FLASK_OPEN)
+FLASK_SLOW = Case(server="flask", **_FLASK_OPEN, kafka=Kafka.SLOW, tiers=OWN)
+FLASK_DEAD = Case(server="flask", **_FLASK_OPEN, kafka=Kafka.DEAD, tiers=OWN)
 SLOW = Case(server="fastapi", **_OPEN, kafka=Kafka.SLOW, tiers=OWN, quick=OWN)
 DEAD = Case(server="fastapi", **_OPEN, kafka=Kafka.DEAD, tiers=OWN, quick=OWN)
 
-CASES = (CLOSED, CALLING, LIGHT, FLASK_CLOSED, FLASK_OPEN, OPEN, SLOW, DEAD)
+STATES = ((OPEN, SLOW, DEAD), (FLASK_OPEN, FLASK_SLOW, FLASK_DEAD))
+"""The same load with Kafka healthy, slow and dead, for each app."""
+
+CASES = (CLOSED, CALLING, LIGHT, FLASK_CLOSED, *STATES[1], *STATES[0])
 """In the order of a round: the three states of Kafka meet the same load right after one another."""

@@ -50,7 +50,8 @@ METHOD = """\
 - {cores}
 - Every way to trace lives in a process of its own. They take turns in short blocks, in an order that
   rotates from round to round; ratios are taken within a round. A figure is the median of the rounds, in
-  brackets the lowest and the highest; p99.9 is that of all rounds together.
+  brackets the lowest and the highest; p99.9 is that of all rounds together, where there were 1,000
+  requests (`-`: it was not measured).
 - Closed load: {connections} connections, each sending when it has its answer, by {closed_by}. Its
   latencies are those of a queue at the app's limit.
 - Open load: requests due at a constant rate; latency counts from when one was due, whether or not a
@@ -77,7 +78,7 @@ REPRODUCE = """\
 ## Measure again
 
 ```sh
-make bench-serving                # everything on this page, below 25 minutes
+make bench-serving                # everything on this page, below 45 minutes
 make bench-serving ARGS=--quick   # a look in two minutes, into benchmarks/results/serving.tmp.json
 .venv/bin/python -m benchmarks.serve.plots benchmarks/results/serving.json
 .venv/bin/python -m benchmarks.serve.document benchmarks/results/serving.json

@@ -1,6 +1,7 @@
 """The pictures of a report: `python -m benchmarks.serve.plots benchmarks/results/serving.json`.
 
-Writes serving-throughput.svg and serving-kafka.svg beside serving.json, as far as they were measured.
+Writes serving-throughput.svg, serving-kafka.svg (FastAPI) and serving-kafka-flask.svg beside serving.json,
+as far as they were measured.
 """
 
 import sys
@@ -11,7 +12,7 @@ import msgspec
 from benchmarks.plots import COLOURS
 from benchmarks.report import Figure
 from benchmarks.sdks import TIERS
-from benchmarks.serve.cases import CASES, CLOSED, DEAD, OPEN, SLOW, Case
+from benchmarks.serve.cases import CASES, CLOSED, STATES, Case
 from benchmarks.serve.report import Report, Row, ratio
 from benchmarks.svg import LogScale, Picture, write_beside
 from benchmarks.tables import number
@@ -23,14 +24,15 @@ _ROW, _HEAD = 22, 34
 
 
 def pictures(report: Report) -> dict[str, str]:
-    """SVG by what it shows: throughput, kafka."""
+    """SVG by what it shows: throughput, kafka, kafka-flask."""
     found: dict[str, str] = {}
     closed = [case for case in CASES if not case.rate and report.row(case.name, "untraced")]
     if closed:
         found["throughput"] = _throughput(report, closed)
-    states = [case for case in (OPEN, SLOW, DEAD) if report.row(case.name, "spanferry")]
-    if states:
-        found["kafka"] = _states(report, states)
+    for name, cases in zip(("kafka", "kafka-flask"), STATES, strict=True):
+        states = [case for case in cases if report.row(case.name, "spanferry")]
+        if len(states) > 1:
+            found[name] = _states(report, states)
     return found
 
 
@@ -88,7 +90,7 @@ def _states(report: Report, cases: list[Case]) -> str:
     scale = LogScale([low / 1.3, high * 1.6], _LEFT, _RIGHT)
     picture = Picture(
         _WIDTH,
-        f"What a client waits for: {OPEN.rate:g} requests a second",
+        f"What a client waits for: {_title(cases[0])}, {cases[0].rate:g} requests a second",
         "p50, p99 and p99.9 of a request from when it was due, milliseconds, logarithmic. Less is better.",
     )
     top = 70.0

@@ -1,10 +1,11 @@
 """What the project promises of a served app, beside what a run has measured."""
 
+import itertools
 from collections.abc import Iterator
 
 from benchmarks.report import Figure, Verdict
 from benchmarks.sdks import TIERS
-from benchmarks.serve.cases import CALLING, CLOSED, DEAD, FLASK_CLOSED, IMPORTED, OPEN
+from benchmarks.serve.cases import CALLING, CLOSED, FLASK_CLOSED, IMPORTED, STATES
 from benchmarks.serve.report import Memory, Report, ratio
 
 __all__ = ["verdicts"]
@@ -38,12 +39,12 @@ def _throughput(report: Report) -> Iterator[Verdict]:
 
 
 def _dead(report: Report) -> Iterator[Verdict]:
-    for tier in _THROUGHPUT:
-        dead, healthy = report.row(DEAD.name, tier), report.row(OPEN.name, tier)
-        measured = ratio(dead, healthy, lambda b: b.p99) if dead and healthy else None
+    for (healthy, _, dead), tier in itertools.product(STATES, _THROUGHPUT):
+        rows = report.row(dead.name, tier), report.row(healthy.name, tier)
+        measured = ratio(rows[0], rows[1], lambda b: b.p99) if rows[0] and rows[1] else None
         yield _at_most(
             f"{TIERS[tier].label}: p99 with Kafka dead within 10 % of healthy",
-            f"{OPEN.server}, {OPEN.load}",
+            f"{healthy.server}, {healthy.load}",
             _DEAD_P99_MAX,
             "times",
             measured,

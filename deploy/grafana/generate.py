@@ -75,6 +75,12 @@ ROWS: dict[str, list[Panel]] = {
             "At the limit intake pauses, and Kafka is the buffer.",
         ),
         Panel(
+            "Intake stands",
+            "percentunit",
+            {"processes": f"avg (spanferry_consume_paused{W})"},
+            "Part of the processes that hold as much as they may: the store is slower than what comes.",
+        ),
+        Panel(
             "Troubles",
             "cps",
             {
@@ -126,6 +132,18 @@ ROWS: dict[str, list[Panel]] = {
             stacked=True,
         ),
         Panel("Open traces", "short", {"open": total("spanferry_assemble_open_traces")}),
+        Panel(
+            "Cut or written early, to save memory",
+            "cps",
+            {
+                "payloads cut": rate("spanferry_assemble_cut_total"),
+                "written as they stood": rate(
+                    "spanferry_assemble_finished_total",
+                    where='{job=~"$job", instance=~"$instance", reason="memory"}',
+                ),
+            },
+            "Traces that never end, or giants: docs/operations.md, Memory.",
+        ),
         Panel(
             "Spans",
             "cps",
@@ -201,6 +219,18 @@ ROWS: dict[str, list[Panel]] = {
                 "commits {{result}}": rate("spanferry_commit_requests_total", "result"),
             },
         ),
+        Panel(
+            "Into the archive",
+            "Bps",
+            {"written": rate("spanferry_archive_bytes_total")},
+            "Files of large traces, where archive.location is set.",
+        ),
+        Panel(
+            "Large traces",
+            "cps",
+            {"{{result}}": rate("spanferry_archive_traces_total", "result")},
+            "written: spans are in the archive; refused, unfit: they stay in the database.",
+        ),
     ],
     "Dead letters": [
         Panel(
@@ -220,6 +250,43 @@ ROWS: dict[str, list[Panel]] = {
             "Originals that Kafka had removed",
             "cps",
             {"lost": rate("spanferry_dead_letters_lost_total")},
+        ),
+    ],
+    "Ledger": [
+        Panel(
+            "Produced, and what became of it",
+            "short",
+            {
+                "produced": total("spanferry_ledger_produced_records"),
+                "{{outcome}}": total("spanferry_ledger_account_records", "outcome"),
+                "dropped by apps": total("spanferry_ledger_dropped_parcels"),
+            },
+            "produced is the sum of all others, unless records are missing. Of all since the accounts began.",
+        ),
+        Panel(
+            "Does not add up",
+            "short",
+            {
+                "records missing": total("spanferry_ledger_missing_records"),
+                "producers": total("spanferry_ledger_wrong_producers"),
+            },
+            "`spanferry ledger` names the producers and the numbers.",
+        ),
+        Panel(
+            "Counted a second",
+            "cps",
+            {"{{outcome}}": rate("spanferry_ledger_records_total", "outcome")},
+            stacked=True,
+        ),
+        Panel(
+            "Kept",
+            "short",
+            {
+                "processes that keep it": total("spanferry_ledger_kept"),
+                "processes": f"count (spanferry_ledger_kept{W})",
+                "failures a second": rate("spanferry_ledger_errors_total"),
+            },
+            "Where it is not kept traces flow all the same; the log says ledger.unkept.",
         ),
     ],
     "App side": [

@@ -20,7 +20,7 @@ from spanferry.process import PROCESS, random_bits
 from spanferry.values import text
 from spanferry.watching import Account
 
-__all__ = ["Guard", "Overhead", "Verdict", "follow"]
+__all__ = ["WATCH_ONE_OF", "WATCH_ONE_OF_SLOW", "Guard", "Overhead", "Verdict", "follow"]
 
 BUDGET_BYTES: Final = 10_000
 """The budget is for so many bytes of a trace's values; a smaller trace has it whole."""
@@ -62,11 +62,11 @@ _TOO_EARLY_S: Final = 60.0
 _WATCH_EACH_S: Final = 0.1
 """About ten traces a second are watched, ..."""
 
-_WATCH_ONE_OF: Final = 128
+WATCH_ONE_OF: Final = 128
 """... and no more than one of so many: watching costs some 6 us a span, which the 99th percentile is not
 to be made of."""
 
-_WATCH_ONE_OF_SLOW: Final = 8
+WATCH_ONE_OF_SLOW: Final = 16
 """... or of so many where values are recorded on a slow way: all spans together pay less than 1 us each."""
 
 _SLOW_S: Final = 10.0
@@ -140,14 +140,14 @@ class Guard:
         self._hold_s = _HOLD_S
         self._eased_s = float("-inf")
         self._resting_until_s = float("-inf")
-        self._watched_at = -_WATCH_ONE_OF
+        self._watched_at = -WATCH_ONE_OF
         self._slow_until_s = float("-inf")
 
     def is_due(self, traces: int, now_s: float) -> bool:
         """Whether the next trace is worth watching; so many have ended. Who asks then watches it."""
         if PROCESS.slow_values:
             PROCESS.slow_values, self._slow_until_s = False, now_s + _SLOW_S
-        one_of = _WATCH_ONE_OF_SLOW if now_s < self._slow_until_s else _WATCH_ONE_OF
+        one_of = WATCH_ONE_OF_SLOW if now_s < self._slow_until_s else WATCH_ONE_OF
         if not self._with_cpu and self.level == 0 and traces < self._watched_at + one_of:
             return False
         self._watched_at = traces
@@ -159,8 +159,9 @@ class Guard:
 
     def look(self, now_s: float) -> Verdict:
         """Read the accounts that have come, and decide. `level` is then what is to be in force."""
-        self._read()
-        if self._budget_ms <= 0 or now_s < self._resting_until_s:
+        news = self._read()
+        as_before = not (news or self._with_cpu or self.level)  # which most times are
+        if as_before or self._budget_ms <= 0 or now_s < self._resting_until_s:
             return Verdict.KEEP
         if self._is_over():
             if not self._with_cpu:
@@ -200,7 +201,9 @@ class Guard:
         )
         return known
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Whether there was anything new."""
+        watched = self._watched
         while self._inbox:
             account = self._inbox.popleft()
             sample = self._sample_of(account)
@@ -208,6 +211,7 @@ class Guard:
             self._samples.append(sample)
             if account.with_cpu or not self._with_cpu:
                 self._recent.append(sample)
+        return self._watched > watched
 
     def _sample_of(self, account: Account) -> _Sample:
         size = max(account.payload_bytes / BUDGET_BYTES, 1.0)

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from spanferry.log import say_hourly, say_once
-from spanferry.parcel import Waiting
+from spanferry.parcel import DropReason, Waiting, none_dropped
 from spanferry.process import PROCESS
 from spanferry.settings import DropPolicy
 
@@ -40,7 +40,13 @@ class BufferCounts(Struct, frozen=True):
     traces: int = 0
     dropped_full: int = 0
     dropped_oversize: int = 0
-    dropped_traces: int = 0
+    traces_dropped: dict[str, int] = field(default_factory=none_dropped)
+    """Traces by the reason for which they were."""
+
+    @property
+    def dropped_traces(self) -> int:
+        """All of them."""
+        return sum(self.traces_dropped.values())
 
 
 class Buffer:
@@ -81,9 +87,10 @@ class Buffer:
         """Of those, parcels that end no trace."""
         self._dropped_full = 0
         self._dropped_oversize = 0
-        self._dropped_traces = 0
+        self._dropped_traces = none_dropped()
         self.on_put: Callable[[], None] | None = None
         """Called after a `put` until it is set to None: starts who takes."""
+        PROCESS.giants.clear()
         PROCESS.roomy = True
 
     @property
@@ -99,7 +106,7 @@ class Buffer:
             self._put - self._put_parts,
             self._dropped_full,
             self._dropped_oversize,
-            self._dropped_traces,
+            dict(self._dropped_traces),
         )
 
     def __len__(self) -> int:
@@ -134,6 +141,8 @@ class Buffer:
         self._used -= size
         if self._used * 2 < self._little_bytes:
             PROCESS.roomy = True
+            if PROCESS.giants:  # looked at last: the first may come in between
+                PROCESS.roomy = False
 
     def _put_into_full(self, waiting: Waiting) -> bool:
         """Drop the oldest that wait until it fits. What is in flight cannot be called back.
@@ -169,13 +178,15 @@ class Buffer:
     def _drop(self, waiting: Waiting) -> None:
         dropped = waiting.parcel()  # lets go of its spans
         if dropped.size > self._easy_bytes_max:
+            reason = DropReason.OVERSIZE
             self._dropped_oversize += 1
         else:
+            reason = DropReason.FULL
             self._dropped_full += 1
-        if waiting.ends_trace:
-            self._dropped_traces += 1
         if waiting.whole is not None:
-            waiting.whole.lose()
+            reason = waiting.whole.lose(reason)
+        if waiting.ends_trace:
+            self._dropped_traces[reason.value] += 1
         say_hourly(
             "buffer-full",
             "the buffer of %d bytes is full: traces are dropped and counted, see stats()",

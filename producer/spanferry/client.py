@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 from spanferry import bridge, leaving, opening, outlet, termination
 from spanferry.buffer import Buffer, new_buffer
-from spanferry.client_stats import Stats, dropped_by_reason
+from spanferry.client_stats import Stats, parcels_dropped, traces_dropped
+from spanferry.ending import STOP_S, Ending
 from spanferry.finishing import shorten
 from spanferry.log import logger
 from spanferry.metrics import totals
@@ -28,12 +29,6 @@ __all__ = ["Client", "Stats", "disable", "enable", "enable_late", "flush", "stat
 
 _FLUSH_TIMEOUT_S: Final = 10.0
 
-_FLUSH_SHARE: Final = 0.6
-"""Of the time to exit, where the rest is for the spool."""
-
-_STOP_S: Final = 0.5
-"""For so long the sender may take to end once nothing is left for it to do."""
-
 
 class Client:
     """The outlet that leads to Kafka: one buffer, one sender. New inner parts after a fork."""
@@ -46,6 +41,7 @@ class Client:
     def _set_up(self) -> None:
         self._buffer = new_buffer(self._settings.buffer_bytes, self._settings.drop)
         self._sender = _new_sender(self._settings, self._buffer)
+        self._ending = Ending(self._settings, self._buffer, self._sender, self.stats)
         self._buffer.on_put = self._start_late
         self.put: Callable[[Waiting], bool] = self._buffer.put
         """The buffer's own, because it runs at every trace's end."""
@@ -72,63 +68,19 @@ class Client:
         """Flush, then end the sender. False, and one line in the log, where traces are left."""
         deadline_s = time.monotonic() + timeout_s
         try:
-            return self._flush_or_spool(timeout_s)
+            return self._ending.flush_or_spool(timeout_s)
         except KeyboardInterrupt:
             deadline_s = 0.0
             raise
         finally:
-            self._sender.stop(max(deadline_s - time.monotonic(), _STOP_S))
+            self._sender.stop(max(deadline_s - time.monotonic(), STOP_S))
 
     def flush_before_termination(self) -> None:
         """As `close`, for a process that is about to end or, as a container's first one, may not."""
-        self._flush_or_spool(self._settings.exit_timeout_s)
-
-    def _flush_or_spool(self, timeout_s: float) -> bool:
-        """Flush; what Kafka does not take in time goes to the spool, or is said to be lost.
-
-        A Ctrl-C in the middle ends the waiting, and goes on when that is done.
-        """
-        folder = self._settings.spool_dir
-        spooled_before = self.stats().traces_spooled
-        deadline_s = time.monotonic() + timeout_s
-        interrupt: KeyboardInterrupt | None = None
         try:
-            flushed = self.flush(timeout_s * _FLUSH_SHARE if folder else timeout_s)
-        except KeyboardInterrupt as error:
-            flushed, interrupt = False, error
-            deadline_s = min(deadline_s, time.monotonic() + _STOP_S)
-        if not flushed and folder:
-            self._sender.put_away(max(deadline_s - time.monotonic(), 0.0))
-        self._report(flushed, spooled_before, timeout_s)
-        totals.tell(last=True)
-        if interrupt is not None:
-            raise interrupt
-        return flushed
-
-    def _report(self, flushed: bool, spooled_before: int, timeout_s: float) -> None:
-        """One line where Kafka has not taken everything."""
-        folder = self._settings.spool_dir
-        left = self.stats()
-        kept = self._sender.dispatcher.ledger.traces_kept
-        spooled = left.traces_spooled - spooled_before + kept
-        lost = 0 if flushed else left.traces_buffered - kept
-        if folder and spooled:
-            logger.warning(
-                "%d traces were not acknowledged by Kafka within %.1f s: they are in the spool %s, "
-                "from which the next process sends them, or `spanferry spool replay`%s",
-                spooled,
-                timeout_s,
-                folder,
-                f"; {lost} more are lost" if lost > 0 else "",
-            )
-        elif lost > 0 or not (flushed or folder or left.buffered_bytes == 0):
-            logger.warning(
-                "%d traces (%d bytes) were not acknowledged by Kafka within %.1f s and are lost: %s",
-                lost,
-                left.buffered_bytes,
-                timeout_s,
-                left.last_error or "no answer",
-            )
+            self._ending.flush_or_spool(self._settings.exit_timeout_s)
+        finally:
+            self._sender.go_on()
 
     def before_fork(self) -> "Rest | None":
         """Wait for the sender to rest; what is returned is to `begin` again once it is over."""
@@ -153,17 +105,18 @@ class Client:
         put, sent, state = self._buffer.counts, self._sender.dispatcher.counts, self._sender.state
         drops = self._sender.dispatcher.stager.drops
         spool = self._sender.dispatcher.spool_counts
-        dropped = dropped_by_reason(put, drops)
+        dropped, traces_lost = parcels_dropped(put, drops), traces_dropped(put, drops)
         finished, overhead = outlet.finished(), self._sender.guard.overhead
-        traces_dropped = put.dropped_traces + drops.traces
+        lost = sum(traces_lost.values())
         return Stats(
             enabled=True,
             connected=state.connected,
             traces=put.traces,
             traces_sent=sent.traces_sent,
             traces_spooled=sent.traces_spooled,
-            traces_dropped=traces_dropped,
-            traces_buffered=put.traces - sent.traces_sent - sent.traces_spooled - traces_dropped,
+            traces_dropped=lost,
+            traces_dropped_by_reason=traces_lost,
+            traces_buffered=put.traces - sent.traces_sent - sent.traces_spooled - lost,
             parcels=put.parcels,
             parcels_sent=sent.parcels_sent,
             parcels_spooled=sent.parcels_spooled,

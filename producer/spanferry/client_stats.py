@@ -5,21 +5,26 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from spanferry.buffer import BufferCounts
+from spanferry.parcel import DropReason
 
 if TYPE_CHECKING:
     from spanferry.staging import DropCounts
 
-__all__ = ["Stats", "dropped_by_reason"]
+__all__ = ["Stats", "parcels_dropped", "traces_dropped"]
 
 
-def dropped_by_reason(put: BufferCounts, drops: "DropCounts") -> dict[str, int]:
-    """Parcels dropped by the buffer, and after they were taken from it."""
+def parcels_dropped(put: BufferCounts, drops: "DropCounts") -> dict[str, int]:
+    """Parcels dropped by the buffer, and after they were taken from it, by reason."""
     return {
-        "buffer_full": put.dropped_full + drops.full,
-        "oversize": put.dropped_oversize + drops.oversize,
-        "refused": drops.refused,
-        "broken": drops.broken,
+        **drops.parcels,
+        DropReason.FULL.value: put.dropped_full + drops.parcels[DropReason.FULL.value],
+        DropReason.OVERSIZE.value: put.dropped_oversize + drops.parcels[DropReason.OVERSIZE.value],
     }
+
+
+def traces_dropped(put: BufferCounts, drops: "DropCounts") -> dict[str, int]:
+    """Traces dropped there and there, by what the first of their parcels was dropped for."""
+    return {reason: count + put.traces_dropped[reason] for reason, count in drops.traces.items()}
 
 
 class Stats(Struct, frozen=True, kw_only=True):
@@ -39,6 +44,10 @@ class Stats(Struct, frozen=True, kw_only=True):
     traces_spooled: int = 0
     """Put into the spool, from which they are sent later; by another process where this one ends."""
     traces_dropped: int = 0
+    """The sum of ..."""
+    traces_dropped_by_reason: dict[str, int] = {}
+    """... whole traces by what the first of their parcels was dropped for: buffer_full, oversize,
+    refused, broken."""
     traces_buffered: int = 0
     """Waiting or in flight."""
     parcels: int = 0
@@ -59,7 +68,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     """0: all is recorded as configured; up to 4: ever less of the values that are slow to record."""
     overhead_watched: int = 0
     """Traces of which the cost was measured: one of 128, where values are recorded on a slow way one of
-    eight, ten a second at most. The newest 1,000 are in ..."""
+    16, ten a second at most. The newest 1,000 are in ..."""
     overhead_p50_ms: float | None = None
     overhead_p99_ms: float | None = None
     """... what recording a trace has cost the app's threads, ..."""

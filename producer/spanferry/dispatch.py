@@ -10,10 +10,11 @@ from typing import Any, Final
 from msgspec import Struct
 
 from spanferry.buffer import Buffer
-from spanferry.client_stats import dropped_by_reason
+from spanferry.client_stats import parcels_dropped
 from spanferry.lanes import Fate, Lane, Lanes, Ledger, Receipt, Staged
 from spanferry.log import say_once
 from spanferry.pace import Pace
+from spanferry.parcel import DropReason
 from spanferry.process import supply_ids
 from spanferry.records import Record, header_of, recut
 from spanferry.reporting import Reporter
@@ -49,7 +50,7 @@ class Dispatcher:
     def __init__(self, settings: Settings, buffer: Buffer, *, producer_id: bytes) -> None:
         self._settings = settings
         self._buffer = buffer
-        self._producer_id = producer_id
+        self.producer_id = producer_id
         self._producer: Any = None
         self._new_batch: Callable[[], Any] | None = None
         self._pumps: set[asyncio.Task[None]] = set()
@@ -72,7 +73,7 @@ class Dispatcher:
             settings.topic,
             self._lanes,
             lambda: (
-                dropped_by_reason(buffer.counts, self.stager.drops),
+                parcels_dropped(buffer.counts, self.stager.drops),
                 self.counts.parcels_spooled,
             ),
         )
@@ -157,11 +158,6 @@ class Dispatcher:
             everything = not connected and hopeless
         await self.spooler.overflow(-1 if everything else self._settings.buffer_bytes // 2)
 
-    async def put_away(self) -> None:
-        """Have the spool, if there is one, take all that waits. After `close` only."""
-        if self.spooler is not None:
-            await self.spooler.put_away(self._producer_id)
-
     def settled_up_to(self, serial: int) -> bool:
         """Whether all parcels up to `serial` are off our hands, or none is left at all."""
         nothing_left = not self._buffer and not self.ledger
@@ -218,7 +214,7 @@ class Dispatcher:
                 record = one.record
                 size += len(record.value)
                 full = staged and size > self.pace.batch_bytes
-                if full or not _append(batch, one, self._producer_id, now_ms):
+                if full or not _append(batch, one, self.producer_id, now_ms):
                     lane.put_back_unsent([one])
                     break
                 staged.append(one)
@@ -243,8 +239,8 @@ class Dispatcher:
         limit = min(len(one.record.value), self.stager.record_bytes_max) // 2
         if limit < RECORD_BYTES_FLOOR:
             lane.free(staged)
-            self.stager.drops.refused += 1
-            self.stager.drop(one.receipt, "refused", ValueError(f"a record of {size} bytes"))
+            refusal = ValueError(f"a record of {size} bytes")
+            self.stager.drop(one.receipt, DropReason.REFUSED, refusal)
             self.ledger.finish(one.receipt)
             return
         self.stager.record_bytes_max = limit
@@ -276,13 +272,13 @@ class Dispatcher:
             if self.spooler is not None and receipt.fate is Fate.SENT:
                 self.spooler.spool.replayed(receipt.size)
             return
-        self._buffer.release(receipt.size)
         if receipt.fate is Fate.SENT:
             self.counts.parcels_sent += 1
             self.counts.traces_sent += receipt.ends_trace
         elif receipt.fate is Fate.SPOOLED:
             self.counts.parcels_spooled += 1
             self.counts.traces_spooled += receipt.ends_trace
+        self._buffer.release(receipt.size)  # last: whoever sees that nothing waits finds it counted
 
 
 def _append(batch: Any, one: Staged, producer_id: bytes, now_ms: int) -> bool:

@@ -1,6 +1,6 @@
 """A span that has ended, as it waits to be sent."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -71,7 +71,7 @@ class EndedSpan(Struct, gc=False):
             size += attributes_size(self.attributes)
         return size + len(self.message) + moments_size(self.events, self.links)
 
-    def encoded(self) -> bytes:
+    def encoded(self, encode: Callable[[Span], bytes] = encode_span) -> bytes:
         """As `spanferry_schemas.encode_span` gives it. Never raises."""
         attributes = named(self.inputs, self.outputs, self.attributes)
         span_type = self.span_type
@@ -79,31 +79,31 @@ class EndedSpan(Struct, gc=False):
             if _LOG_LEVEL not in attributes:
                 attributes[_LOG_LEVEL] = _INFO if span_type in _INFO_TYPES else _DEBUG
             try:
-                return self._encoded(self.name, span_type, attributes)
+                return encode(self._span(self.name, span_type, attributes))
             except UnicodeEncodeError:
                 pass
         with_level(attributes, span_type)
-        return self._encoded(
-            text(self.name),
-            "" if self.span_type is None else text(self.span_type),
-            {clean(key): value for key, value in attributes.items()},
+        return encode(
+            self._span(
+                text(self.name),
+                "" if self.span_type is None else text(self.span_type),
+                {clean(key): value for key, value in attributes.items()},
+            )
         )
 
-    def _encoded(self, name: str, span_type: str, attributes: dict[str, bytes]) -> bytes:
-        return encode_span(
-            Span(
-                self.span_id,
-                self.parent_id,
-                name,
-                span_type,
-                self.start_ns,
-                self.end_ns,
-                self.status,
-                self.message,
-                attributes,
-                list(self.events) if self.events else [],
-                list(self.links) if self.links else [],
-            )
+    def _span(self, name: str, span_type: str, attributes: dict[str, bytes]) -> Span:
+        return Span(
+            self.span_id,
+            self.parent_id,
+            name,
+            span_type,
+            self.start_ns,
+            self.end_ns,
+            self.status,
+            self.message,
+            attributes,
+            list(self.events) if self.events else [],
+            list(self.links) if self.links else [],
         )
 
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from spanferry import values
 from spanferry.ended_span import EndedSpan
+from spanferry.giants import GIANT_BYTES, give_way, remember
 from spanferry.log import say_once
 from spanferry.process import PROCESS
 from spanferry.settings import Settings
@@ -105,8 +106,13 @@ class Finisher:
 
     @property
     def looks_above(self) -> int:
-        """Spans with more bytes than that are to be shown to `span`: with redaction, all; while less
-        is recorded all that have any."""
+        """Spans with more bytes than that are to be shown to `span`: those that it changes, and giants."""
+        return min(self.changes_above, GIANT_BYTES)
+
+    @property
+    def changes_above(self) -> int:
+        """Spans with no more bytes than that stay as they are: with redaction, none; while less is
+        recorded those that have none."""
         if self.redactor is not None:
             return _ALWAYS
         return self._payload_bytes_max if self._shortening is None else 0
@@ -132,6 +138,12 @@ class Finisher:
 
     def span(self, span: EndedSpan, size: int, trace: "Marked | None" = None) -> int:
         """Finish a span that nobody else has yet; answers its size afterwards."""
+        if size > GIANT_BYTES:
+            remember(span.name)
+            give_way()
+        return self._change(span, size, trace) if size > self.changes_above else size
+
+    def _change(self, span: EndedSpan, size: int, trace: "Marked | None") -> int:
         try:
             return self._finish(span, size, trace)
         except Exception as error:  # noqa: BLE001  the span stays, its content does not
@@ -176,7 +188,7 @@ class Finisher:
             span.span_id, span.parent_id, span.name, span.span_type, span.start_ns, span.end_ns,
             span.status, span.status_message, inputs, outputs, attributes, span.events, span.links,
         )  # fmt: skip
-        self.span(ended, 0)
+        self._change(ended, 0, None)
         finished = ended.attributes or {}
         if ended.inputs is not None:
             finished[_INPUTS] = ended.inputs

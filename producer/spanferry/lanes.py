@@ -10,6 +10,7 @@ from enum import Enum
 from msgspec import Struct
 
 from spanferry.murmur import murmur2
+from spanferry.parcel import Whole
 from spanferry.records import Record
 from spanferry.spool.entries import Origin
 from spanferry.spool.segments import Ticket
@@ -37,6 +38,10 @@ class Receipt(Struct, gc=False):
     fate: Fate = Fate.SENT
     ticket: Ticket | None = None
     """Where it stands in the spool, if it does."""
+    whole: Whole | None = None
+    """Its trace's, where that has other parcels."""
+    numbered: bool = False
+    """One of its records has been in a batch, under a name that is in memory alone."""
 
 
 class Staged(Struct, gc=False):
@@ -74,16 +79,16 @@ class Ledger:
             for receipt in list(self._open.values())
         )
 
-    def enter(self, *, size: int, ends_trace: bool) -> Receipt:
+    def enter(self, *, size: int, ends_trace: bool, whole: Whole | None = None) -> Receipt:
         """A parcel was taken; close its staging with `finish` once all its records are staged."""
         self._serial += 1
-        receipt = Receipt(self._serial, size, ends_trace)
+        receipt = Receipt(self._serial, size, ends_trace, whole=whole)
         self._open[receipt.serial] = receipt
         return receipt
 
-    def enter_again(self, *, size: int, ticket: Ticket) -> Receipt:
+    def enter_again(self, *, size: int, ends_trace: bool, ticket: Ticket) -> Receipt:
         """An entry was read back from the spool; close its staging with `finish` too."""
-        return Receipt(0, size, False, ticket=ticket)
+        return Receipt(0, size, ends_trace, ticket=ticket)
 
     def finish(self, receipt: Receipt) -> None:
         """One record of the parcel, or its staging, is done."""
@@ -125,6 +130,7 @@ class Lane:
         self.waiting_bytes -= len(staged.record.value)
         if staged.sequence < 0 and staged.origin is None:
             staged.sequence = self.next_sequence
+            staged.receipt.numbered = True
             self.next_sequence += 1
         return staged
 

@@ -5,6 +5,7 @@ thread reads it at its own time. Spans that end after their trace's root may sti
 """
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Protocol, TypeAlias
 
 from msgspec import Struct
@@ -16,12 +17,14 @@ from spanferry_schemas import Assessment, Attachment, End, TracePart
 __all__ = [
     "PARCEL_OVERHEAD_BYTES",
     "TEXT_OVERHEAD_BYTES",
+    "DropReason",
     "Outlet",
     "Parcel",
     "SentSpan",
     "Waiting",
     "Whole",
     "encoded",
+    "none_dropped",
 ]
 
 PARCEL_OVERHEAD_BYTES = 512
@@ -39,6 +42,23 @@ def encoded(spans: list[SentSpan]) -> list[bytes]:
     return [span if isinstance(span, bytes) else span.encoded() for span in spans]
 
 
+class DropReason(StrEnum):
+    """Why a parcel was given up, and a trace with it."""
+
+    FULL = "buffer_full"
+    OVERSIZE = "oversize"
+    """Above what the buffer, or the wire, can carry at all."""
+    REFUSED = "refused"
+    """The topic takes not even the smallest records."""
+    BROKEN = "broken"
+    """Could not be encoded: a fault of ours."""
+
+
+def none_dropped() -> dict[str, int]:
+    """Counts by reason, to begin with. Its keys stay, so that any thread may read it."""
+    return {reason.value: 0 for reason in DropReason}
+
+
 class Whole(Struct, gc=False):
     """What the parcels have in common in which a long trace is handed over: one goes with the others."""
 
@@ -49,12 +69,17 @@ class Whole(Struct, gc=False):
     torn: bool = False
     """One was dropped later: what remains says so."""
 
-    def lose(self) -> None:
-        """One of them was dropped."""
+    reason: DropReason | None = None
+    """What the first of those that were dropped was dropped for."""
+
+    def lose(self, reason: DropReason) -> DropReason:
+        """One of them was dropped. Why the first one was."""
         if self.begun:
             self.torn = True
         else:
             self.doomed = True
+        self.reason = first = self.reason or reason
+        return first
 
 
 class Waiting(Protocol):

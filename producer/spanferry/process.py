@@ -47,6 +47,7 @@ class _Process:
         "finish_above",
         "finisher",
         "forks",
+        "giants",
         "models",
         "plain",
         "roomy",
@@ -83,6 +84,8 @@ class _Process:
         """Ids that lie ready: see `supply_ids`. Empty where no sender runs."""
         self.roomy = False
         """So little waits to be sent that texts may keep the memory which orjson took for them."""
+        self.giants: set[str] = set()
+        """Names of spans whose values were giant: see `giants`."""
         self.slow_values = False
         """A value was recorded on a slow way since the budget guard looked last."""
         self.watch: Any = None

@@ -1,6 +1,6 @@
 """From a parcel to Kafka records: fragments within the record limit, giant spans in chunks. Pure."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -14,6 +14,7 @@ from spanferry_schemas import (
     assessment_key,
     encode,
     encode_fragment,
+    fragment_parts,
     session_hash,
     split_value,
     write_meta,
@@ -88,26 +89,38 @@ def records_of(
             flags |= _TRACE_PART
         if end is not None and not end.remote_parent:
             flags |= _END
+        part = trace if last else None
+        giant = len(spans) == 1 and len(spans[0]) > record_bytes_max
         whole = Record(
             key=parcel.trace_id,
-            value=encode_fragment(parcel.trace_id, spans, trace if last else None, end),
+            value=b"" if giant else encode_fragment(parcel.trace_id, spans, part, end),
             kind=RecordKind.FRAGMENT,
             flags=flags,
             spans=len(spans),
             root_duration_ns=parcel.root_duration_ns if last else 0,
             session_hash=hashed,
         )
-        yield from recut(whole, record_bytes_max, chance)
+        if giant:
+            parts = fragment_parts(parcel.trace_id, spans[0], part, end)
+            yield from _chunks(whole, parts, record_bytes_max, chance)
+        else:
+            yield from recut(whole, record_bytes_max, chance)
 
 
 def recut(record: Record, record_bytes_max: int, chance: Chance) -> Iterator[Record]:
     """The record itself, or its chunks where it is above the limit."""
     if len(record.value) <= record_bytes_max:
         yield record
-        return
+    else:
+        yield from _chunks(record, record.value, record_bytes_max, chance)
+
+
+def _chunks(
+    record: Record, whole: bytes | Sequence[bytes], record_bytes_max: int, chance: Chance
+) -> Iterator[Record]:
     group_id = chance(CHUNK_GROUP_ID_BYTES)
     for value in split_value(
-        record.value,
+        whole,
         trace_id=record.key,
         group_id=group_id,
         record_bytes_max=record_bytes_max,

@@ -8,9 +8,12 @@ thread computes in Python is time that the app's threads wait for the interprete
 import asyncio
 import concurrent.futures
 import contextlib
+import math
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from msgspec import Struct
@@ -29,9 +32,14 @@ from spanferry.settings import Settings
 __all__ = ["Sender", "SenderState"]
 
 _CLOCK_S: Final = 0.5
+_OVERFLOW_S: Final = 0.1
+"""Longest between two looks at what the spool should take before the buffer is full."""
 _AWAY_S: Final = 1.0
 """For so long Kafka may be away before all that waits goes to the spool."""
-
+_LOOK_S: Final = 0.2
+"""Between two looks at how much time a flush is to leave over."""
+_ANSWER_S: Final = 0.2
+"""The sender may be waiting for a disk when the time for it is over."""
 
 _OF_THE_MAIN_THREAD: Final = (
     signal.SIGTERM,
@@ -51,6 +59,13 @@ class _Flush(Struct):
     done: concurrent.futures.Future[bool]
 
 
+class _PutAway(Struct):
+    """Somebody waits until the spool has taken all that waits, or that moment has come."""
+
+    until_s: float
+    done: concurrent.futures.Future[None]
+
+
 class Sender:
     """Owns the thread. `start`, `flush` and `stop` are called from other threads."""
 
@@ -65,7 +80,8 @@ class Sender:
         """Whether no other session is to follow."""
         self._starting = threading.Lock()
         self._flushes: list[_Flush] = []
-        self._put_away: list[concurrent.futures.Future[None]] = []
+        self._put_away: list[_PutAway] = []
+        self._rests = False
         self.rest = Rest()
         self.dispatcher = Dispatcher(settings, buffer, producer_id=os.urandom(8))
         self._sessions = Sessions(settings, buffer, self.dispatcher, self, self.rest)
@@ -92,9 +108,12 @@ class Sender:
             self._starting.release()
         return True
 
-    def flush(self, timeout_s: float) -> bool:
-        """Wait until what was put before is acknowledged. False where the time was not enough."""
-        if self._thread is None and len(self._buffer) == 0:
+    def flush(self, timeout_s: float, reserve_s: Callable[[], float] | None = None) -> bool:
+        """Wait until what was put before is acknowledged. False where the time was not enough.
+
+        `reserve_s` says ever again how much of the time is to be left over.
+        """
+        if self._buffer.used_bytes == 0:
             return True
         if not self.start():
             return False
@@ -104,25 +123,33 @@ class Sender:
         waiting = len(self._buffer) + 1
         self._flushes.append(_Flush(self.dispatcher.ledger.taken + waiting, done))
         self._wake_up()
-        try:
-            return done.result(timeout_s)
-        except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
-            return False
+        return _wait(done, timeout_s, reserve_s)
 
     def put_away(self, timeout_s: float) -> bool:
-        """Have the spool, if there is one, take all that waits. False where that took too long."""
+        """Have the spool, if there is one, take all that waits. False where that took too long.
+
+        Afterwards nothing is sent or put away, until `go_on` or `stop`.
+        """
         if self.dispatcher.spooler is None:
             return False
         if not self.start():
             return False
-        done: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._put_away.append(done)
+        self._rests = True
+        asked = _PutAway(time.monotonic() + timeout_s, concurrent.futures.Future())
+        self._put_away.append(asked)
         self._wake_up()
         try:
-            done.result(timeout_s)
+            asked.done.result(timeout_s + _ANSWER_S)
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             return False
-        return True
+        return self._buffer.used_bytes == 0
+
+    def go_on(self) -> None:
+        """The process goes on after `put_away`."""
+        if self._rests and self.dispatcher.spooler is not None:
+            self._rests = False
+            self.dispatcher.spooler.until_s = math.inf
+            self._wake_up()
 
     def forget(self) -> None:
         """In a forked child: thread, sockets and files are the parent's."""
@@ -164,8 +191,8 @@ class Sender:
             _close(loop)
             for flush in self._flushes:
                 flush.done.cancel()
-            for done in self._put_away:
-                done.cancel()
+            for asked in self._put_away:
+                asked.done.cancel()
             self.rest.begin()
 
     async def _main(self) -> None:
@@ -183,35 +210,28 @@ class Sender:
             beside.append(asyncio.ensure_future(self._follow_the_spool()))
         try:
             while not self.stopping:
-                await self._sessions_until_interrupted()
+                await _run_until(self._interrupt, self._sessions.run())
                 await self._answer_put_away()
+                while self._rests and not (self.stopping or self._put_away):
+                    await self.pause(_OVERFLOW_S)
         finally:
             for task in beside:
                 task.cancel()
             if spooler is not None:
+                await spooler.write_names(self.dispatcher.producer_id)
                 spooler.spool.close()
             await self._sessions.finish()
-
-    async def _sessions_until_interrupted(self) -> None:
-        assert self._interrupt is not None
-        sessions = asyncio.ensure_future(self._sessions.run())
-        interrupted = asyncio.ensure_future(self._interrupt.wait())
-        await asyncio.wait({sessions, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-        self._interrupt.clear()
-        for task in (sessions, interrupted):
-            task.cancel()
-        await asyncio.wait({sessions, interrupted})
-        if not sessions.cancelled():
-            sessions.result()
 
     async def _answer_put_away(self) -> None:
         waiting = self._put_away[:]
         if waiting:
-            await self.dispatcher.put_away()
+            if self.dispatcher.spooler is not None:
+                until_s = max(asked.until_s for asked in waiting)
+                await self.dispatcher.spooler.put_away(self.dispatcher.producer_id, until_s)
             del self._put_away[: len(waiting)]
-            for done in waiting:
-                if not done.done():
-                    done.set_result(None)
+            for asked in waiting:
+                if not asked.done.done():
+                    asked.done.set_result(None)
 
     async def _follow_the_spool(self) -> None:
         """Have the spool take what memory should not hold, until cancelled."""
@@ -221,7 +241,8 @@ class Sender:
                 await self.dispatcher.overflow(connected=self.state.connected, hopeless=hopeless)
             except Exception as error:  # noqa: BLE001  what a disk answers to may be anything
                 say_hourly("spool-task", "nothing can be spooled now: %r", error)
-            await asyncio.sleep(self.dispatcher.linger_s)
+            self.answer_flushes()  # without a connection nobody else does
+            await asyncio.sleep(min(self.dispatcher.linger_s, _OVERFLOW_S))
 
     def answer_flushes(self) -> None:
         """Tell those who wait for what is settled now."""
@@ -243,6 +264,37 @@ class Sender:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
         self._wake.clear()
+
+
+def _wait(
+    done: concurrent.futures.Future[bool], timeout_s: float, reserve_s: Callable[[], float] | None
+) -> bool:
+    """What comes of it within the time; False where nothing does."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        left_s = deadline_s - time.monotonic()
+        if reserve_s is not None:
+            left_s = min(left_s - reserve_s(), _LOOK_S)
+        try:
+            return done.result(max(left_s, 0.0))
+        except concurrent.futures.TimeoutError:
+            if reserve_s is None or left_s < _LOOK_S:
+                return False
+        except concurrent.futures.CancelledError:
+            return False
+
+
+async def _run_until(interrupt: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Raises what the work raises."""
+    working = asyncio.ensure_future(work)
+    interrupted = asyncio.ensure_future(interrupt.wait())
+    await asyncio.wait({working, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+    interrupt.clear()
+    for task in (working, interrupted):
+        task.cancel()
+    await asyncio.wait({working, interrupted})
+    if not working.cancelled():
+        working.result()
 
 
 async def _follow_the_clock() -> None:

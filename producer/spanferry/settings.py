@@ -95,9 +95,9 @@ class Settings(Security, frozen=True, kw_only=True):
     """Largest record value; the topic's `max.message.bytes` must be larger."""
     batch_bytes: int = 512 * 1024
     """Records are put together up to this size before compression."""
-    linger_s: float = 0.1
-    """How often the sender looks into the buffer. Traces that come in between share batches: at 300
-    traces/s a batch of its own for each, which is what 0.025 comes to, costs the app twice the CPU."""
+    linger_s: float = 0.25
+    """How often the sender looks into the buffer. Traces that come in between share batches: with 0.1 a
+    trace costs the sender half as much again at 40 and at 150 traces/s (benchmarks/sender.py)."""
     compression: str = "zstd"
     """zstd (at its fastest level), lz4, gzip, snappy or none."""
     fragment_bytes: int = 256 * 1024

@@ -17,10 +17,11 @@ from spanferry.entities import (
     log_level_of,
     status_of,
 )
+from spanferry.giants import encode_in_pieces
 from spanferry.log import say_once
 from spanferry.process import PROCESS
 from spanferry.span_view import SpanView
-from spanferry.values import AS_IT_CAME, STRICT, dumps, encode
+from spanferry.values import AS_IT_CAME, ITS_TEXT, STRICT, dumps, encode
 from spanferry_schemas import SpanEvent as WireEvent
 from spanferry_schemas import StatusCode, mlflow_keys
 
@@ -63,8 +64,10 @@ class SpanRecorder(SpanView):
             try:  # what `encode` does first, without the call
                 if PROCESS.roomy:
                     self._inputs = dumps(inputs, None, AS_IT_CAME)
+                elif PROCESS.giants and self._name in PROCESS.giants:
+                    self._inputs = encode_in_pieces(inputs)
                 else:
-                    self._inputs = dumps(inputs, None, STRICT)[:-1]
+                    self._inputs = dumps(inputs, None, STRICT)[ITS_TEXT]
             except Exception:  # noqa: BLE001  whatever a user's value does
                 self._inputs = encode(inputs, self.attach)
 
@@ -74,8 +77,10 @@ class SpanRecorder(SpanView):
             try:
                 if PROCESS.roomy:
                     self._outputs = dumps(outputs, None, AS_IT_CAME)
+                elif PROCESS.giants and self._name in PROCESS.giants:
+                    self._outputs = encode_in_pieces(outputs)
                 else:
-                    self._outputs = dumps(outputs, None, STRICT)[:-1]
+                    self._outputs = dumps(outputs, None, STRICT)[ITS_TEXT]
             except Exception:  # noqa: BLE001  whatever a user's value does
                 self._outputs = encode(outputs, self.attach)
 

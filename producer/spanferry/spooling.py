@@ -1,6 +1,8 @@
 """Spooling: parcels that Kafka does not take now go to disk, and come back when it does."""
 
 import asyncio
+import math
+import time
 from typing import Final
 
 from spanferry.buffer import Buffer
@@ -34,6 +36,8 @@ class Spooler:
         self._lanes = lanes
         self._ledger = ledger
         self._breath = breath
+        self.until_s = math.inf
+        """Nothing is put away after that (time.monotonic()); any thread may set it."""
         self._overflowing = asyncio.Lock()
         """Whoever has it may have a parcel in hand, which nobody else sees."""
 
@@ -43,7 +47,11 @@ class Spooler:
             await self._overflow(down_to_bytes)
 
     async def _overflow(self, down_to_bytes: int) -> None:
-        while self._buffer.used_bytes > down_to_bytes and self.spool.ready:
+        while (
+            self._buffer.used_bytes > down_to_bytes
+            and self.spool.ready
+            and time.monotonic() < self.until_s
+        ):
             taken = await self._stager.take()
             if taken is None:
                 return
@@ -61,26 +69,42 @@ class Spooler:
             if found is None:
                 return
             ticket, entry = found
-            receipt = self._ledger.enter_again(size=entry.size, ticket=ticket)
+            receipt = self._ledger.enter_again(
+                size=entry.size, ends_trace=entry.ends_trace, ticket=ticket
+            )
             for one in entry.records:
                 receipt.open += 1
                 self._lanes.push(Staged(one.record, receipt, origin=one.origin))
             self._ledger.finish(receipt)
             await self._breath.after(entry.size)
 
-    async def put_away(self, producer_id: bytes) -> None:
-        """Put away all that memory has and the disk has not. No batch may be out."""
-        waiting: dict[int, tuple[Receipt, list[tuple[Lane, Staged]]]] = {}
+    async def put_away(self, producer_id: bytes, until_s: float) -> None:
+        """Put away all that memory has and the disk has not, as far as the time allows, and nothing
+        afterwards. No batch may be out."""
+        self.until_s = until_s
+        await self._put_away(producer_id, everything=True)
+        await self.overflow(-1)
+        self.until_s = 0.0
+        self.spool.tick()
+
+    async def write_names(self, producer_id: bytes) -> None:
+        """Write down under which names records that are on disk may have arrived. No batch may be out."""
+        await self._put_away(producer_id, everything=False)
+
+    async def _put_away(self, producer_id: bytes, *, everything: bool) -> None:
+        """An entry on disk of which a record has been in a batch is written anew with its name, for the
+        others may still be sent under theirs."""
+        waiting: dict[int, list[tuple[Lane, Staged]]] = {}
         for lane in self._lanes:
             for staged in lane.clear():
-                receipt = staged.receipt
-                if receipt.ticket is not None:
-                    lane.push(staged)  # it is on disk, and settled there when Kafka has it
-                else:
-                    waiting.setdefault(receipt.serial, (receipt, []))[1].append((lane, staged))
-        for receipt, parts in waiting.values():
+                waiting.setdefault(id(staged.receipt), []).append((lane, staged))
+        for parts in waiting.values():
+            receipt = parts[0][1].receipt
+            wanted = everything and time.monotonic() < self.until_s
+            if receipt.ticket is not None:  # settled there when Kafka has it
+                wanted = receipt.numbered
             records = [_spooled(lane, staged, producer_id) for lane, staged in parts]
-            if self.spool.ready and self.spool.put(Entry(records, receipt.ends_trace)):
+            if wanted and self.spool.ready and self.spool.put(Entry(records, receipt.ends_trace)):
                 receipt.fate = Fate.SPOOLED
                 for _ in parts:
                     self._ledger.finish(receipt)
@@ -88,8 +112,6 @@ class Spooler:
                 for lane, staged in parts:
                     lane.push(staged)
             await self._breath.after(sum(len(one.record.value) for one in records))
-        await self.overflow(-1)
-        self.spool.tick()
 
 
 def _entry(records: list[Record], receipt: Receipt) -> Entry:

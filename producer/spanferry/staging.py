@@ -5,18 +5,20 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from spanferry.buffer import Buffer
 from spanferry.environment import collect_environment
+from spanferry.giants import GIANT_BYTES, give_way
 from spanferry.lanes import Fate, Lanes, Ledger, Receipt, Staged
 from spanferry.log import logger, say_hourly
-from spanferry.parcel import Parcel, Whole
+from spanferry.parcel import DropReason, Parcel, SentSpan, Whole, none_dropped
 from spanferry.process import PROCESS
 from spanferry.process_metadata import say_what_is_too_long
 from spanferry.records import Record, records_of
 from spanferry.settings import Settings
 from spanferry.spool.entries import Entry, SpooledRecord
+from spanferry_schemas import encode_large_span
 
 if TYPE_CHECKING:
     from spanferry.spool.spool import Spool
@@ -31,18 +33,11 @@ _SLICE_RECORDS: Final = 8
 
 
 class DropCounts(Struct):
-    """Parcels that were taken from the buffer and cannot be sent, by reason."""
+    """What was taken from the buffer and cannot be sent, by DropReason."""
 
-    full: int = 0
-    """Of a trace of which the buffer has dropped another parcel."""
-    oversize: int = 0
-    """Above what the wire can carry at all."""
-    refused: int = 0
-    """The topic takes not even the smallest records."""
-    broken: int = 0
-    """Could not be encoded: a fault of ours."""
-    traces: int = 0
-    """Traces that were ended by one of these."""
+    parcels: dict[str, int] = field(default_factory=none_dropped)
+    traces: dict[str, int] = field(default_factory=none_dropped)
+    """Those that were ended by one of these, by what the first of their parcels was dropped for."""
 
 
 class Breath:
@@ -57,6 +52,7 @@ class Breath:
         self._since += size + _SLICE_BYTES // _SLICE_RECORDS
         if self._since >= _SLICE_BYTES:
             self._since = 0
+            give_way()
             await asyncio.sleep(0)
 
 
@@ -117,38 +113,39 @@ class Stager:
             waiting = self._buffer.take()
             if waiting is None:
                 return None
-            receipt = self._ledger.enter(size=waiting.size, ends_trace=waiting.ends_trace)
+            receipt = self._ledger.enter(
+                size=waiting.size, ends_trace=waiting.ends_trace, whole=waiting.whole
+            )
             doomed = _is_doomed(waiting.whole)
             try:
                 parcel = waiting.parcel()
                 if not doomed:
                     return receipt, await self._records(receipt, parcel)
-                self.drops.full += 1
-                self._give_up(receipt)
+                self._give_up(receipt, DropReason.FULL)
             except ValueError as error:
-                self.drops.oversize += 1
-                self.drop(receipt, "oversize", error)
+                self.drop(receipt, DropReason.OVERSIZE, error)
             except Exception as error:  # noqa: BLE001  one parcel must not stop the others
-                self.drops.broken += 1
-                self.drop(receipt, "broken", error)
-            if waiting.whole is not None:
-                waiting.whole.lose()
+                self.drop(receipt, DropReason.BROKEN, error)
             self._ledger.finish(receipt)
 
     def give_back(self, receipt: Receipt, records: list[Record]) -> None:
         """What was taken and found no place: the next `take` gives it again."""
         self._given_back.append((receipt, records))
 
-    def drop(self, receipt: Receipt, reason: str, error: Exception) -> None:
-        """A parcel is given up: count its trace, say it once."""
-        self._give_up(receipt)
+    def drop(self, receipt: Receipt, reason: DropReason, error: Exception) -> None:
+        """A parcel is given up: count it and its trace, once, and say so."""
+        self._give_up(receipt, reason)
         say_hourly(f"dropped-{reason}", "a trace was dropped (%s): %s", reason, error)
         logger.debug("a trace was dropped (%s): %s", reason, error)
 
-    def _give_up(self, receipt: Receipt) -> None:
+    def _give_up(self, receipt: Receipt, reason: DropReason) -> None:
+        if receipt.fate is Fate.DROPPED:  # another record of it was refused before
+            return
         receipt.fate = Fate.DROPPED
+        self.drops.parcels[reason.value] += 1
+        first = reason if receipt.whole is None else receipt.whole.lose(reason)
         if receipt.ends_trace:
-            self.drops.traces += 1
+            self.drops.traces[first.value] += 1
 
     async def _records(self, receipt: Receipt, parcel: Parcel) -> list[Record]:
         """Where the session ends in the middle of it they are given back, all of them: the buffer does
@@ -163,20 +160,37 @@ class Stager:
             chance=os.urandom,
         )
         try:
+            if parcel.size > GIANT_BYTES:
+                await self._encode(parcel)
             for record in more:
                 records.append(record)
                 await self._breath.after(len(record.value))
         except asyncio.CancelledError:
-            records.extend(more)
-            self.give_back(receipt, records)
+            try:
+                records.extend(more)
+            except ValueError as error:
+                self.drop(receipt, DropReason.OVERSIZE, error)
+                self._ledger.finish(receipt)
+            else:
+                self.give_back(receipt, records)
             raise
         return records
+
+    async def _encode(self, parcel: Parcel) -> None:
+        """Its spans one by one, so that nobody waits for all of them."""
+        for at, span in enumerate(parcel.spans):
+            parcel.spans[at] = made = _encoded(span)
+            await self._breath.after(len(made))
 
     def _room(self) -> int:
         """Bytes to take now. A partition without a leader must not stop the others: while one lane
         idles, a little more is taken than the limit allows."""
         room = self._room_bytes - self._lanes.waiting_bytes
         return _SLICE_BYTES if room <= 0 and self._lanes.any_idle else room
+
+
+def _encoded(span: SentSpan) -> bytes:
+    return span if isinstance(span, bytes) else span.encoded(encode_large_span)
 
 
 def _is_doomed(whole: Whole | None) -> bool:

@@ -20,6 +20,7 @@ from spanferry.process import PROCESS
 
 __all__ = [
     "AS_IT_CAME",
+    "ITS_TEXT",
     "SHORTENED",
     "STRICT",
     "UNFOLDING",
@@ -70,6 +71,9 @@ STRICT: Final = (
 `dumps(value, None, STRICT)[:-1]` is the text: orjson keeps all the memory that it wrote into, eight
 times a string's length and 4 KB at least, and a slice is the cheapest copy that takes what it needs.
 """
+
+ITS_TEXT: Final = slice(None, -1)
+"""For `[:-1]`, which makes one each time."""
 
 AS_IT_CAME: Final = STRICT & ~orjson.OPT_APPEND_NEWLINE
 """The same without the copy: where `PROCESS.roomy`."""

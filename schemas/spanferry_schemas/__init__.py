@@ -8,7 +8,9 @@ from spanferry_schemas.codec import (
     decode,
     encode,
     encode_fragment,
+    encode_large_span,
     encode_span,
+    fragment_parts,
 )
 from spanferry_schemas.events import (
     Assessment,
@@ -66,7 +68,9 @@ __all__ = [
     "decode",
     "encode",
     "encode_fragment",
+    "encode_large_span",
     "encode_span",
+    "fragment_parts",
     "join_chunks",
     "read_meta",
     "session_hash",

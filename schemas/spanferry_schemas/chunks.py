@@ -1,6 +1,6 @@
 """Cutting a value that is too big for one record, and putting it together again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from spanferry_schemas.codec import encode
 from spanferry_schemas.events import Chunk
@@ -10,21 +10,25 @@ __all__ = ["join_chunks", "split_value"]
 
 
 def split_value(
-    value: bytes, *, trace_id: bytes, group_id: bytes, record_bytes_max: int
+    value: bytes | Sequence[bytes], *, trace_id: bytes, group_id: bytes, record_bytes_max: int
 ) -> Iterator[bytes]:
     """`value` as record values of at most `record_bytes_max` bytes each: itself, or its chunks.
+
+    It may be given in parts, which are not put together then: a copy of a giant takes long.
 
     Each chunk is made when it is asked for, so that a caller on a shared thread can pause between
     them. Raises ValueError at once where the value is above the wire's ceiling (256 MiB) or would
     need more than 65,536 chunks: the caller counts it as dropped for its size.
     """
-    if len(value) <= record_bytes_max:
-        return iter((value,))
+    parts = (value,) if isinstance(value, bytes) else value
+    total_bytes = sum(map(len, parts))
+    if total_bytes <= record_bytes_max:
+        return iter((b"".join(parts),))
     room = record_bytes_max - CHUNK_ENVELOPE_BYTES
-    count = -(-len(value) // room) if room > 0 else CHUNKS_MAX + 1
-    if len(value) > VALUE_BYTES_MAX or count > CHUNKS_MAX:
-        raise ValueError(f"{len(value)} bytes cannot be sent in records of {record_bytes_max}")
-    view = memoryview(value)
+    count = -(-total_bytes // room) if room > 0 else CHUNKS_MAX + 1
+    if total_bytes > VALUE_BYTES_MAX or count > CHUNKS_MAX:
+        raise ValueError(f"{total_bytes} bytes cannot be sent in records of {record_bytes_max}")
+    views = [memoryview(part) for part in parts]
     return (
         encode(
             Chunk(
@@ -32,12 +36,21 @@ def split_value(
                 group_id=group_id,
                 index=index,
                 count=count,
-                total_bytes=len(value),
-                data=bytes(view[index * room : (index + 1) * room]),
+                total_bytes=total_bytes,
+                data=_between(views, index * room, (index + 1) * room),
             )
         )
         for index in range(count)
     )
+
+
+def _between(views: list[memoryview], start: int, stop: int) -> bytes:
+    """The bytes from `start` to `stop` of all of them."""
+    found: list[memoryview] = []
+    for view in views:
+        found.append(view[max(start, 0) : max(stop, 0)])
+        start, stop = start - len(view), stop - len(view)
+    return b"".join(found)
 
 
 def join_chunks(chunks: list[Chunk]) -> bytes | None:

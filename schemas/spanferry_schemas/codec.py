@@ -1,11 +1,13 @@
 """Encoding, and a total decoder: any bytes at all give an event or a named rejection."""
 
+import os
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from spanferry_schemas.events import (
     Assessment,
@@ -26,7 +28,9 @@ __all__ = [
     "decode",
     "encode",
     "encode_fragment",
+    "encode_large_span",
     "encode_span",
+    "fragment_parts",
 ]
 
 WIRE_VERSION: Final = 1
@@ -34,6 +38,10 @@ _VERSION_PREFIX: Final = bytes([WIRE_VERSION])
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
+_LARGE_BYTES: Final = 256 * 1024
+_MARK_BYTES: Final = 16
+_MARK_HEAD: Final = bytes([0xC4, _MARK_BYTES])
+"""What msgpack has before bytes of that length."""
 _KNOWN_TAGS: Final = frozenset({1, 2, 3, 4})
 
 
@@ -56,6 +64,30 @@ class Rejection(Struct, frozen=True):
 
 encode_span: Final[Callable[[Span], bytes]] = _encoder.encode
 """One span as msgpack, to be put into a fragment later with `encode_fragment`."""
+
+
+def encode_large_span(span: Span) -> bytes:
+    """The same bytes as `encode_span` gives, without the interpreter's lock while large attributes are
+    copied."""
+    large = {key: value for key, value in span.attributes.items() if len(value) >= _LARGE_BYTES}
+    if not large:
+        return encode_span(span)
+    marks = {key: os.urandom(_MARK_BYTES) for key in large}
+    rest = encode_span(replace(span, attributes={**span.attributes, **marks}))
+    parts: list[bytes] = []
+    for key, mark in marks.items():  # in their order
+        head, _, rest = rest.partition(_MARK_HEAD + mark)
+        parts += head, b"\xc6", len(large[key]).to_bytes(4, "big"), large[key]
+    return b"".join([*parts, rest])  # which lets go of the lock above 1 MiB
+
+
+def fragment_parts(
+    trace_id: bytes, span: bytes, trace: TracePart | None = None, end: End | None = None
+) -> tuple[bytes, bytes, bytes]:
+    """What `encode_fragment` gives of one span, in three parts, none of which is a copy of a large one."""
+    mark = os.urandom(_MARK_BYTES)
+    head, _, tail = encode_fragment(trace_id, [mark], trace, end).partition(mark)
+    return head, span, tail
 
 
 def encode_fragment(

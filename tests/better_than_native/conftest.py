@@ -1,8 +1,6 @@
 """Two ways for the same program: MLflow as it comes, and MLflow with spanferry enabled."""
 
 import json
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 from tests.better_than_native.account import Stored, stored, wait_until
 from tests.services.kafka import KafkaServer
 from tests.services.mlflow_tables import copy_tables
+from tests.services.warm import WarmProgram, start
 from tests.services.worker import SpanferryWorker
 
 PROGRAM_TIMEOUT_S = 150
@@ -31,20 +30,11 @@ class Way:
     def new_experiment(self) -> str:
         return f"{self.name}-{uuid.uuid4().hex[:8]}"
 
-    def start(self, program: str, experiment: str, **options: Any) -> subprocess.Popen[str]:
+    def start(self, program: str, experiment: str, **options: Any) -> WarmProgram:
         """Start a program of this folder; the caller ends it."""
         arguments = {"tracking_uri": self.tracking_uri, "experiment": experiment}
         arguments |= self.options | options
-        return subprocess.Popen(
-            [
-                sys.executable,
-                *("-m", f"tests.better_than_native.programs.{program}"),
-                json.dumps(arguments),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return start(f"tests.better_than_native.programs.{program}", json.dumps(arguments))
 
     def run(self, program: str, experiment: str, **options: Any) -> "Outcome":
         """Run a program to its end: what it printed."""
@@ -99,6 +89,7 @@ class Line(Way):
             tracking_uri=self.tracking_uri,
             group=self.group,
             options=SETTINGS,
+            warm=True,
         )
 
 

@@ -1,4 +1,4 @@
-"""100 and 1,000 traces a second for 15 s, of 5 spans and 10 KB: each of them is accounted for."""
+"""100 and 1,000 traces a second for 6 s, of 5 spans and 10 KB: each of them is accounted for."""
 
 import pytest
 
@@ -8,14 +8,14 @@ from tests.better_than_native.ledger import ledger_of
 pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(300)]
 
 SPANS = 5
-SECONDS = 15
+SECONDS = 6
 
 
 def whole(way, experiment):
     return {one.trace_id for one in way.stored(experiment) if one.spans == SPANS}
 
 
-@pytest.mark.parametrize(("rate", "flush_s", "store_s"), [(100, 20, 120), (1_000, 8, 5)])
+@pytest.mark.parametrize(("rate", "flush_s", "store_s"), [(100, 8, 120), (1_000, 4, 5)])
 def test_traces_at_a_rate(native, own_line, note, rate, flush_s, store_s):
     experiment = native.new_experiment()
     alone = native.run("load", experiment, rate=rate, seconds=SECONDS, flush_s=flush_s)

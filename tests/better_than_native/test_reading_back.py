@@ -2,10 +2,13 @@
 
 import pytest
 
+from spanferry.bridge import waiting
+
 pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(180)]
 
 ROUNDS = 8
 SPANS = 5
+BOUND_S = 5.0
 WAYS = ("get_trace", "search_traces", "flush")
 
 
@@ -27,8 +30,15 @@ def test_as_natively(native):
 
 def test_without_a_worker_the_wait_is_bounded_and_says_what_to_do(line):
     unread = line.kafka.create_topic(f"unread-{line.topic}", 1)
-    done = line.run("read_back", line.new_experiment(), topic=unread, part="without_a_worker")
+    assert waiting._STORED_S == 30
+    done = line.run(
+        "read_back",
+        line.new_experiment(),
+        topic=unread,
+        part="without_a_worker",
+        bound_s=BOUND_S,
+    )
     assert done["missing"]
-    assert done["waited_s"] < 90
+    assert BOUND_S <= done["waited_s"] < 3 * BOUND_S
     assert "1 traces are in Kafka, but not in MLflow" in done.errors
     assert "does the worker run" in done.errors

@@ -51,8 +51,9 @@ def run(program: str) -> str:
 
 
 def test_an_mlflow_that_is_imported_later_is_bridged_then() -> None:
-    assert run(LATER).startswith("late")
-    assert "_Finder" not in run(LATER)
+    said = run(LATER)
+    assert said.startswith("late")
+    assert "_Finder" not in said
 
 
 def test_nothing_is_touched_where_nobody_wants_it() -> None:

@@ -33,6 +33,7 @@ def main() -> int:
         seed=options.seed,
         seconds=options.seconds,
         left_out=left_out,
+        all_outcomes=True,
     )
     for kind in left_out:
         say(f"left out, because no file system can be mounted here: {kind.value}")

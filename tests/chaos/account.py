@@ -16,10 +16,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Trace
 from msgspec import Struct
 
-from spanferry_schemas import read_meta
+from spanferry_schemas import Rejection, decode, read_meta
 from tests.chaos.journal import Life
 from tests.chaos.scene import Scene
-from tests.chaos.traces import Expected, expected, payload
+from tests.chaos.traces import SAMPLED_TAG, Expected, expected, payload
 
 __all__ = ["Account", "KafkaCount", "LedgerTotals", "count_kafka", "ledger_totals", "take_stock"]
 
@@ -53,7 +53,15 @@ class Account(Struct, kw_only=True):
     unknown: int = 0
     """There, and made by nobody."""
     dropped: int = 0
-    """By a full buffer, as the app has counted."""
+    """Of which a full buffer has dropped something, as the app has counted."""
+    dropped_parcels: int = 0
+    """What was dropped of them."""
+    dropped_partly: int = 0
+    """Of those, there all the same: what was dropped was a judgement, or the end of a long trace."""
+    sampled: int = 0
+    """Promised, and for the rule that drops."""
+    kept: int = 0
+    """There, though that rule drops them."""
     unpromised: int = 0
     """Made and not promised: kill -9 came before the sender had looked at them. The documented loss."""
     unpromised_stored: int = 0
@@ -92,6 +100,10 @@ class KafkaCount(Struct, kw_only=True):
     """With a number of their own: producer, partition and sequence."""
     repeated: int
     """That came again under the same number."""
+    junk: int = 0
+    """Without a number, and no event: nobody can read them."""
+    sampled: int = 0
+    """Of those with a number, records of traces that the rule drops."""
 
 
 class Look(Struct, kw_only=True):
@@ -108,13 +120,17 @@ def take_stock(scene: Scene, lives: Iterable[Life]) -> Account:
     account = Account()
     made: dict[int, str] = {}
     promised: set[int] = set()
-    dropped: set[int] = set()
+    dropped: dict[int, int] = {}
     for life in lives:
         made |= life.made
         promised |= life.promised
         dropped |= life.dropped
+        account.dropped_parcels += life.dropped_late
     account.made, account.promised, account.dropped = len(made), len(promised), len(dropped)
+    account.dropped_parcels += sum(dropped.values())
     account.unpromised = len(made) - len(promised) - len(dropped)
+    sampled = {one for one in made if scene.plan.all_outcomes and expected(one).sampled}
+    account.sampled = len(promised & sampled)
     seen: Counter[int] = Counter()
     for look in _looks(scene, len(made)):
         number = look.number
@@ -125,8 +141,14 @@ def take_stock(scene: Scene, lives: Iterable[Life]) -> Account:
         seen[number] += 1
         if seen[number] > 1:
             look.wrong = "there twice"
-        _count(account, number, look, is_promised=number in promised)
-    for number in sorted(promised - seen.keys()):
+        if number in sampled:
+            account.kept += 1
+            account.say(f"kept: number {number}, {look.trace_id}")
+        elif number in dropped and "twice" not in look.wrong:
+            account.dropped_partly += 1
+        else:
+            _count(account, number, look, is_promised=number in promised)
+    for number in sorted(promised - sampled - seen.keys()):
         account.lost += 1
         account.say(f"lost: number {number}, {made[number]}")
     return account
@@ -256,7 +278,9 @@ async def _count_kafka(bootstrap_servers: str, topic: str) -> KafkaCount:
         max_partition_fetch_bytes=2**22,
     )
     names: set[tuple[int, bytes, int]] = set()
-    repeated = 0
+    by_key: Counter[bytes | None] = Counter()
+    tagged: set[bytes | None] = set()
+    repeated = junk = 0
     async with consumer:
         await consumer._client._wait_on_metadata(topic)
         places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
@@ -266,9 +290,16 @@ async def _count_kafka(bootstrap_servers: str, topic: str) -> KafkaCount:
             for place, records in (await consumer.getmany(timeout_ms=200)).items():
                 for record in records:
                     meta = read_meta(record.headers)
-                    if meta is None:
-                        continue  # a producer's report
+                    if meta is None:  # a producer's report, or nothing at all
+                        junk += isinstance(decode(record.value), Rejection)
+                        continue
                     name = (place.partition, meta.producer_id, meta.sequence)
-                    repeated += name in names
+                    if name in names:
+                        repeated += 1
+                        continue
                     names.add(name)
-    return KafkaCount(records=len(names), repeated=repeated)
+                    by_key[record.key] += 1
+                    if SAMPLED_TAG.encode() in record.value:
+                        tagged.add(record.key)
+    sampled = sum(by_key[key] for key in tagged)
+    return KafkaCount(records=len(names), repeated=repeated, junk=junk, sampled=sampled)

@@ -60,6 +60,16 @@ def broker_restarted(scene: Scene, fault: Fault) -> str:
     return f"{_without_broker(scene, fault, Broker.stop, Broker.start)}, SIGTERM"
 
 
+def kafka_frozen(scene: Scene, fault: Fault) -> str:
+    for broker in scene.kafka.brokers:
+        broker.pause()
+    time.sleep(fault.hold_s)
+    for broker in scene.kafka.brokers:
+        broker.resume()
+    scene.kafka.wait_in_sync()
+    return "all at once"
+
+
 def _without_broker(
     scene: Scene, fault: Fault, go: Callable[[Broker], None], come: Callable[[Broker], None]
 ) -> str:
@@ -131,6 +141,7 @@ ACTIONS: Final[Mapping[Kind, Callable[[Scene, Fault], str]]] = {
     Kind.BROKER_KILLED: broker_killed,
     Kind.BROKER_FROZEN: broker_frozen,
     Kind.BROKER_RESTARTED: broker_restarted,
+    Kind.KAFKA_FROZEN: kafka_frozen,
     Kind.PARTITIONS_GROWN: partitions_grown,
     Kind.POSTGRES_KILLED: postgres_killed,
     Kind.POSTGRES_STOPPED: postgres_stopped,

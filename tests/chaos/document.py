@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.machine import in_words
+from benchmarks.sections import with_section
 from tests.chaos.report import Report
 
 __all__ = ["PAGE", "RESULTS", "page", "paragraph"]
@@ -26,6 +27,9 @@ def paragraph(report: Report) -> str:
     counted = Counter(one.kind.value for one in report.faults)
     faults = ", ".join(f"{kind} ({count})" for kind, count in sorted(counted.items()))
     letters = sum(report.letters.values())
+    rule = ""
+    if plan.all_outcomes:
+        rule = f"| for a rule that drops | {account.sampled:,}, none of them stored |\n"
     return f"""\
 `make chaos ARGS="--traces {plan.traces} --faults {plan.faults} --seed {plan.seed}"`: **{account.promised:,} \
 traces, {len(report.faults)} faults, {account.lost} lost, {account.doubled} doubled** \
@@ -39,7 +43,7 @@ traces, {len(report.faults)} faults, {account.lost} lost, {account.doubled} doub
 | not promised: in a killed producer's memory, not yet looked at by its sender | \
 {account.unpromised:,}, of which {account.unpromised_stored:,} arrived all the same, \
 {account.unpromised_partly:,} in part |
-| dropped by full buffers; dead letters | {account.dropped:,}; {letters:,} |
+{rule}| dropped by full buffers; dead letters | {account.dropped:,}; {letters:,} |
 | the ledger, in records | produced {ledger.produced:,} = stored {ledger.stored:,} + sampled \
 {ledger.sampled:,} + dead {ledger.dead_lettered:,} + dropped {ledger.dropped:,} + settled \
 {ledger.settled:,}; missing {ledger.missing:,} |
@@ -52,11 +56,7 @@ Measured {report.conditions.at}: {in_words(report.conditions)}.
 
 def page(report: Report) -> str:
     """docs/guarantees.md as it stands, with the figures made anew."""
-    head, begin, rest = PAGE.read_text().partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    assert begin
-    assert end
-    return f"{head}{begin}\n{paragraph(report)}{end}{tail}"
+    return with_section(PAGE.read_text(), BEGIN, paragraph(report), END)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ class Kind(StrEnum):
     PARTITIONS_GROWN = "topic: more partitions"
     DISK_FULL = "spool: disk full"
     PRODUCER_KILLED = "producer: kill -9"
+    KAFKA_FROZEN = "Kafka: SIGSTOP of all brokers"
     WORKER_FROZEN = "worker: SIGSTOP"
     BROKER_FROZEN = "broker: SIGSTOP"
     POSTGRES_FROZEN = "PostgreSQL: SIGSTOP"
@@ -41,7 +42,7 @@ class Kind(StrEnum):
     POSTGRES_STOPPED = "PostgreSQL: immediate stop"
 
 
-HARD: Final = tuple(Kind)[:6]
+HARD: Final = tuple(Kind)[:7]
 """These come first, so that a short run has them."""
 
 SUBJECTS: Final = {
@@ -51,6 +52,7 @@ SUBJECTS: Final = {
     Kind.BROKER_KILLED: Subject.KAFKA,
     Kind.BROKER_FROZEN: Subject.KAFKA,
     Kind.BROKER_RESTARTED: Subject.KAFKA,
+    Kind.KAFKA_FROZEN: Subject.KAFKA,
     Kind.PARTITIONS_GROWN: Subject.KAFKA,
     Kind.POSTGRES_KILLED: Subject.POSTGRES,
     Kind.POSTGRES_STOPPED: Subject.POSTGRES,
@@ -67,6 +69,7 @@ HOLDS_S: Final = {
     Kind.BROKER_KILLED: (1.0, 8.0),
     Kind.BROKER_FROZEN: (5.0, 12.0),  # the controller waits for 3
     Kind.BROKER_RESTARTED: (0.0, 2.0),
+    Kind.KAFKA_FROZEN: (4.0, 8.0),  # longer than a small buffer lasts
     Kind.PARTITIONS_GROWN: (0.0, 0.0),
     Kind.POSTGRES_KILLED: (0.5, 6.0),
     Kind.POSTGRES_STOPPED: (0.5, 6.0),
@@ -94,6 +97,14 @@ class Plan(Struct, frozen=True, kw_only=True):
     """No fault lasts longer."""
     left_out: frozenset[Kind] = frozenset()
     """What cannot be done here."""
+    all_outcomes: bool = False
+    """Whether records end in every way there is: beside the others somebody writes junk, an app without
+    spool has a small buffer, and a rule drops some traces."""
+
+    @property
+    def junk(self) -> int:
+        """Records that nobody can read: so many at least."""
+        return max(10, self.traces // 500) if self.all_outcomes else 0
 
 
 class Fault(Struct, frozen=True):
@@ -114,12 +125,13 @@ class Fault(Struct, frozen=True):
 
 
 def schedule(plan: Plan) -> list[Fault]:
-    """The faults in their order: first the hard ones, then the others, then all anew, each time shuffled."""
+    """The faults in their order: the hard ones, then the others, then again, each time shuffled."""
     chance = random.Random(plan.seed)
     kinds: list[Kind] = []
-    decks = [[one for one in Kind if one in HARD], [one for one in Kind if one not in HARD]]
+    hard = True
     while len(kinds) < plan.faults:
-        deck = [one for one in (decks.pop(0) if decks else list(Kind)) if one not in plan.left_out]
+        deck = [one for one in Kind if (one in HARD) is hard and one not in plan.left_out]
+        hard = not hard
         chance.shuffle(deck)
         kinds += deck
     # The first tenth and the last are for what comes before and after.

@@ -23,6 +23,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._safe = 0
+        self._late = 0
 
     def made(self, number: int, trace_id: str) -> None:
         """Its trace has begun."""
@@ -32,9 +33,15 @@ class Journal:
         """It has ended, its feedback was given: with it so many parcels were handed over."""
         self._write(f"handed {number} {parcels}")
 
-    def dropped(self, number: int) -> None:
-        """The buffer was full: the app has dropped it, or a part of it, and counted that."""
-        self._write(f"dropped {number}")
+    def dropped(self, number: int, parcels: int) -> None:
+        """The buffer was full: the app has dropped so many parcels of it, and counted them."""
+        self._write(f"dropped {number} {parcels}")
+
+    def dropped_late(self, parcels: int) -> None:
+        """The sender has dropped so many in all: the rest of traces that the buffer had torn."""
+        if parcels > self._late:
+            self._late = parcels
+            self._write(f"late {parcels}")
 
     def safe(self, parcels: int) -> None:
         """So many parcels, the oldest, are in Kafka or on disk."""
@@ -58,14 +65,17 @@ class Life(Struct):
     """Every number, with its trace's id."""
     promised: set[int]
     """Numbers that were in Kafka or on disk whole, their feedback too."""
-    dropped: set[int]
+    dropped: dict[int, int]
+    """Numbers of which a full buffer has dropped something, with how many parcels that were."""
+    dropped_late: int
+    """Parcels that the sender has dropped: the rest of some of those."""
     account: dict[str, Any] | None
     """Its stats at the end; None where it was killed."""
 
 
 def read_life(path: Path) -> Life:
     """The journal of a producer that is gone."""
-    life = Life(path, {}, set(), set(), None)
+    life = Life(path, {}, set(), {}, 0, None)
     handed: dict[int, int] = {}
     safe = 0
     for kind, rest in _lines(path.read_bytes()):
@@ -76,7 +86,9 @@ def read_life(path: Path) -> Life:
             case "handed":
                 handed[int(words[0])] = int(words[1])
             case "dropped":
-                life.dropped.add(int(words[0]))
+                life.dropped[int(words[0])] = int(words[1])
+            case "late":
+                life.dropped_late = int(words[0])
             case "safe":
                 safe = int(words[0])
             case "ended":
@@ -84,7 +96,7 @@ def read_life(path: Path) -> Life:
             case _:
                 raise ValueError(f"{path}: {kind} {rest}")
     life.promised = {number for number, parcels in handed.items() if parcels <= safe}
-    life.promised -= life.dropped
+    life.promised -= life.dropped.keys()
     return life
 
 

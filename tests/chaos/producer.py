@@ -1,13 +1,15 @@
 """A producer: `python -m tests.chaos.producer JSON` traces until SIGTERM, and keeps a journal.
 
 Its spool is on (`spool_mode="always"`). What that promises is that nothing is lost which the sender has
-looked at: of each trace it notes when that has become true. What a kill -9 may take is the rest.
+looked at: of each trace it notes when that has become true. What a kill -9 may take is the rest. One
+without a spool has a small buffer: it promises what Kafka has, and counts what it drops.
 """
 
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -15,12 +17,14 @@ from msgspec import Struct
 import spanferry
 from spanferry import client
 from tests.chaos.journal import Journal
-from tests.chaos.traces import Expected, expected, payload
+from tests.chaos.traces import SAMPLED_TAG, Expected, expected, payload
 
 __all__ = ["Order"]
 
 LOOK_S = 0.01
 FLUSH_S = 120.0
+REPORT_S = 60.0
+RECORD_BYTES_MAX = 100_000
 
 
 class Order(Struct, kw_only=True):
@@ -33,8 +37,11 @@ class Order(Struct, kw_only=True):
     """The number of its first trace; the others follow."""
     per_s: float
     spool: str
+    """Empty: it has none."""
     journal: str
     """Where it writes, both."""
+    buffer_bytes: int | None = None
+    """Of one without a spool, which is to be full now and then."""
 
 
 class Producer:
@@ -61,11 +68,14 @@ class Producer:
             self._rest_until(due)
         flushed = spanferry.flush(FLUSH_S)
         self._journal.safe(safe_parcels())
+        self._journal.dropped_late(dropped_late())
+        _wait_for_report()
         self._journal.ended(msgspec.to_builtins(spanferry.stats()) | {"flushed": flushed})
 
     def _rest_until(self, due: float) -> None:
         while True:
             self._journal.safe(safe_parcels())
+            self._journal.dropped_late(dropped_late())
             left = due - time.monotonic()
             if left <= 0:
                 return
@@ -75,14 +85,16 @@ class Producer:
         dropped_before = handed_over()[1]
         with spanferry.start_span(one.spans[0], span_type="AGENT") as root:
             self._journal.made(one.number, root.trace_id)
-            spanferry.update_current_trace(
-                tags={"number": str(one.number)}, client_request_id=f"chaos-{one.number}"
-            )
+            tags = {"number": str(one.number)}
+            if one.sampled:
+                tags[SAMPLED_TAG] = "yes"
+            spanferry.update_current_trace(tags=tags, client_request_id=f"chaos-{one.number}")
             root.set_inputs(payload(one.number, 0, one.sizes[0]))
             for index, name in enumerate(one.spans[1:], 1):
                 with spanferry.start_span(name, span_type="TOOL") as step:
                     step.set_inputs(payload(one.number, index, one.sizes[index]))
-        if one.feedback is not None:
+        # Nobody judges what was dropped: the judgement would wait for its trace, and then be dead.
+        if one.feedback is not None and handed_over()[1] == dropped_before:
             by_request = one.feedback.by_request
             spanferry.log_feedback(
                 trace_id=None if by_request else root.trace_id,
@@ -92,8 +104,19 @@ class Producer:
             )
         parcels, dropped = handed_over()
         if dropped > dropped_before:
-            self._journal.dropped(one.number)
+            self._journal.dropped(one.number, dropped - dropped_before)
         self._journal.handed(one.number, parcels)
+
+
+def _room(order: Order) -> dict[str, Any]:
+    """Where what Kafka does not take at once may wait."""
+    if order.spool:
+        return {"spool_dir": order.spool, "spool_mode": "always"}
+    return {
+        "buffer_bytes": order.buffer_bytes,
+        "record_bytes_max": RECORD_BYTES_MAX,
+        "payload_bytes_max": 0,  # dropped whole, not cut
+    }
 
 
 def handed_over() -> tuple[int, int]:
@@ -103,6 +126,13 @@ def handed_over() -> tuple[int, int]:
     counts = current._buffer.counts
     dropped = counts.dropped_full + counts.dropped_oversize
     return counts.parcels - dropped, dropped
+
+
+def dropped_late() -> int:
+    """Parcels that the sender has given up: those of a trace of which the buffer had dropped another."""
+    current = client._client
+    assert current is not None
+    return sum(current._sender.dispatcher.stager.drops.parcels.values())
 
 
 def safe_parcels() -> int:
@@ -117,6 +147,18 @@ def safe_parcels() -> int:
     return taken
 
 
+def _wait_for_report() -> None:
+    """Until Kafka has heard of all that was dropped. At its end an app says so once, and waits for no
+    answer: that must not fail a run whose brokers are being killed."""
+    current = client._client
+    assert current is not None
+    reporter = current._sender.dispatcher.reporter
+    dropped = handed_over()[1] + dropped_late()
+    deadline = time.monotonic() + REPORT_S
+    while sum(reporter._said.dropped.values()) < dropped and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+
+
 def main(text: str) -> None:
     """One life, until SIGTERM or something worse."""
     order = msgspec.json.decode(text, type=Order)
@@ -126,12 +168,11 @@ def main(text: str) -> None:
         bootstrap_servers=order.bootstrap_servers,
         topic=order.topic,
         experiment=order.experiment,
-        spool_dir=order.spool,
-        spool_mode="always",
         exit_timeout_s=30.0,
         budget_ms=0.0,
         mlflow=False,
         collect_environment=False,
+        **_room(order),
     )
     producer.run()
 

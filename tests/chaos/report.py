@@ -39,7 +39,7 @@ class Report(Struct, kw_only=True):
     faults: list[Happened]
     account: Account
     letters: dict[str, int]
-    """Dead letters, by reason."""
+    """Records that have a dead letter, by reason. Who dies between letter and commit leaves it twice."""
     ledger: LedgerTotals
     kafka: KafkaCount
     producers: dict[str, int]
@@ -49,27 +49,50 @@ class Report(Struct, kw_only=True):
     def failures(self) -> list[str]:
         """What must not be; nothing where all is accounted for."""
         account, ledger = self.account, self.ledger
-        dead = sum(self.letters.values())
+        dead, in_kafka = sum(self.letters.values()), self.kafka.records + self.kafka.junk
         checks = {
             f"{account.lost} promised traces are lost": account.lost,
             f"{account.doubled} are doubled": account.doubled,
             f"{account.unknown} were made by nobody": account.unknown,
-            f"{account.promised} promised, {account.stored} stored": account.promised
-            != account.stored,
+            f"{account.kept} are there that the rule drops": account.kept,
+            f"{account.promised} promised, {account.stored} stored, {account.sampled} sampled": (
+                account.promised != account.stored + account.sampled
+            ),
             "the ledger does not add up": not ledger.adds_up,
             f"the ledger misses {ledger.missing}": ledger.missing,
             f"the ledger has {ledger.in_flight} in flight": ledger.in_flight,
-            f"the ledger has {ledger.sampled} sampled": ledger.sampled,
-            f"the ledger knows nothing of {ledger.unaccounted}": ledger.unaccounted,
-            f"the ledger has {ledger.dead_lettered} dead, the letters' topic {dead}": (
-                ledger.dead_lettered != dead
+            f"the ledger has {ledger.sampled} sampled, Kafka {self.kafka.sampled} for the rule": (
+                ledger.sampled != self.kafka.sampled
             ),
-            f"the ledger has {ledger.produced - ledger.dropped} records, Kafka {self.kafka.records}": (
-                ledger.produced - ledger.dropped != self.kafka.records
+            f"the ledger knows nothing of {ledger.unaccounted}": ledger.unaccounted,
+            f"the ledger has {ledger.dead_lettered} dead, the letters' topic {dead}, "
+            f"Kafka {self.kafka.junk} that nobody can read": not (
+                ledger.dead_lettered == dead == self.kafka.junk
+            ),
+            f"the ledger has {ledger.dropped} dropped, the apps {account.dropped_parcels}": (
+                ledger.dropped != account.dropped_parcels
+            ),
+            f"the ledger has {ledger.produced - ledger.dropped} records, Kafka {in_kafka}": (
+                ledger.produced - ledger.dropped != in_kafka
             ),
             f"{len(self.faults)} of {self.plan.faults} faults": len(self.faults) < self.plan.faults,
+            **self._missing_outcomes(),
         }
         return [text for text, wrong in checks.items() if wrong]
+
+    def _missing_outcomes(self) -> dict[str, bool]:
+        """What the plan wants to happen, and whether it has not."""
+        if not self.plan.all_outcomes:
+            return {}
+        account, junk = self.account, self.kafka.junk
+        return {
+            "nothing was sampled": not account.sampled,
+            f"{account.sampled} sampled, {self.kafka.sampled} records of theirs in Kafka": (
+                self.kafka.sampled < account.sampled
+            ),
+            f"{junk} of {self.plan.junk} junk records are in Kafka": junk < self.plan.junk,
+            "no buffer was full": not self.producers.get("dropped_full"),
+        }
 
 
 def table(faults: list[Happened]) -> Iterator[str]:
@@ -101,7 +124,7 @@ def lines(report: Report) -> Iterator[str]:
     yield (
         f"not promised, because kill -9 came first: {account.unpromised:,}, of which "
         f"{account.unpromised_stored:,} are there all the same, {account.unpromised_partly:,} in part; "
-        f"dropped by full buffers: {account.dropped:,}"
+        f"dropped by full buffers: {account.dropped:,}; sampled, and not there: {account.sampled:,}"
     )
     yield (
         f"ledger: produced {ledger.produced:,} = stored {ledger.stored:,} + sampled {ledger.sampled:,} "
@@ -111,7 +134,8 @@ def lines(report: Report) -> Iterator[str]:
     )
     yield (
         f"Kafka: {kafka.records:,} records with a number in {report.partitions} partitions, "
-        f"{kafka.repeated:,} of them more than once; dead letters: {report.letters or 'none'}"
+        f"{kafka.repeated:,} of them more than once, {kafka.junk:,} that nobody can read; dead letters: "
+        f"{report.letters or 'none'}"
     )
     yield f"producers that ended in order: {report.producers}"
     yield in_words(report.conditions)

@@ -13,6 +13,7 @@ from tests.chaos.account import LedgerTotals, count_kafka, ledger_totals, take_s
 from tests.chaos.actions import act
 from tests.chaos.faults import Fault, Plan, Subject, schedule
 from tests.chaos.journal import Life
+from tests.chaos.junk import Junk
 from tests.chaos.report import Happened, Report
 from tests.chaos.scene import Scene
 from tests.services.process import ServiceError
@@ -50,7 +51,8 @@ def _run(scene: Scene, say: Say) -> Report:
     plan = scene.plan
     where = conditions("mlflow", "aiokafka")
     begun = time.monotonic()
-    with _Faults(scene, say) as faults:
+    junk = Junk(scene.kafka.bootstrap_servers, scene.topic, plan)
+    with _Faults(scene, say) as faults, junk:
         faults.begin(schedule(plan))
         wanted = int(plan.traces * (1 + SPARE))
         while sum(producer.made for producer in scene.producers) < wanted:
@@ -183,9 +185,15 @@ def _settled(scene: Scene) -> LedgerTotals:
 
 def _letters(scene: Scene) -> dict[str, int]:
     said = scene.spanferry("dlq", "list", "--json", codes=(0, 1)).splitlines()
-    return dict(Counter(json.loads(line)["reason"] for line in said))
+    letters = map(json.loads, said)
+    reasons = {
+        (one["origin"]["partition"], one["origin"]["offset"]): one["reason"] for one in letters
+    }
+    return dict(Counter(reasons.values()))
 
 
 def _summed(lives: list[Life]) -> dict[str, int]:
     accounts = [life.account for life in lives if life.account is not None]
-    return {name: sum(account[name] for account in accounts) for name in SUMMED}
+    summed = {name: sum(account[name] for account in accounts) for name in SUMMED}
+    full = sum(account["dropped"]["buffer_full"] for account in accounts)
+    return {**summed, "dropped_full": full}

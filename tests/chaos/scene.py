@@ -1,5 +1,6 @@
 """Who is there: three brokers, PostgreSQL, three workers, producers with spools."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ import msgspec
 from tests.chaos.faults import Plan
 from tests.chaos.journal import Life, last_number, read_life
 from tests.chaos.producer import Order
-from tests.chaos.traces import STRIDE
+from tests.chaos.traces import SAMPLED_TAG, STRIDE
 from tests.services.kafka_cluster import KafkaCluster
 from tests.services.postgres import PostgresServer
 from tests.services.process import GuardedProcess, ServiceError, wait_until_ready
@@ -42,6 +43,9 @@ WORKER_OPTIONS = (
     "--set=assemble.bytes_max=16777216",
     "--set=decode.chunk_bytes_max=16777216",
 )
+DROP_RULE = {"name": "chaos", "action": "drop", "tags": {SAMPLED_TAG: "*"}}
+POOR_BUFFER_BYTES = 150_000
+"""Some seconds' worth of traces."""
 FINISH_S = 180.0
 
 
@@ -177,7 +181,7 @@ class Scene:
             "topic": self.topic,
             "tracking_uri": self.tracking_uri,
             "group": self.group,
-            "options": WORKER_OPTIONS,
+            "options": self._worker_options(),
         }
         self.workers = [SpanferryWorker(**options) for _ in range(self.plan.workers)]
         for worker in self.workers:
@@ -186,6 +190,9 @@ class Scene:
             for _ in pool.map(SpanferryWorker.start, self.workers):
                 pass
         self.producers = [Producer(n, folder, self._order) for n in range(self.plan.producers)]
+        if self.plan.all_outcomes:
+            # After all others: no fault is aimed at it.
+            self.producers.append(Producer(self.plan.producers, folder, self._poor_order))
         for producer in self.producers:
             self._stack.callback(producer.finish)
             producer.start()
@@ -198,6 +205,15 @@ class Scene:
 
         artifacts = folder / "artifacts"
         SqlAlchemyStore(self.tracking_uri, str(artifacts)).engine.dispose()
+
+    def _worker_options(self) -> tuple[str, ...]:
+        if not self.plan.all_outcomes:
+            return WORKER_OPTIONS
+        return (*WORKER_OPTIONS, f"--set=sample.rules={json.dumps([DROP_RULE])}")
+
+    def _poor_order(self, first: int, _spool: str, journal: str) -> Order:
+        order = self._order(first, "", journal)
+        return msgspec.structs.replace(order, buffer_bytes=POOR_BUFFER_BYTES)
 
     def _order(self, first: int, spool: str, journal: str) -> Order:
         return Order(

@@ -3,7 +3,7 @@
 import random
 from typing import Any, NamedTuple
 
-__all__ = ["STRIDE", "Expected", "Feedback", "expected", "payload"]
+__all__ = ["SAMPLED_TAG", "STRIDE", "Expected", "Feedback", "expected", "payload"]
 
 STRIDE = 10_000_000
 """The numbers of producer P begin at P times this."""
@@ -11,6 +11,8 @@ WIDE_SPANS = 32
 LITTLE = range(200, 3_000)
 BIG = 100_000
 GIANT = 2_000_000
+SAMPLED_TAG = "chaos.sampled"
+"""Set on the traces that a rule drops, where there is one."""
 
 
 class Feedback(NamedTuple):
@@ -29,11 +31,14 @@ class Expected(NamedTuple):
     sizes: tuple[int, ...]
     """Characters of each one's inputs."""
     feedback: Feedback | None
+    sampled: bool
+    """Whether it is for the rule: it is little, and nobody judges it, which would bring it back."""
 
 
 def expected(number: int) -> Expected:
     """Mostly 2 to 5 spans and some KB; one of 100 has 100 KB, one of 1,000 a value of 2 MB, and one of
-    1,000 2 MB in 32 spans. One of five is judged by its id, one of fifty by its request's."""
+    1,000 2 MB in 32 spans. One of five is judged by its id, one of fifty by its request's; one of
+    twenty-five is for the rule that drops."""
     kind, own = number % 1_000, random.Random(number)
     sizes = [own.choice(LITTLE)] + [own.choice(LITTLE) // 4] * (1 + number % 4)
     if kind == 77:
@@ -45,7 +50,7 @@ def expected(number: int) -> Expected:
     names = ("root", *(f"step {index}" for index in range(1, len(sizes))))
     by_request = number % 50 == 9
     feedback = Feedback(by_request, number % 97) if by_request or number % 5 == 3 else None
-    return Expected(number, names, tuple(sizes), feedback)
+    return Expected(number, names, tuple(sizes), feedback, sampled=number % 25 == 5)
 
 
 def payload(number: int, index: int, size: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -23,6 +24,7 @@ from spanferry_worker.dev.broker import EmbeddedBroker
 from spanferry_worker.doctor.examination import examine
 from spanferry_worker.doctor.findings import Area, Finding, Level
 from spanferry_worker.settings import KafkaSettings, MlflowSettings, Settings
+from spanferry_worker.stages.archive import ArchivePolicy
 from tests.services.kafka import KafkaServer
 from tests.services.mlflow import MlflowServer
 from tests.services.worker import SpanferryWorker
@@ -114,6 +116,19 @@ async def test_nothing_is_set() -> None:
     assert [finding.area for finding in found] == [Area.SETTINGS, Area.SETTINGS]
     assert "bootstrap_servers" in found[0].text
     assert "tracking_uri" in found[1].text
+
+
+async def test_the_archive_of_the_settings_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = Settings(
+        mlflow=MlflowSettings(tracking_uri=f"sqlite:///{tmp_path}/to-come.db"),
+        archive=ArchivePolicy(location=f"file://{tmp_path}/file/traces"),
+    )
+    found = await examine(
+        settings, record_bytes_max=RECORD_BYTES_MAX, connect_s=5.0, crossing_s=1.0
+    )
+    assert "is not there yet" in the(found, Area.MLFLOW, Level.NOTE).text
+    assert "it is no folder" in the(found, Area.MLFLOW, Level.PROBLEM).text
 
 
 async def test_servers_that_are_no_addresses_and_one_that_is_down() -> None:
@@ -233,6 +248,7 @@ async def test_the_whole_way_through_the_real_parts(
         topic=topic,
         tracking_uri=mlflow_server.uri,
         group=GROUP,
+        warm=True,
     )
     await asyncio.to_thread(worker.start)
     try:

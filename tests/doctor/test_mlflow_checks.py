@@ -12,14 +12,16 @@ from spanferry_worker.doctor.findings import Finding, Level
 from spanferry_worker.doctor.mlflow_checks import check_mlflow, server_address
 from spanferry_worker.doctor.reach import Address
 from spanferry_worker.settings import MlflowSettings
+from spanferry_worker.stages.archive import ArchivePolicy
 from tests.services.mlflow import MlflowServer
+from tests.services.mlflow_tables import copy_tables
 
 WEB_PAGE = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
 
 
-async def checked(uri: str, experiment: str = "Default") -> Finding:
+async def checked(uri: str, experiment: str = "Default", location: str = "") -> Finding:
     settings = MlflowSettings(tracking_uri=uri, experiment=experiment)
-    (finding,) = await check_mlflow(settings, 5)
+    (finding,) = await check_mlflow(settings, 5, archive=ArchivePolicy(location=location))
     return finding
 
 
@@ -106,6 +108,39 @@ async def test_mlflow_itself_by_server_and_by_database(mlflow_server: MlflowServ
     for uri in (mlflow_server.uri, mlflow_server.backend_uri):
         finding = await checked(uri)
         assert finding.level is Level.GOOD, finding.text
+
+
+@pytest.mark.mlflow
+async def test_an_archive_that_answers(tmp_path: Path) -> None:
+    uri = copy_tables(tmp_path / "mlflow.db", str(tmp_path))
+    assert "the archive at" not in (await checked(uri)).text
+    finding = await checked(uri, location=(tmp_path / "archive").as_uri())
+    assert finding.level is Level.GOOD, finding.text
+    assert finding.text.endswith(f"the archive at file://{tmp_path}/archive answers")
+    assert not (tmp_path / "archive").exists(), "nothing is written"
+
+
+@pytest.mark.mlflow
+@pytest.mark.parametrize(
+    ("location", "text"),
+    [
+        ("file://{folder}/mlflow.db/traces", "it is no folder"),
+        ("nowhere://ann:pa55word@x/y", "archive.location nowhere://x/y"),
+    ],
+)
+async def test_an_archive_that_cannot_be_used(tmp_path: Path, location: str, text: str) -> None:
+    uri = copy_tables(tmp_path / "mlflow.db", str(tmp_path))
+    finding = await checked(uri, location=location.format(folder=tmp_path))
+    assert finding.level is Level.PROBLEM
+    assert text in finding.text
+    assert "pa55word" not in finding.text
+    assert finding.remedy
+
+
+async def test_an_archive_is_not_for_workers_that_write_through_a_server(web_server: str) -> None:
+    finding = await checked(web_server, location="file:///data/traces")
+    assert finding.level is Level.PROBLEM
+    assert "take it out of the settings" in finding.text
 
 
 @pytest.mark.mlflow

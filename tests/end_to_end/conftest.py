@@ -24,11 +24,13 @@ QUICK_SESSION = ("--set=kafka.session_timeout_s=6", "--set=kafka.heartbeat_s=1")
 class Pipeline:
     """What one test runs: its own topic, group, store and experiment."""
 
-    def __init__(self, kafka: KafkaServer, tracking_uri: str, stack: ExitStack) -> None:
+    def __init__(
+        self, kafka: KafkaServer, tracking_uri: str, stack: ExitStack, topic: str = ""
+    ) -> None:
         self.kafka = kafka
         self.tracking_uri = tracking_uri
         self.experiment = f"e2e-{uuid.uuid4().hex[:8]}"
-        self.topic = kafka.create_topic(f"traces-{uuid.uuid4().hex[:8]}", 4)
+        self.topic = topic or kafka.create_topic(f"traces-{uuid.uuid4().hex[:8]}", 4)
         self.group = f"group-{uuid.uuid4().hex[:8]}"
         self._stack = stack
         self.workers: list[SpanferryWorker] = []
@@ -41,6 +43,7 @@ class Pipeline:
             tracking_uri=self.tracking_uri,
             group=self.group,
             options=(*QUICK_SESSION, *options),
+            warm=True,
         )
         self.workers.append(worker)
         self._stack.callback(worker.close)
@@ -92,11 +95,32 @@ def pipeline(pipelines: Callable[[str], Pipeline], sqlite_uri: str) -> Pipeline:
     return pipelines(sqlite_uri)
 
 
+@pytest.fixture(scope="module")
+def standing(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    """A topic, an SQLite store and a worker that runs for all tests of a file."""
+    folder = tmp_path_factory.mktemp("standing")
+    with ExitStack() as stack:
+        uri = copy_tables(folder / "mlflow.db", str(folder / "artifacts"))
+        one = Pipeline(kafka, uri, stack)
+        one.worker("--set=assemble.idle_s=2")
+        yield one
+
+
+@pytest.fixture
+def shared(standing: Pipeline) -> Iterator[Pipeline]:
+    """That topic, store and worker, with an experiment of one's own."""
+    with ExitStack() as stack:
+        one = Pipeline(standing.kafka, standing.tracking_uri, stack, standing.topic)
+        one.workers = standing.workers
+        yield one
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """A failed test shows the end of its workers' logs."""
     report = yield
-    pipeline = getattr(item, "funcargs", {}).get("pipeline")
+    given = getattr(item, "funcargs", {})
+    pipeline = given.get("pipeline") or given.get("shared")
     if report.failed and isinstance(pipeline, Pipeline):
         for number, worker in enumerate(pipeline.workers):
             report.sections.append((f"log of worker {number}", worker.log_tail()))

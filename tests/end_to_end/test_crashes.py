@@ -33,9 +33,9 @@ def assert_all_there(pipeline, count: int) -> None:
     )
 
 
-@pytest.mark.parametrize("store", ["sqlite", "postgres"])
-def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(pipelines, request, store):
-    pipeline = pipelines(request.getfixturevalue(f"{store}_uri"))
+def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(pipelines, sqlite_uri):
+    """On PostgreSQL that is among the faults of tests/chaos."""
+    pipeline = pipelines(sqlite_uri)
     count = 400
     worker = pipeline.worker()
     app = pipeline.start_app(0, count, rate=100)

@@ -57,6 +57,7 @@ class App:
         settled = account.traces_sent + account.traces_spooled + account.traces_dropped
         assert account.traces == settled + account.traces_buffered == self.sent
         assert account.parcels_dropped == sum(account.dropped.values())
+        assert account.traces_dropped == sum(account.traces_dropped_by_reason.values())
 
     def in_trouble(self, kind: str, timeout_s: float = 20.0) -> str:
         """Wait for that kind of trouble; what `stats` says of it."""

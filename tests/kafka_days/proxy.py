@@ -27,10 +27,8 @@ class Proxy:
         self._thin = asyncio.Lock()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._carrying: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-
-    def start(self) -> None:
-        """Listen and carry."""
         self._thread.start()
         self._open.set()
         self.accept()
@@ -80,20 +78,28 @@ class Proxy:
             writer.transport.abort()
 
     async def _end(self) -> None:
-        await asyncio.sleep(0.02)  # what was accepted last begins
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0.02)  # what was aborted is closed
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await self._cut()  # also what was accepted last and has not begun
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._cut()
+        await asyncio.sleep(0)  # what was aborted is closed
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Known from its first moment: a task that is cancelled before it begins closes nothing."""
         self.connections += 1
+        self._writers.add(writer)
+        task = self._loop.create_task(self._join(reader, writer))
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends = [writer]
         try:
             far_reader, far = await asyncio.open_connection("127.0.0.1", self._target_port)
             ends.append(far)
-            self._writers |= {writer, far}
+            self._writers.add(far)
             await asyncio.gather(
                 self._carry(reader, far, thin=True), self._carry(far_reader, writer, thin=False)
             )
@@ -124,7 +130,6 @@ class Proxy:
 def proxy(port: int, target_port: int) -> Iterator[Proxy]:
     """One that carries while the test runs."""
     one = Proxy(port, target_port)
-    one.start()
     try:
         yield one
     finally:

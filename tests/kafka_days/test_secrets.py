@@ -23,7 +23,7 @@ from spanferry_worker.settings import KafkaSettings
 from spanferry_worker.settings import load_settings as load_worker_settings
 from tests.kafka_days.app import App, arrived
 from tests.kafka_days.certificates import Authority
-from tests.kafka_days.secured import PASSWORD, USER, SecuredKafka
+from tests.kafka_days.secured import PASSWORD, USER, SecuredKafka, token
 
 CANARY = "canary-s3cret"
 BROKER: dict[str, Any] = {"bootstrap_servers": "broker:9092"}
@@ -159,6 +159,48 @@ def test_one_set_of_variables_serves_the_app_and_every_command(
     assert "sasl_password_file=/none cannot be read" in said
     code, said = command(variables, "doctor")
     assert "speaks Kafka (SASL_SSL)" in said, said
+    assert "canary" not in said + app.log
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("way", ["password", "key", "token"])
+def test_no_command_shows_a_right_secret(
+    broker: SecuredKafka, variables: dict[str, str], authority: Authority, way: str
+) -> None:
+    """It is used, which doctor's answer shows, and said nowhere."""
+    common = {name: variables[name] for name in ("SPANFERRY_TOPIC", "SPANFERRY_SSL_CA_FILE")}
+    if way == "password":
+        secret, listener = PASSWORD, "SIGNEDTLS"
+        more = {
+            "SECURITY_PROTOCOL": "SASL_SSL",
+            "SASL_MECHANISM": "SCRAM-SHA-256",
+            "SASL_USERNAME": USER,
+            "SASL_PASSWORD": PASSWORD,
+        }
+    elif way == "key":
+        secret, listener = CANARY, "MUTUAL"
+        certificate, key = authority.issue(f"{USER}", password=CANARY)
+        more = {
+            "SECURITY_PROTOCOL": "SSL",
+            "SSL_CERT_FILE": str(certificate),
+            "SSL_KEY_FILE": str(key),
+            "SSL_KEY_PASSWORD": CANARY,
+        }
+    else:
+        secret, listener = token().partition(".")[0], "SIGNED"
+        del common["SPANFERRY_SSL_CA_FILE"]
+        more = {
+            "SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+            "SASL_MECHANISM": "OAUTHBEARER",
+            "SASL_OAUTH_TOKEN_PROVIDER": "tests.kafka_days.secured:token",
+        }
+    environment = common | {f"SPANFERRY_{name}": value for name, value in more.items()}
+    environment["SPANFERRY_BOOTSTRAP_SERVERS"] = broker.at(listener)
+    code, said = command(environment, "topics", "create", "--partitions", "2")
+    assert code == 0, said
+    _, answer = command(environment, "doctor")
+    assert f"speaks Kafka ({more['SECURITY_PROTOCOL']})" in answer, answer
+    assert secret not in said + answer
 
 
 @pytest.mark.kafka

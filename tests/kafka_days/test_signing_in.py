@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from spanferry.client import stats
+from spanferry.settings import load_settings
 from tests.kafka_days.app import App, arrived
 from tests.kafka_days.certificates import Authority
 from tests.kafka_days.secured import PASSWORD, STRANGER, USER, SecuredKafka, token
@@ -17,6 +18,7 @@ from tests.kafka_days.secured import PASSWORD, STRANGER, USER, SecuredKafka, tok
 pytestmark = pytest.mark.kafka
 
 WRONG = "canary-wr0ng"
+SERVERS = {"bootstrap_servers": "broker:9092"}
 SIGNED: dict[str, Any] = {
     "security_protocol": "SASL_PLAINTEXT",
     "sasl_username": USER,
@@ -79,6 +81,11 @@ def test_right_credentials_get_in(
     assert arrived(broker.bootstrap_servers, topic) == Counter(range(20))
     assert app.warnings == []
     assert stats().troubles == {}
+    told = app.log + repr(stats()) + repr(load_settings({**options, **SERVERS}, {}))
+    assert "sending traces to" in told, "nothing is looked for in nothing"
+    assert "canary" not in told
+    if "sasl_oauth_token_provider" in options:
+        assert token().partition(".")[0] not in told
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from mlflow.entities import Span
+from mlflow.entities import Assessment, Span
 
 from tests.mlflow_api.stored import StoredTrace
 
@@ -52,7 +52,7 @@ class Names:
     def _learn_trace(self, number: int, stored: StoredTrace) -> None:
         hexadecimal = stored.trace.info.trace_id.removeprefix("tr-")
         self._learn(hexadecimal, f"<trace {number}>")
-        self._known[f"mlflow-artifacts:/{stored.experiment_id}/"] = f"<{stored.experiment}>/"
+        self._known[f"{stored.artifacts}/"] = f"<{stored.experiment}>/"
         for span, path in paths(stored.trace.data.spans):
             self._learn(span.span_id, f"<span {number}:{path}>")
         for name, content in stored.attachments.items():
@@ -197,7 +197,8 @@ def times_of(stored: StoredTrace) -> dict[str, Any]:
 
 
 def assessment_of(one: Any) -> dict[str, Any]:
-    plain = one.to_dictionary()
+    """As the server's protocol carries it, also where it was read from a database."""
+    plain = Assessment.from_proto(one.to_proto()).to_dictionary()
     for key in ("create_time", "last_update_time"):
         plain[key] = bool(plain[key])
     for side in ("feedback", "expectation"):

@@ -1,11 +1,15 @@
-"""The programs run natively and through spanferry, with two versions of MLflow in the app."""
+"""The programs run natively and through spanferry, with two versions of MLflow in the app.
+
+What goes through Kafka is stored four times: by a worker through the tracking server to which the native
+runs go, while they run, and then by one straight into each kind of database.
+"""
 
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,13 +18,15 @@ from mlflow.store.tracking.dbmodels.models import SqlExperiment
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from tests.mlflow_api.canonical import canonical, paths
+from tests.mlflow_api.databases import SERVED, Database, copy_experiments, working_on
 from tests.mlflow_api.old_mlflow import OLDEST_MLFLOW, python_with
 from tests.mlflow_api.registry import load_programs
+from tests.mlflow_api.rows import Rows, read_rows, rows_of_experiments
 from tests.mlflow_api.stored import StoredTrace, read_traces
 from tests.services.mlflow import ONE_WRITE_A_TRACE
 from tests.services.worker import SpanferryWorker
 
-__all__ = ["INSTALLED_MLFLOW", "MODES", "VERSIONS", "Place", "Run", "Times", "run_all"]
+__all__ = ["INSTALLED_MLFLOW", "MODES", "VERSIONS", "AllRuns", "Place", "Run", "Times", "run_all"]
 
 ROOT = Path(__file__).parents[2]
 INSTALLED_MLFLOW = "3.17.2"
@@ -30,6 +36,7 @@ AT_ONCE = 3
 RUN_TIMEOUT_S = 400
 IDLE_TIMEOUT_S = 60
 POLL_S = 0.3
+READ = "spanferry_consume_records_total"
 IDLE = (
     "spanferry_consume_lag_records",
     "spanferry_assemble_open_traces",
@@ -44,6 +51,10 @@ class Place(NamedTuple):
     backend_uri: str
     bootstrap_servers: str
     topic: str
+    databases: Sequence[Database]
+    """Beside the server."""
+    options: tuple[str, ...]
+    """Of every worker."""
 
 
 Times = dict[str, tuple[int, int | None]]
@@ -58,6 +69,17 @@ class Run(NamedTuple):
     """In canonical words."""
     times: dict[str, list[Times]]
     """By program, one for each of its traces."""
+
+
+class AllRuns(NamedTuple):
+    """All of them, as they are read from each place."""
+
+    server: dict[tuple[str, str], Run]
+    """By version and mode."""
+    databases: dict[tuple[str, str], Run]
+    """By name and mode: what the installed version has sent through Kafka."""
+    rows: dict[str, Rows]
+    """By the database's name: of all that any version has sent through Kafka; "" is the server's."""
 
 
 def prefix_of(version: str, mode: str) -> str:
@@ -99,25 +121,27 @@ def execute(place: Place, version: str, mode: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def wait_until_idle(worker: SpanferryWorker) -> None:
-    """Return when the worker has stored all that is in Kafka."""
+def wait_until_idle(worker: SpanferryWorker, records: float = 0) -> float:
+    """Return when the worker has stored all that is in Kafka, at least so many records: how many."""
     deadline = time.monotonic() + IDLE_TIMEOUT_S
     quiet = 0
     while quiet < 2:
         assert worker.running, worker.log_tail()
+        metrics = worker.metrics()
         waiting = {
-            name: value
-            for name, value in worker.metrics().items()
-            if name.startswith(IDLE) and value
+            name: value for name, value in metrics.items() if name.startswith(IDLE) and value
         }
+        if metrics[READ] < records:
+            waiting[READ] = metrics[READ]
         quiet = 0 if waiting else quiet + 1
         assert time.monotonic() < deadline, f"{waiting}\n{worker.log_tail()}"
         time.sleep(POLL_S)
+    return metrics[READ]
 
 
 def make_experiments(backend_uri: str) -> None:
     """Those that the programs set, at once: over HTTP they would take much of the test's time."""
-    store = SqlAlchemyStore(backend_uri, "mlflow-artifacts:/")
+    store = SqlAlchemyStore(backend_uri, SERVED)
     now = time.time_ns() // 1_000_000
     with store.ManagedSessionMaker(read_only=False) as session:
         made = [
@@ -134,27 +158,46 @@ def make_experiments(backend_uri: str) -> None:
         session.add_all(made)
         session.flush()
         for one in made:
-            one.artifact_location = f"mlflow-artifacts:/{one.experiment_id}"
+            one.artifact_location = f"{SERVED}{one.experiment_id}"
     store.engine.dispose()
 
 
-def run_all(place: Place, worker: SpanferryWorker) -> dict[tuple[str, str], Run]:
-    """Every mode with every version."""
+def run_all(place: Place, worker: SpanferryWorker) -> AllRuns:
+    """Every mode with every version. The worker is the server's."""
     make_experiments(place.backend_uri)
     python_with(OLDEST_MLFLOW)
-    both = [(version, mode) for mode in ("native", *MODES) for version in VERSIONS]
+    every = [(version, mode) for mode in ("native", *MODES) for version in VERSIONS]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        reports = list(pool.map(lambda one: execute(place, *one), both))
-    wait_until_idle(worker)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        runs = list(pool.map(lambda one: read(place, *one), zip(both, reports, strict=True)))
-    return dict(zip(both, runs, strict=True))
+        found = list(pool.map(lambda one: execute(place, *one), every))
+    reports = dict(zip(every, found, strict=True))
+    copy_experiments(place.backend_uri, place.databases)
+    with working_on(
+        place.databases,
+        bootstrap_servers=place.bootstrap_servers,
+        topic=place.topic,
+        options=place.options,
+    ) as others:
+        records = wait_until_idle(worker)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            runs = list(pool.map(lambda one: read(place.tracking_uri, one, reports[one]), every))
+        for other in others:
+            other.wait()
+            wait_until_idle(other, records)
+    databases = {
+        (one.name, mode): read(one.uri, (INSTALLED_MLFLOW, mode), reports[INSTALLED_MLFLOW, mode])
+        for one in place.databases
+        for mode in MODES
+    }
+    sent = tuple(f"{prefix_of(version, mode)}-" for version in VERSIONS for mode in MODES)
+    rows = {one.name: read_rows(one.uri) for one in place.databases}
+    rows[""] = rows_of_experiments(read_rows(place.backend_uri), sent)
+    return AllRuns(dict(zip(every, runs, strict=True)), databases, rows)
 
 
-def read(place: Place, which: tuple[str, str], report: dict[str, Any]) -> Run:
-    """What a run has left."""
+def read(uri: str, which: tuple[str, str], report: dict[str, Any]) -> Run:
+    """What a run has left there."""
     prefix = prefix_of(*which)
-    found = read_traces(place.tracking_uri, prefix)
+    found = read_traces(uri, prefix)
     times = {name: list(map(times_of, traces)) for name, traces in found.items()}
     return Run(report, dict(in_words(prefix, report, found)), times)
 

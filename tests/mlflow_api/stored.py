@@ -23,6 +23,8 @@ class StoredTrace(NamedTuple):
     experiment: str
     """The name's end: empty for the program's own experiment."""
     experiment_id: str
+    artifacts: str
+    """Where the experiment keeps its traces' files."""
     trace: Trace
     attachments: dict[str, bytes | str]
     """By their ids: a file's content, or a text that says why it is not there."""
@@ -66,17 +68,18 @@ def read_traces(uri: str, prefix: str) -> dict[str, list[StoredTrace]]:
     mlflow.set_tracking_uri(uri)  # where artifacts are looked for
     client = MlflowClient(uri)
     found: dict[str, list[StoredTrace]] = defaultdict(list)
-    by_id = {one.experiment_id: one.name for one in experiments_of(client, prefix)}
+    by_id = {one.experiment_id: one for one in experiments_of(client, prefix)}
     for trace in search(client, list(by_id)):
-        experiment_id = trace.info.experiment_id
-        _, program, *suffix = by_id[experiment_id].split("-")
+        experiment = by_id[trace.info.experiment_id]
+        _, program, *suffix = experiment.name.split("-")
         if program not in found:
             same = client.get_trace(trace.info.trace_id, display=False)
             assert plain(same) == plain(trace), "search_traces and get_trace differ"
         found[program].append(
             StoredTrace(
                 "-".join(suffix),
-                experiment_id,
+                experiment.experiment_id,
+                experiment.artifact_location,
                 trace,
                 attachments_of(client, trace),
                 prompts_of(client, trace),

@@ -7,11 +7,13 @@ import pytest
 from tests.mlflow_api import expected
 from tests.mlflow_api.canonical import LONG_AGO_NS
 from tests.mlflow_api.comparison import Difference, differences
+from tests.mlflow_api.databases import DATABASES
 from tests.mlflow_api.golden import Golden, updating
 from tests.mlflow_api.intended import INTENDED, as_markdown, reason_for
 from tests.mlflow_api.old_mlflow import OLDEST_MLFLOW
 from tests.mlflow_api.registry import load_programs
-from tests.mlflow_api.runs import INSTALLED_MLFLOW, MODES, VERSIONS, Run
+from tests.mlflow_api.rows import SERVED_OTHERWISE, why_served_otherwise
+from tests.mlflow_api.runs import INSTALLED_MLFLOW, MODES, VERSIONS, AllRuns, Run
 from tests.mlflow_api.skipped import SKIPPED
 
 pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(900)]
@@ -34,6 +36,9 @@ CLOCKS_NS = 1_000 * MS
 """So far may two clocks of one machine be apart."""
 Runs = dict[tuple[str, str], Run]
 GOLDEN = Golden.read()
+CHANGED_IN_THE_SERVER = {"feedback_updated_and_deleted"}
+"""By update_assessment and delete_assessment, which do not go through Kafka: the databases keep what
+was sent."""
 
 
 @pytest.mark.parametrize(("version", "mode", "program"), CASES)
@@ -216,3 +221,51 @@ def test_intended_differences_are_written_down(runs: Runs) -> None:
 def test_intended_differences_are_documented() -> None:
     _, _, listed = PAGE.read_text().partition("<!-- the list -->\n")
     assert listed == as_markdown(INTENDED), "write as_markdown(INTENDED) below the mark"
+
+
+@pytest.mark.parametrize("database", DATABASES)
+@pytest.mark.parametrize("mode", MODES)
+def test_what_mlflow_reads_is_the_native_run(all_runs: AllRuns, database: str, mode: str) -> None:
+    native = all_runs.server[INSTALLED_MLFLOW, "native"].programs
+    ours = all_runs.databases[database, mode].programs
+    assert ours.keys() == native.keys()
+    unintended: list[str] = []
+    for program, here in ours.items():
+        for difference in differences(native[program], here):
+            reason = reason_for(program, mode, difference)
+            known = reason is not None and (
+                bool(reason.ours) or updating() or GOLDEN.knows(mode, program, difference)
+            )
+            if not known and program not in CHANGED_IN_THE_SERVER:
+                unintended.append(f"{program}: {difference}")
+    assert not unintended, "\n".join([f"{len(unintended)} differences", *unintended[:20]])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_times_are_those_of_the_server(all_runs: AllRuns, mode: str) -> None:
+    """To the nanosecond, which comparisons with another run leave out."""
+    served = all_runs.server[INSTALLED_MLFLOW, mode].times
+    for database in DATABASES:
+        stored = all_runs.databases[database, mode].times
+        assert stored.keys() == served.keys()
+        for program, times in served.items():
+            assert sorted(map(repr, stored[program])) == sorted(map(repr, times)), program
+
+
+@pytest.mark.parametrize("database", DATABASES)
+def test_rows_are_those_of_the_server(all_runs: AllRuns, database: str) -> None:
+    """Every row of every trace table, of the same traces: the ids are the app's."""
+    served, stored = all_runs.rows[""], all_runs.rows[database]
+    assert stored.keys() == served.keys()
+    assert len(stored) >= 800
+    unlike: list[str] = []
+    reasons = set()
+    for trace_id, theirs in served.items():
+        program = theirs["trace_info"]["experiment_id"].split("-")[1]
+        for difference in differences(theirs, stored[trace_id]):
+            reason = why_served_otherwise(program, difference)
+            reasons.add(reason)
+            if reason is None:
+                unlike.append(f"{program}: {difference}")
+    assert not unlike, "\n".join([f"{len(unlike)} differences", *unlike[:20]])
+    assert reasons.issuperset(SERVED_OTHERWISE), "a reason that nothing needs"

@@ -1,9 +1,12 @@
 """deploy/kubernetes: valid by the operators' and Kubernetes' own fields, and true to the worker."""
 
+import argparse
 import importlib
+import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,8 @@ import pytest
 import yaml
 
 from spanferry_worker import cli
+from spanferry_worker.arguments import settings_from
+from spanferry_worker.retention import arguments as retention
 from spanferry_worker.runtime.health import Page
 from spanferry_worker.runtime.lifecycle import _GRACE_S, make_parts
 from spanferry_worker.runtime.pages import worker_pages
@@ -24,12 +29,14 @@ from tests.services.promtool import NoPromtoolError, promtool
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/kubernetes"
 MODELS = {
+    "CronJob": "kubernetes.batch.v1",
     "Deployment": "kubernetes.apps.v1",
     "PodDisruptionBudget": "kubernetes.policy.v1",
     "PodMonitor": "prometheus_operator.v1",
     "ScaledObject": "keda.v1alpha1",
 }
-WORKER_OWN_BYTES = 400e6
+WORKING_ROOM_BYTES = 150e6
+"""That a process takes at most beyond what it keeps to: docs/operations.md."""
 """What a process needs beside what it holds: as worker.toml says."""
 UNITS = {"Mi": 2**20, "Gi": 2**30}
 
@@ -113,6 +120,8 @@ def test_objects_have_the_fields_that_their_kind_has(kind: str) -> None:
         ("ScaledObject", "stabilizationWindowSeconds: 900", "window: 900"),
         ("ScaledObject", 'threshold: "60"', "threshold: 60"),
         ("ScaledObject", "scaleTargetRef", "target"),
+        ("CronJob", "concurrencyPolicy: Forbid", "concurrency: Forbid"),
+        ("CronJob", "activeDeadlineSeconds: 14400", "activeDeadlineSeconds: morning"),
     ],
 )
 def test_what_is_wrong_is_found(kind: str, old: str, new: str) -> None:
@@ -139,7 +148,8 @@ def test_kustomizations_name_every_file_and_only_what_exists() -> None:
             assert found.exists(), found
             named.add(found / "kustomization.yaml" if found.is_dir() else found)
     files = {path for path in FOLDER.rglob("*") if path.is_file()}
-    assert files - named == {FOLDER / "complete/kustomization.yaml"}
+    tops = {"complete/kustomization.yaml", "retention/kustomization.yaml"}
+    assert files - named == {FOLDER / top for top in tops}
 
 
 @pytest.mark.parametrize(
@@ -196,7 +206,7 @@ def test_it_drains_before_it_is_killed(loaded: Settings) -> None:
 def test_what_it_may_hold_fits_its_memory(loaded: Settings) -> None:
     text = container()["resources"]["limits"]["memory"]
     limit = int(text[:-2]) * UNITS[text[-2:]]
-    needed = loaded.consume.held_bytes_max + WORKER_OWN_BYTES
+    needed = loaded.memory_bytes_max + WORKING_ROOM_BYTES
     assert loaded.process.processes * needed < 0.8 * limit
 
 
@@ -260,6 +270,33 @@ def test_secrets_are_named_in_the_instructions() -> None:
     text = (FOLDER / "base/kustomization.yaml").read_text()
     for entry in container()["env"]:
         assert f"--from-literal={entry['valueFrom']['secretKeyRef']['key']}=" in text
+
+
+def test_retention_runs_with_the_workers_settings_and_asks_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = the("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    [one] = spec["containers"]
+    command, config, *words = one["args"]
+    parser = argparse.ArgumentParser()
+    retention.add_arguments(parser)
+    args = parser.parse_args([*words, f"--config={FOLDER / 'base/worker.toml'}"])
+    assert command == "retention"
+    assert config == container()["args"][1]
+    assert args.yes
+    assert args.older_than < time.time_ns() // 1_000_000 - 30 * 86_400_000
+    [variable] = one["env"]
+    assert variable == container()["env"][0]
+    monkeypatch.setenv(variable["name"], "postgresql://db/mlflow")
+    assert settings_from(args, os.environ).mlflow.tracking_uri == "postgresql://db/mlflow"
+    for field in ("securityContext", "enableServiceLinks", "automountServiceAccountToken"):
+        assert spec[field] == pod()[field]
+    assert spec["volumes"] == pod()["volumes"]
+    for field in ("image", "securityContext", "volumeMounts"):
+        assert one[field] == container()[field]
+    # No selector of the workers finds it.
+    labels = the("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
+    assert not the("Deployment")["spec"]["selector"]["matchLabels"].items() <= labels.items()
 
 
 def lag_query() -> str:

@@ -24,21 +24,27 @@ ALERTS = DEPLOY / "prometheus/alerts.yaml"
 LABELS_OF_A_SCRAPE = {"job", "instance", "process"}
 
 
+def made_of(metrics: object) -> Iterator[Any]:
+    """Every metric in it, and in the groups that it has of them."""
+    for one in vars(metrics).values():
+        if hasattr(one, "_labelnames"):
+            yield one
+        elif type(one).__name__.endswith("Metrics"):
+            yield from made_of(one)
+
+
 def known() -> dict[str, set[str]]:
     """Every name that a page can have, with its labels."""
     found: dict[str, set[str]] = {}
-    for one in (Metrics(), SupervisorMetrics()):
-        for metric in vars(one).values():
-            if not hasattr(metric, "_labelnames"):
-                continue
-            labels = set(metric._labelnames)
-            if isinstance(metric, Counter):
-                found[f"{metric._name}_total"] = labels
-            elif isinstance(metric, Histogram):
-                for suffix in ("_bucket", "_sum", "_count"):
-                    found[f"{metric._name}{suffix}"] = labels | {"le"}
-            else:
-                found[metric._name] = labels
+    for metric in (*made_of(Metrics()), *made_of(SupervisorMetrics())):
+        labels = set(metric._labelnames)
+        if isinstance(metric, Counter):
+            found[f"{metric._name}_total"] = labels
+        elif isinstance(metric, Histogram):
+            for suffix in ("_bucket", "_sum", "_count"):
+                found[f"{metric._name}{suffix}"] = labels | {"le"}
+        else:
+            found[metric._name] = labels
     for family in Metrics().registry.collect():
         if family.name.startswith("process_"):
             found |= {sample.name: set(sample.labels) for sample in family.samples}
@@ -112,11 +118,46 @@ def test_the_dashboard_is_current_and_whole() -> None:
         "Sampling",
         "Store",
         "Dead letters",
+        "Ledger",
         "App side",
         "Processes",
     ]
     numbers = [panel["id"] for panel in content["panels"]]
     assert len(set(numbers)) == len(numbers)
+
+
+def shown(panel: dict[str, Any]) -> set[str]:
+    """The metrics of a panel; a histogram by its own name."""
+    text = " ".join(target["expr"] for target in panel["targets"])
+    return {
+        re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\bspanferry_\w+\b", text)
+    }
+
+
+def test_what_is_to_be_watched_is_on_a_panel() -> None:
+    on_panels = set[str]().union(*map(shown, panels()))
+    _, _, rest = (ROOT / "docs/operations.md").read_text().partition("\n## What to watch\n")
+    rows = [line for line in rest.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    names = {
+        name
+        for row in rows[1:]
+        for name in re.findall(r"`(\w+)[^`]*`", row.split(" | ")[0])
+        if name != "spanferry"  # spanferry.stats()
+    }
+    assert len(names) > 15
+    assert names <= KNOWN.keys(), "a table of metrics, each with its whole name"
+    assert names <= on_panels, names - on_panels
+
+
+def test_the_ledgers_row_can_show_the_equation_and_what_breaks_it() -> None:
+    content = generate.dashboard()["panels"]
+    titles = [panel["title"] for panel in content]
+    row = titles.index("Ledger")
+    end = next(n for n in range(row + 1, len(content)) if content[n]["type"] == "row")
+    metrics = set[str]().union(*map(shown, content[row + 1 : end]))
+    assert metrics == {name for name in KNOWN if name.startswith("spanferry_ledger_")} - {
+        "spanferry_ledger_producers"
+    }
 
 
 def test_panels_do_not_lie_on_each_other() -> None:

@@ -1,6 +1,7 @@
 """A real celery worker with forked children, which end by os._exit."""
 
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,14 @@ def folder(tmp_path: Path) -> Path:
     ("options", "more"),
     [
         ([], {}),
+        ([], {"TRACE_FIRST": "true"}),
         (["--max-tasks-per-child", "15"], {"ENABLE_IN_CHILD": "true"}),
     ],
-    ids=["enabled before the fork", "enabled in the child, children taken away"],
+    ids=[
+        "enabled before the fork",
+        "traced before the fork",
+        "enabled in the child, children taken away",
+    ],
 )
 def test_sigterm_right_after_the_last_task(
     kafka: KafkaServer,
@@ -46,4 +52,5 @@ def test_sigterm_right_after_the_last_task(
         assert worker.signal(signal.SIGTERM).ended() == 0, worker.output
     processes = {line.split()[-1] for line in worker.output.splitlines() if "done " in line}
     assert str(worker.pid) not in processes
-    assert arrived(kafka.bootstrap_servers, topic) == numbered("task", TASKS)
+    first = Counter(["first-0"] if "TRACE_FIRST" in more else [])
+    assert arrived(kafka.bootstrap_servers, topic) == numbered("task", TASKS) + first

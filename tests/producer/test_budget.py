@@ -102,7 +102,7 @@ def test_few_are_watched_where_values_are_plain(inbox: collections.deque[Account
         with spanferry.start_span("odd") as span:
             span.set_inputs([Hostile()])
         watched = sum(guard.is_due(traces, traces / 100) for traces in range(1_000, 2_000))
-        assert 1_000 / 9 < watched < 1_000 / 7
+        assert 1_000 / 18 < watched < 1_000 / 15
         assert not guard.is_due(2_010, 22.0)
         redacting = Settings(bootstrap_servers="none:1", redact=Redaction(presets=["emails"]))
     with capture(redacting):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -19,12 +20,13 @@ def switched_off():
     disable()
 
 
-def on() -> None:
+def on(**options: Any) -> None:
     enable(
         bootstrap_servers=f"127.0.0.1:{free_port()}",
         exit_timeout_s=0.1,
         collect_environment=False,
         mlflow=False,
+        **options,
     )
 
 
@@ -64,6 +66,22 @@ def test_where_there_are_no_more_threads_the_next_trace_asks_again(monkeypatch):
         pass
     assert senders() == 1
     assert stats().traces_buffered == 2
+
+
+def test_where_nothing_waits_nobody_waits():
+    """A server's first process has traced nothing, and Kafka is away: its end is no later for that."""
+    on()
+    begun_s = time.monotonic()
+    assert spanferry.flush(30)
+    assert time.monotonic() - begun_s < 1
+
+
+def test_what_the_spool_has_taken_is_not_waited_for(tmp_path):
+    on(spool_dir=str(tmp_path))
+    with spanferry.start_span("a"):
+        pass
+    assert spanferry.flush(20), "it is on disk as soon as Kafka is known to be away"
+    assert stats().traces_spooled == 1
 
 
 TRACES_ON = """

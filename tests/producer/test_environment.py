@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.services import warm
 
 OURS = "from spanferry.environment import collect_environment as c; import json; print(json.dumps(c()))"
 MLFLOWS = (
@@ -17,6 +20,12 @@ def collected(code: str, directory: object) -> dict[str, str]:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=True
     )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def mlflows(directory: Path) -> dict[str, str]:
+    done = warm.run("tests.services.warm_code", MLFLOWS, timeout=60, cwd=directory)
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -37,15 +46,15 @@ def checkout(tmp_path):
 
 def test_in_a_checkout_as_mlflow(checkout):
     ours = collected(OURS, checkout)
-    assert ours == collected(MLFLOWS, checkout)
+    assert ours == mlflows(checkout)
     assert ours["mlflow.source.git.branch"] == "trunk"
     assert ours["mlflow.source.git.repoURL"] == "https://example.org/app.git"
 
 
 def test_on_a_detached_head_as_mlflow(checkout):
     git(checkout, "checkout", "--detach")
-    assert collected(OURS, checkout) == collected(MLFLOWS, checkout)
+    assert collected(OURS, checkout) == mlflows(checkout)
 
 
 def test_outside_of_a_checkout_as_mlflow(tmp_path):
-    assert collected(OURS, tmp_path) == collected(MLFLOWS, tmp_path)
+    assert collected(OURS, tmp_path) == mlflows(tmp_path)

@@ -5,6 +5,10 @@ import sys
 
 import pytest
 
+from tests.services import warm
+
+TIMEOUT_S = 100
+
 MEMORY = """
 import time, tracemalloc
 import spanferry
@@ -104,14 +108,19 @@ APIS = [
 
 
 def said_by(program: str, **parts: object) -> list[float]:
-    """What the program prints, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", program.format(**parts)],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    """What the program prints, in a process of its own; what it imports, it finds imported."""
+    code = program.format(**parts)
+    if parts.get("imports"):
+        done = warm.run("tests.services.warm_code", code, timeout=TIMEOUT_S)
+    else:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+    assert done.returncode == 0, done.stderr
     return [float(one) for one in done.stdout.split()]
 
 

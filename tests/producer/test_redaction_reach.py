@@ -12,6 +12,7 @@ import pytest
 import spanferry
 from spanferry import outlet as outlets
 from spanferry.ended_span import EndedSpan
+from spanferry.giants import GIANT_BYTES
 from spanferry.parcel import Parcel, encoded
 from spanferry.process import PROCESS
 from spanferry.redaction import Redaction
@@ -230,7 +231,8 @@ def test_a_fault_of_ours_costs_a_spans_content_only(captured: capture) -> None:
 
 def test_without_redaction_nothing_of_it_is_there() -> None:
     with capture() as captured:
-        assert PROCESS.finish_above == 32 * 1024 * 1024
+        assert PROCESS.finish_above == GIANT_BYTES
+        assert PROCESS.finisher.changes_above == 32 * 1024 * 1024
         with spanferry.start_span("root") as root:
             root.set_inputs([MAIL, OPENAI_KEY])
     assert captured.traces[0].root.inputs == [MAIL, OPENAI_KEY]

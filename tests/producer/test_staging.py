@@ -1,6 +1,7 @@
 """What leaves the buffer becomes records: all of a trace or nothing, whatever interrupts it."""
 
 import asyncio
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 import spanferry
 from spanferry import outlet as outlets
 from spanferry.buffer import Buffer
+from spanferry.client_stats import parcels_dropped, traces_dropped
 from spanferry.lanes import Fate, Lanes, Ledger, Receipt
-from spanferry.parcel import Waiting
+from spanferry.parcel import DropReason, Waiting
 from spanferry.records import Record
 from spanferry.settings import DropPolicy, Settings
 from spanferry.spooling import Spooler
@@ -65,11 +67,11 @@ class Small:
         """Parcels, traces, and parcels that were dropped."""
         counts, drops = self.buffer.counts, self.stager.drops
         lost = sum(one.fate is Fate.DROPPED for one in self.settled)
-        assert lost == drops.full
+        assert lost == sum(drops.parcels.values()) == drops.parcels["buffer_full"]
         return (
             counts.parcels,
-            counts.dropped_traces + drops.traces,
-            counts.dropped_full + drops.full,
+            counts.dropped_traces + sum(drops.traces.values()),
+            counts.dropped_full + lost,
         )
 
 
@@ -135,6 +137,32 @@ def test_a_trace_of_which_a_part_is_sent_says_that_another_is_missing(install):
     assert small.dropped == (8, 0, 2)
 
 
+def test_a_trace_counts_under_what_its_first_parcel_was_dropped_for(install):
+    """The parts that follow are given up because of that one, and not for want of room."""
+    small = Small(4 * 1024 * 1024)
+    install(small)
+    with spanferry.start_span("large"):
+        with spanferry.start_span("giant") as span:
+            span.set_inputs("x" * 3_500_000)
+        for _ in range(3):
+            part()
+    with spanferry.start_span("small"):
+        pass
+    assert [one.trace.tags[NAME] for one in small.sent() if one.trace is not None] == ["small"]
+    traces = {"buffer_full": 0, "oversize": 1, "refused": 0, "broken": 0}
+    assert traces_dropped(small.buffer.counts, small.stager.drops) == traces
+    parcels = parcels_dropped(small.buffer.counts, small.stager.drops)
+    assert parcels == traces | {"buffer_full": small.buffer.counts.parcels - 2}
+
+
+def test_a_parcel_that_is_refused_record_by_record_is_dropped_once():
+    small = Small(10_000_000)
+    receipt = small.ledger.enter(size=1, ends_trace=True)
+    for _ in range(3):
+        small.stager.drop(receipt, DropReason.REFUSED, ValueError("a record of 100 bytes"))
+    assert small.stager.drops.parcels["refused"] == small.stager.drops.traces["refused"] == 1
+
+
 def test_a_session_that_ends_in_the_middle_of_a_parcel_does_not_lose_it():
     """As the exit ends it, to have the spool take what waits."""
     small = Small(10_000_000)
@@ -171,7 +199,7 @@ def test_what_one_task_has_in_hand_is_waited_for_by_the_one_that_puts_all_away(t
         beside = asyncio.ensure_future(spooler.overflow(0))
         await asyncio.sleep(0)
         assert small.buffer.take() is None, "it has it in hand"
-        await spooler.put_away(bytes(8))
+        await spooler.put_away(bytes(8), math.inf)
         beside.cancel()
         await asyncio.wait({beside})
 

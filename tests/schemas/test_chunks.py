@@ -49,3 +49,13 @@ def test_a_value_above_the_ceiling_is_refused_before_it_is_cut():
         split_value(
             bytes(VALUE_BYTES_MAX + 1), trace_id=TRACE_ID, group_id=GROUP, record_bytes_max=900_000
         )
+
+
+def test_parts_are_cut_as_the_whole_is() -> None:
+    value = bytes(range(256)) * 20
+    for at, then in ((0, 0), (1, 5_000), (300, 301), (2_500, 5_120)):
+        parts = (value[:at], value[at:then], value[then:])
+        pieces = split_value(parts, trace_id=TRACE_ID, group_id=GROUP, record_bytes_max=1_000)
+        assert list(pieces) == cut(value, 1_000)
+    whole = split_value((value,), trace_id=TRACE_ID, group_id=GROUP, record_bytes_max=10_000)
+    assert list(whole) == [value]

@@ -10,12 +10,17 @@ from hypothesis import strategies as st
 from spanferry_schemas import (
     WIRE_VERSION,
     Attachment,
+    End,
     Rejection,
     RejectReason,
+    Span,
+    TracePart,
     decode,
     encode,
     encode_fragment,
+    encode_large_span,
     encode_span,
+    fragment_parts,
 )
 from tests.schemas import examples
 
@@ -125,3 +130,17 @@ def test_fields_left_out_at_the_end_take_their_defaults():
     event = decode(earlier)
     assert event.spans == examples.EXAMPLES["fragment"].spans
     assert event.end is None
+
+
+def test_a_large_span_and_its_parts_are_what_one_copy_gives() -> None:
+    sizes = {"a": 300_000, "b": 1, "c": 1_500_000, "d": 262_144, "e": 262_143}
+    attributes = {key: key.encode() * size for key, size in sizes.items()}
+    span = Span(b"s" * 8, None, "n", "LLM", 1, 2, attributes=attributes)
+    encoded = encode_span(span)
+
+    assert encode_large_span(span) == encoded
+    part = TracePart(experiment="e", tags={"a": "b"})
+    for trace, end in ((None, None), (part, None), (part, End(5, 0, False))):
+        parts = fragment_parts(b"t" * 16, encoded, trace, end)
+        assert b"".join(parts) == encode_fragment(b"t" * 16, [encoded], trace, end)
+        assert parts[1] is encoded

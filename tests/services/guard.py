@@ -13,6 +13,12 @@ import signal
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.services.warm_guard import Forked
+
+    Child = subprocess.Popen[bytes] | Forked
 
 PARENT_CHECK_S = 0.5
 PR_SET_PDEATHSIG = 1
@@ -26,14 +32,14 @@ def prepare_child() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
 
 
-def wait_for_end(child: "subprocess.Popen[bytes]", timeout_s: float) -> None:
+def wait_for_end(child: "Child", timeout_s: float) -> None:
     """Return when the child has ended or the time is over."""
     deadline = time.monotonic() + timeout_s
     while child.poll() is None and (left := deadline - time.monotonic()) > 0:
         signal.sigtimedwait({signal.SIGCHLD}, min(left, PARENT_CHECK_S))
 
 
-def end_group(child: "subprocess.Popen[bytes]", stop_signal: int, grace_s: float) -> None:
+def end_group(child: "Child", stop_signal: int, grace_s: float) -> None:
     """Ask the child to stop, wake it if it is paused, and kill what is left after the grace."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, stop_signal)
@@ -41,6 +47,18 @@ def end_group(child: "subprocess.Popen[bytes]", stop_signal: int, grace_s: float
         wait_for_end(child, grace_s)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
+
+
+def watch(child: "Child", parent_pid: int, stop_signal: int, grace_s: float) -> int:
+    """Until the child has ended, which it is made to where it has to: its exit code."""
+    print(child.pid, flush=True)
+    while child.poll() is None:
+        received = signal.sigtimedwait(AWAITED, PARENT_CHECK_S)
+        asked_to_stop = received is not None and received.si_signo != signal.SIGCHLD
+        if asked_to_stop or os.getppid() != parent_pid:
+            break
+    end_group(child, stop_signal, grace_s)
+    return child.wait()
 
 
 def main(arguments: list[str]) -> int:
@@ -59,14 +77,7 @@ def main(arguments: list[str]) -> int:
         preexec_fn=prepare_child,  # noqa: PLW1509 - this process has one thread
         **identity,
     )
-    print(child.pid, flush=True)
-    while child.poll() is None:
-        received = signal.sigtimedwait(AWAITED, PARENT_CHECK_S)
-        asked_to_stop = received is not None and received.si_signo != signal.SIGCHLD
-        if asked_to_stop or os.getppid() != parent_pid:
-            break
-    end_group(child, stop_signal, grace_s)
-    return child.wait()
+    return watch(child, parent_pid, stop_signal, grace_s)
 
 
 if __name__ == "__main__":

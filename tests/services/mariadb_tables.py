@@ -20,13 +20,16 @@ CACHE = Path(__file__).parents[2] / ".cache"
 MODES = "SET SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO', foreign_key_checks = 0"
 
 
+_NUMBERS = itertools.count(1)
+"""Of this process: makers of one server must not meet."""
+
+
 class TableMaker:
     """Makes databases of the installed MLflow, in which nothing has been stored."""
 
     def __init__(self, server: MariaDbServer, artifact_root: str) -> None:
         """Traces of the default experiment keep their artifacts below `artifact_root`."""
         self._server = server
-        self._numbers = itertools.count(1)
         self._sql = ";\n".join(
             [
                 *_cached(server),
@@ -36,7 +39,7 @@ class TableMaker:
 
     def new(self) -> str:
         """A new database's SQLAlchemy URL."""
-        name = f"copy{next(self._numbers)}"
+        name = f"copy{next(_NUMBERS)}"
         self._server.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
         uri = self._server.uri(name)
         with _connect(uri) as connection, connection.cursor() as cursor:

@@ -40,11 +40,15 @@ class MlflowServer(Service):
     start_timeout_s: ClassVar[float] = 90.0
     """A new database goes through all of MLflow's migrations first."""
 
-    def __init__(self, backend_uri: str = "", *, workers: int = 1) -> None:
+    def __init__(
+        self, backend_uri: str = "", *, workers: int = 1, python: Path | None = None
+    ) -> None:
+        """`python` is one with another MLflow."""
         super().__init__()
         self.backend_uri = backend_uri
         self.uri = ""
         self._workers = workers
+        self._python = python
 
     def kill(self) -> None:
         """End it as a crash would."""
@@ -58,13 +62,14 @@ class MlflowServer(Service):
 
     def _prepare(self, folder: Path) -> GuardedProcess:
         if not self.backend_uri:
-            self.backend_uri = copy_tables(folder / "mlflow.db", "mlflow-artifacts:/")
+            tables = folder / "mlflow.db"
+            self.backend_uri = copy_tables(tables, "mlflow-artifacts:/", python=self._python)
         port = free_port()
         self.uri = f"http://127.0.0.1:{port}"
         options = [f"--backend-store-uri={self.backend_uri}", f"--port={port}", "--host=127.0.0.1"]
         options += [f"--artifacts-destination={folder}/artifacts", f"--workers={self._workers}"]
         return GuardedProcess(
-            [sys.executable, "-m", "mlflow", "server", *options],
+            [self._python or sys.executable, "-m", "mlflow", "server", *options],
             log=folder / "mlflow.log",
             env=ENVIRONMENT,
             grace_s=10.0,

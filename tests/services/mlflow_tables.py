@@ -4,25 +4,33 @@ import contextlib
 import importlib.metadata
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 __all__ = ["copy_tables"]
 
-CACHE = Path(__file__).parents[2] / ".cache"
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache"
 
 
-def copy_tables(path: Path, artifact_root: str) -> str:
+def copy_tables(path: Path, artifact_root: str, *, python: Path | None = None) -> str:
     """Make `path` a database of the installed MLflow that nothing has been stored in: its URI.
 
-    Traces of the default experiment keep their artifacts below `artifact_root`.
+    Traces of the default experiment keep their artifacts below `artifact_root`. With `python` the MLflow
+    is that of another environment.
     """
-    made = CACHE / f"mlflow-{importlib.metadata.version('mlflow')}-tables.db"
+    made = CACHE / f"mlflow-{_version(python)}-tables.db"
     if not made.exists():
         CACHE.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            _migrate(Path(folder) / "mlflow.db")
-            (Path(folder) / "mlflow.db").replace(made)  # another process may have been faster
+            new = Path(folder) / "mlflow.db"
+            if python is None:
+                _migrate(new)
+            else:
+                subprocess.run([python, "-m", __name__, new], cwd=ROOT, check=True, timeout=100)
+            new.replace(made)  # another process may have been faster
     shutil.copyfile(made, path)
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         sql = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0"
@@ -30,7 +38,18 @@ def copy_tables(path: Path, artifact_root: str) -> str:
     return f"sqlite:///{path}"
 
 
+def _version(python: Path | None) -> str:
+    if python is None:
+        return importlib.metadata.version("mlflow")
+    (installed,) = python.parents[1].glob("lib/python*/site-packages/mlflow-*.dist-info")
+    return installed.name.removesuffix(".dist-info").removeprefix("mlflow-")
+
+
 def _migrate(path: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     SqlAlchemyStore(f"sqlite:///{path}", str(path.parent)).engine.dispose()
+
+
+if __name__ == "__main__":
+    _migrate(Path(sys.argv[1]))

@@ -9,6 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.services.warm import WarmProgram
 
 __all__ = ["GuardedProcess", "ServiceError", "free_port", "wait_until_ready"]
 
@@ -43,7 +47,8 @@ def free_port() -> int:
 class GuardedProcess:
     """One command under guard.py: ends when stopped, or when this process is gone, however.
 
-    Its output goes to `log`, appended. `stop_signal` is what ends it gracefully.
+    Its output goes to `log`, appended. `stop_signal` is what ends it gracefully. A `warm` one is forked
+    from a Python that has imported MLflow: its command is a module and its arguments.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class GuardedProcess:
         log: Path,
         env: Mapping[str, str] | None = None,
         user: str = "",
+        warm: bool = False,
         stop_signal: signal.Signals = signal.SIGTERM,
         grace_s: float = 20.0,
     ) -> None:
@@ -60,24 +66,16 @@ class GuardedProcess:
         self._log = log
         self._env = {**os.environ, **(env or {})}
         self._user = user
+        self._warm = warm
         self._stop_signal = stop_signal
         self._grace_s = grace_s
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | WarmProgram | None = None
         self.pid = 0
 
     def start(self) -> None:
         """Start the command. Raises ServiceError when it cannot be executed."""
-        guard_arguments = [os.getpid(), self._grace_s, int(self._stop_signal), self._user]
         with self._log.open("ab") as log:
-            self._guard = subprocess.Popen(
-                [sys.executable, "-S", GUARD, *map(str, guard_arguments), *self._command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=self._env,
-                cwd=self._log.parent,
-                start_new_session=True,  # Ctrl-C is for us; we then stop it in order
-            )
+            self._guard = self._forked(log) if self._warm else self._started(log)
         assert self._guard.stdout is not None
         with self._guard.stdout as answer:
             pid = answer.readline()
@@ -85,6 +83,31 @@ class GuardedProcess:
             self._guard.wait()
             raise ServiceError(f"cannot run {self._command[0]}\n{self.log_tail()}")
         self.pid = int(pid)
+
+    def _started(self, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+        guard_arguments = [os.getpid(), self._grace_s, int(self._stop_signal), self._user]
+        return subprocess.Popen(
+            [sys.executable, "-S", GUARD, *map(str, guard_arguments), *self._command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=self._env,
+            cwd=self._log.parent,
+            start_new_session=True,  # Ctrl-C is for us; we then stop it in order
+        )
+
+    def _forked(self, log: IO[bytes]) -> "WarmProgram":
+        from tests.services import warm
+
+        guard_arguments = [str(self._grace_s), str(int(self._stop_signal))]
+        return warm.start(
+            "tests.services.warm_guard",
+            *guard_arguments,
+            *self._command,
+            env=self._env,
+            cwd=self._log.parent,
+            errors=log,
+        )
 
     @property
     def running(self) -> bool:

@@ -3,13 +3,18 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
+
 from spanferry_schemas import Assessment, Fragment, Report, Span
 from spanferry_schemas.cutting import CUT_ATTRIBUTE
 from spanferry_worker.ports import DeadLetter, Partition
 from spanferry_worker.runtime.pipeline import Pipeline
+from spanferry_worker.stages.accounts import Outcome as Fate
 from spanferry_worker.stages.decode import DeadReason
+from spanferry_worker.stages.giants import OVERLOAD_KEY
+from spanferry_worker.stages.note import Decided
 from spanferry_worker.stages.sample import Outcome, decode_decisions, read_outcome
-from spanferry_worker.stages.statement import Statement
+from spanferry_worker.stages.statement import COUNTED, Statement
 from spanferry_worker.stages.trace import Position
 from spanferry_worker.testing import MemoryBroker, MemoryDropped, MemorySink, StoredTrace
 from tests.simulation.shapes import TURN, Facts
@@ -26,7 +31,12 @@ class Audit:
         store: MemorySink,
         dropped: MemoryDropped,
         tell: Callable[[str, str], None],
+        *,
+        unsaid_bytes_max: int,
     ) -> None:
+        """`unsaid_bytes_max`: previews up to this may be of a piece that the policy has cut, and what came
+        for its trace later was kept whole, by somebody who did not know of that."""
+        self._unsaid_bytes_max = unsaid_bytes_max
         self._broker = broker
         self._store = store
         self._dropped = dropped
@@ -89,6 +99,18 @@ class Audit:
                     f"{offset} is committed, but of {partition.partition}/{each} {missing}"
                 )
 
+    def noted(self, partition: Partition, decided: Decided) -> None:
+        """What is said to be decided above a commit must have arrived too.
+
+        But a piece that came twice: whoever goes on reads those that came first.
+        """
+        for each in range(decided.start, decided.end):
+            if decided.of(each) in {Fate.UNDECIDED, Fate.SETTLED}:
+                continue
+            missing = self._missing(Position(partition.topic, partition.partition, each))
+            if missing:
+                self.problem(f"{partition.partition}/{each} is noted as decided, but {missing}")
+
     def _missing(self, place: Position) -> str | None:
         """What of a record has arrived nowhere."""
         missing = self._not_stored(place)
@@ -112,7 +134,8 @@ class Audit:
         stored = self._store.stored.get(event.trace_id)
         if stored is None:
             return "the whole trace is lost"
-        return next(iter(_lacking(stored, event)), None)
+        unsaid = _cut_without_mark(stored, event, self._unsaid_bytes_max)
+        return next(iter((*_lacking(stored, event), *unsaid)), None)
 
     def _is_given_up(self, place: Position) -> bool:
         """Whether it is the tail of a value whose first pieces have died alone.
@@ -122,10 +145,6 @@ class Audit:
         """
         value = self._pieces.get(place)
         return value is not None and place.offset > self._given_up.get(value, place.offset)
-
-    def all_committed(self) -> bool:
-        """Everything that was produced lies behind the committed offsets."""
-        return not self.uncommitted()
 
     def uncommitted(self) -> dict[int, tuple[int, int]]:
         """By partition, what is committed and where it ends."""
@@ -175,13 +194,16 @@ class Audit:
             if times > 1:
                 self.problem(f"{assessment_id} is stored {times} times")
 
-    def books(self, statement: Statement, *, undisturbed: bool) -> None:
+    def books(self, statement: Statement, *, undisturbed: bool, right_clocks: bool) -> None:
         """The ledger adds up, and misses nothing; nothing is missing.
 
-        `undisturbed`: it was there whenever it was wanted, and can tell of every record.
+        `undisturbed`: it was there whenever it was wanted, and can tell of every record. Where it was not,
+        it goes by `right_clocks` when it says that a number is missing and not only unaccounted.
         """
         for row in statement.wrong:
-            self.problem(f"the ledger does not add up: {row}")
+            known = sum(getattr(row, name) for name in COUNTED[1:-1])
+            if undisturbed or right_clocks or row.produced != known:
+                self.problem(f"the ledger does not add up: {row}")
         if statement.totals.in_flight:
             self.problem(f"the ledger has {statement.totals.in_flight} in flight at the end")
         if undisturbed and statement.totals.unaccounted:
@@ -247,5 +269,22 @@ def _same(there: Span, sent: Span) -> bool:
     if not sent.end_ns and there.end_ns:
         return there.start_ns == sent.start_ns
     if CUT_ATTRIBUTE in there.attributes:
-        return (there.name, there.end_ns) == (sent.name, sent.end_ns)
+        sizes = msgspec.json.decode(there.attributes[CUT_ATTRIBUTE], type=dict[str, int])
+        return (there.name, there.end_ns) == (sent.name, sent.end_ns) and all(
+            there.attributes[name] == value or sizes.get(name) == len(value)
+            for name, value in sent.attributes.items()
+        )
     return there == sent
+
+
+def _cut_without_mark(stored: StoredTrace, event: Fragment, unsaid_bytes_max: int) -> Iterable[str]:
+    """A trace says why payloads of it are cut: the worker held too much, or the policy wants it so."""
+    metadata = stored.trace.metadata
+    if OVERLOAD_KEY in metadata or read_outcome(metadata) is Outcome.SKELETON:
+        return
+    for span in event.spans:
+        there = stored.spans.get(span.span_id)
+        if there is None or CUT_ATTRIBUTE not in there.attributes:
+            continue
+        if max(len(there.attributes[name]) for name in span.attributes) > unsaid_bytes_max:
+            yield f"{span.name} is cut, and its trace does not say so"

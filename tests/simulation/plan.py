@@ -17,7 +17,16 @@ from spanferry_worker.stages.decode import ChunkPolicy
 from spanferry_worker.stages.sample import Action, Otherwise, Rule
 from spanferry_worker.stages.write import RetryPolicy, WritePolicy
 
-__all__ = ["INCIDENTS", "POINTS", "WORK_S", "Incident", "Plan", "is_orderly", "make_plan"]
+__all__ = [
+    "INCIDENTS",
+    "POINTS",
+    "WORK_S",
+    "Incident",
+    "Plan",
+    "is_orderly",
+    "is_steady",
+    "make_plan",
+]
 
 WORK_S = 2.0
 """Apps send, and most faults come, within so many seconds."""
@@ -151,6 +160,13 @@ def is_orderly(plan: Plan) -> bool:
     return not plan.pauses and not any(one.kind in stragglers for one in plan.incidents)
 
 
+def is_steady(plan: Plan) -> bool:
+    """Whether one worker has all partitions from the beginning to the end."""
+    harmless = {"store_away", "store_slow", "letters_away"}
+    moved = plan.deaths or plan.pauses or any(one.kind not in harmless for one in plan.incidents)
+    return plan.workers == 1 and not plan.failing and not moved
+
+
 def _lasts_s(chance: Random) -> float:
     return chance.choice((0.05, 0.3, 1.0)) * chance.uniform(0.5, 1.5)
 
@@ -172,6 +188,7 @@ def _policy(seed: int, chance: Random) -> SampleSettings:
 
 def _settings(chance: Random, seed: int, *, tight: bool) -> Settings:
     """Short times, so that a run is over within seconds; limits that are met."""
+    giants = Random(f"giants {seed}")
     held_bytes_max = chance.choice((25_000, 50_000)) if tight else 10_000_000
     waiting_bytes_max = held_bytes_max // 2
     values: dict[str, Any] = {
@@ -195,6 +212,8 @@ def _settings(chance: Random, seed: int, *, tight: bool) -> Settings:
             late_grace_s=0.1,
             feedback_grace_s=0.15,
             bytes_max=min(chance.choice((15_000, 1_000_000)), waiting_bytes_max),
+            giant_bytes=giants.choice((2_000, 4_000, 1_000_000)),
+            giant_attribute_bytes_max=giants.choice((64, 300)),
             released_traces_max=chance.choice((0, 3, 1_000)),
             write_open_at_stop=chance.random() < 0.5,
         ),

@@ -44,8 +44,6 @@ class Weather:
         self.slow_s = 0.0
         """How long the store takes."""
         self.failing = self.lost_answers = self.broken_off = 0.0
-        self.ledger_unread = False
-        """Whether a worker began without the ledger: its account ends with it, and reports with that."""
         self.deaths: dict[str, int] = {}
         self.pauses: dict[str, int] = {}
 
@@ -75,7 +73,8 @@ class SimulatedClock:
 class SimulatedWire(Wire):
     """Between one worker and everything else.
 
-    `die` and `pause` are called where the plan wants it dead, or to stand still, in a call.
+    `die` and `pause` are called where the plan wants it dead, or to stand still, in a call, `unheard`
+    where the call has had its effect and the answer is lost.
     """
 
     def __init__(
@@ -85,11 +84,13 @@ class SimulatedWire(Wire):
         *,
         die: Callable[[str], None],
         pause: Callable[[str], None],
+        unheard: Callable[[str], None],
     ) -> None:
         self._process = process
         self._weather = weather
         self._die = die
         self._pause = pause
+        self._unheard = unheard
 
     def lives(self) -> bool:
         return self._process.alive and "broker" not in self._weather.away
@@ -106,6 +107,8 @@ class SimulatedWire(Wire):
             await self._take_time()
         store = what.startswith(("write", "marks"))
         if ("broker" in weather.away and not store) or weather.strikes(weather.failing):
+            if what.endswith(".answered"):
+                self._unheard(what)
             raise TransientError(f"no answer ({what})")
 
     async def _take_time(self) -> None:
@@ -195,8 +198,9 @@ class SinkPort:
             self._told("stored a part, then broke off", part)
             raise TransientError("broke off")
         await self._sink.write(batch)
-        self._told("stored", batch)
-        if weather.strikes(weather.lost_answers):
+        lost = weather.strikes(weather.lost_answers)
+        self._told("stored, and the answer was lost" if lost else "stored", batch)
+        if lost:
             raise TransientError("the answer was lost")
 
     async def close(self) -> None:
@@ -243,11 +247,7 @@ class LedgerPort:
         await self._ledger.open()
 
     async def load(self, partitions: Sequence[Partition]) -> KeptAccounts:
-        try:
-            await self._wire.trip("ledger-load.asked")
-        except TransientError:
-            self._weather.ledger_unread = True
-            raise
+        await self._wire.trip("ledger-load.asked")
         return await self._ledger.load(partitions)
 
     async def save(self, entries: Sequence[Entry]) -> None:

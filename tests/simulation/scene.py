@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 
 from spanferry_worker.ports import Partition
+from spanferry_worker.stages.note import read_note
 from spanferry_worker.testing import (
     MemoryBroker,
     MemoryDropped,
@@ -15,7 +16,7 @@ from spanferry_worker.testing import (
 )
 from tests.simulation.audit import Audit
 from tests.simulation.history import History
-from tests.simulation.plan import Plan
+from tests.simulation.plan import Plan, is_steady
 from tests.simulation.ports import SimulatedClock, Weather
 
 __all__ = ["Scene"]
@@ -42,8 +43,15 @@ class Scene:
         self.dropped = MemoryDropped(SimulatedClock(loop, 0.0))
         self.store = MemorySink()
         self.ledger = MemoryLedger(self.broker)
-        self.audit = Audit(self.broker, self.store, self.dropped, self.tell)
+        policy = plan.settings.sample
+        unsaid_bytes_max = (
+            0 if is_steady(plan) or not policy.can_cut else policy.attribute_bytes_max
+        )
+        self.audit = Audit(
+            self.broker, self.store, self.dropped, self.tell, unsaid_bytes_max=unsaid_bytes_max
+        )
         self.broker.committed = _Committed(self)
+        self.broker.notes = _Notes(self)
 
     def tell(self, who: str, what: str) -> None:
         """Note what has happened."""
@@ -70,3 +78,18 @@ class _Committed(dict[Partition, int]):
             self._scene.tell("broker", f"{partition.partition}: committed {offset}")
             self._scene.audit.commit(partition, self.get(partition, 0), offset)
         super().update(offsets)
+
+
+class _Notes(dict[Partition, str]):
+    """Shows what is noted beside commits before it counts."""
+
+    def __init__(self, scene: Scene) -> None:
+        super().__init__()
+        self._scene = scene
+
+    def update(self, notes: Mapping[Partition, str]) -> None:  # type: ignore[override]
+        for partition, note in sorted(notes.items()):
+            decided = read_note(self._scene.broker.committed[partition], note)
+            if decided is not None:
+                self._scene.audit.noted(partition, decided)
+        super().update(notes)

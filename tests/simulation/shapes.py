@@ -44,7 +44,11 @@ class Sending(Struct):
     app: int
     event: Event
     facts: Facts
-    again: bool = False
+    late_s: float = 0.0
+    """From its number to its place in Kafka, as where it waits on disk: others overtake it."""
+    again_s: float | None = None
+    """It comes once more under the same number so much later, as after a lost answer."""
+    note: str = ""
     lost_piece: int | None = None
     spread_s: float = 0.0
     """By how much the pieces of a value that is cut lie apart."""
@@ -124,7 +128,10 @@ class Shapes:
             end = End(parts) if last else None
             part = self._part()
             part.tags[TURN] = str(self._names)
-            yield self._sending(times[i], Fragment(trace_id, [span], part, end))
+            sending = self._sending(times[i], Fragment(trace_id, [span], part, end))
+            if last and times[i] < max(times):
+                sending.note = ", root before a child"
+            yield sending
 
     def _of_services(self, trace_id: bytes, at_s: float) -> Iterator[Sending]:
         """Two apps share a trace; either may be first, one may never come."""
@@ -184,7 +191,7 @@ class Shapes:
         for i in range(parts):
             end = End(parts) if i == parts - 1 else None
             event = Fragment(trace_id, [self._span(root=not i, payload=_LARGE)], None, end)
-            yield self._sending(at_s + i * 0.02, event, may_die=True)
+            yield self._sending(at_s + i * 0.02, event)
 
     def _tagged(self, trace_id: bytes, at_s: float) -> Iterator[Sending]:
         """Tags by themselves, before the trace or long after it."""

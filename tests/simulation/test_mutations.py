@@ -3,25 +3,33 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pytest
+from msgspec.structs import replace
 
+from spanferry_schemas import Span
+from spanferry_schemas.cutting import CUT_ATTRIBUTE
+from spanferry_worker.errors import PoisonError, TransientError
 from spanferry_worker.ports import Partition
 from spanferry_worker.runtime.books import Bookkeeper
 from spanferry_worker.runtime.dead_letters import DeadLetterOffice
+from spanferry_worker.runtime.decider import Decider
 from spanferry_worker.runtime.drops import Drops
 from spanferry_worker.runtime.lanes import Lane, Lanes
 from spanferry_worker.runtime.recall import Recall
 from spanferry_worker.runtime.writer import Writer
 from spanferry_worker.stages import assemble
-from spanferry_worker.stages.accounts import Kept, Place
+from spanferry_worker.stages.accounts import Account, Kept, Place
+from spanferry_worker.stages.accounts import Outcome as Fate
 from spanferry_worker.stages.assemble import Assembler
 from spanferry_worker.stages.commit import OffsetTracker
-from spanferry_worker.stages.consume import FlowGate
+from spanferry_worker.stages.consume import FlowGate, PartitionClock
 from spanferry_worker.stages.decode import ChunkJoiner, Settled
-from spanferry_worker.stages.ledger import Ledger
+from spanferry_worker.stages.giants import OVERLOAD_KEY, Giants
+from spanferry_worker.stages.ledger import Ledger, Window
 from spanferry_worker.stages.sample import Decision, DecisionReason, Outcome, Sampler, Table
 from spanferry_worker.stages.trace import AssembledTrace, Position
 from spanferry_worker.stages.write import Bisection, Queued, WriteQueue
 from spanferry_worker.testing import MemoryGroup, MemorySink
+from tests.simulation.ports import SinkPort
 from tests.simulation.run import explain, run_seed
 
 SEEDS_MAX = 300
@@ -41,6 +49,25 @@ def commits_before_the_write(patch: Patch) -> None:
 
 def commits_what_is_open(patch: Patch) -> None:
     patch.setattr(OffsetTracker, "watermark", lambda self: self.next_offset)
+
+
+def notes_what_is_open(patch: Patch) -> None:
+    def all_of_it(self: Window, watermark: int, count: int) -> bytes:
+        return bytes([Fate.STORED]) * min(count, 5)
+
+    patch.setattr(Window, "outcomes_from", all_of_it)
+
+
+def passes_over_the_wrong_records(patch: Patch) -> None:
+    go_on = Lane.go_on
+
+    def one_off(self: Lane, offset: int, note: str) -> None:
+        go_on(self, offset, note)
+        if self._decided_before is not None:
+            before = self._decided_before
+            self._decided_before = before._replace(start=before.start - 1)
+
+    patch.setattr(Lane, "go_on", one_off)
 
 
 def keeps_its_lanes_over_a_rebalance(patch: Patch) -> None:
@@ -65,6 +92,68 @@ def leaks_what_it_counts(patch: Patch) -> None:
         self.held_bytes = held_bytes
 
     patch.setattr(WriteQueue, "drop", leak)
+
+
+def sends_giants_to_the_dead_letters(patch: Patch) -> None:
+    decide = Decider.decide
+
+    def refuse(self: Decider, trace: AssembledTrace, lane: Lane) -> None:
+        if OVERLOAD_KEY in trace.trace.metadata:
+            error = PoisonError("too large")
+            self._writer._office.take_refused(trace, error, lane.lane_id)
+        else:
+            decide(self, trace, lane)
+
+    patch.setattr(Decider, "decide", refuse)
+
+
+def cuts_giants_that_do_not_say_so(patch: Patch) -> None:
+    patch.setattr(assemble, "marked", lambda part, spans: part)
+
+
+def cuts_spans_that_do_not_say_so(patch: Patch) -> None:
+    cut = Giants._cut
+
+    def without_mark(self: Giants, span: Span) -> Span:
+        small = cut(self, span)
+        attributes = {name: one for name, one in small.attributes.items() if name != CUT_ATTRIBUTE}
+        return replace(small, attributes=attributes)
+
+    patch.setattr(Giants, "_cut", without_mark)
+
+
+def counts_numbers_that_come_late_as_missing(patch: Patch) -> None:
+    patch.setattr(Account, "_fill", lambda self, sequence: False)
+
+
+def counts_what_comes_again_anew(patch: Patch) -> None:
+    take = Account.take
+
+    def forgetful(self: Account, sequence: int | None, outcome: Fate, *, doubtful: bool) -> str:
+        again = sequence is not None and sequence < self.following
+        return take(self, None if again else sequence, outcome, doubtful=doubtful)
+
+    patch.setattr(Account, "take", forgetful)
+
+
+def believes_the_clocks_of_apps(patch: Patch) -> None:
+    def record(self: PartitionClock, timestamp_ms: int, wall_ms: int) -> int:
+        self.now_ms = timestamp_ms
+        return self.now_ms
+
+    patch.setattr(PartitionClock, "record", record)
+
+
+def takes_a_lost_answer_for_a_refusal(patch: Patch) -> None:
+    write = SinkPort.write
+
+    async def hasty(self: SinkPort, batch: Sequence[AssembledTrace]) -> None:
+        try:
+            await write(self, batch)
+        except TransientError as error:
+            raise PoisonError(str(error)) from error
+
+    patch.setattr(SinkPort, "write", hasty)
 
 
 def loses_a_chunk(patch: Patch) -> None:
@@ -205,9 +294,13 @@ def counts_anew_what_was_counted(patch: Patch) -> None:
 
 def broker_takes_commits_of_anybody(patch: Patch) -> None:
     def commit(
-        self: MemoryGroup, member_id: int, generation: int, offsets: Mapping[Partition, int]
+        self: MemoryGroup,
+        member_id: int,
+        generation: int,
+        offsets: Mapping[Partition, int],
+        notes: Mapping[Partition, str],
     ) -> bool:
-        self.broker.committed.update(offsets)
+        self.broker.commit(offsets, notes)
         return True
 
     patch.setattr(MemoryGroup, "commit", commit)
@@ -240,8 +333,17 @@ def store_doubles(patch: Patch) -> None:
 MUTATIONS: Iterable[Callable[[Patch], None]] = (
     commits_before_the_write,
     commits_what_is_open,
+    notes_what_is_open,
+    passes_over_the_wrong_records,
     keeps_its_lanes_over_a_rebalance,
     leaks_what_it_counts,
+    sends_giants_to_the_dead_letters,
+    cuts_giants_that_do_not_say_so,
+    cuts_spans_that_do_not_say_so,
+    counts_numbers_that_come_late_as_missing,
+    counts_what_comes_again_anew,
+    believes_the_clocks_of_apps,
+    takes_a_lost_answer_for_a_refusal,
     loses_a_chunk,
     forgets_late_spans,
     lets_the_older_part_win,

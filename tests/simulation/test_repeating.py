@@ -32,7 +32,9 @@ KINDS = {
     "killed", "stands still", "expelled", "told to stop", "rebalance", "store_away", "store_slow",
     "letters_away", "broker_away", "broke off", "refused", "junk", "chunks_incomplete", "(age",
     "(late", "(idle", "(memory", "(complete", "(drain", "assessment by request", "assessment trace",
-    "drops written down", "restored, ",
+    "drops written down", "restored, ", " cut, ", ", again", "app-9", ", out of order",
+    ", root before a child", "its clock jumps", "s wrong", "stored, and the answer was lost",
+    "no answer (commit.answered)", "no answer (letters.answered)", "no answer (ledger.answered)",
 }  # fmt: skip
 """Words of a history that say what has happened."""
 

@@ -8,6 +8,7 @@ from spanferry_worker.ports import DeadLetter
 from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.runtime.pipeline import Pipeline
 from spanferry_worker.services.metrics import Metrics
+from spanferry_worker.stages.giants import OVERLOAD_KEY
 from spanferry_worker.stages.trace import AssembledTrace
 from spanferry_worker.testing import GroupLog, MemorySink, SimulatedProcess
 from tests.simulation.ports import (
@@ -61,6 +62,7 @@ class Workforce:
             weather,
             die=lambda what: self.crash(worker, what),
             pause=lambda what: self.pause(worker, 1.5, what),
+            unheard=lambda what: self._scene.tell(name, f"no answer ({what})"),
         )
         sink = MemorySink(
             concurrency=self._scene.plan.concurrency, particular=True, beside=self._scene.store
@@ -86,7 +88,7 @@ class Workforce:
             decider._live, self._decisions, self._scene.audit.sampled, self._scene.audit.problem
         )
         self.workers.append(worker)
-        self._scene.tell(name, "started")
+        self._scene.tell(name, f"started, its clock {wrong_s:+} s wrong" if wrong_s else "started")
         worker.task = worker.process.run(self._life(worker))
         return worker
 
@@ -136,12 +138,13 @@ class Workforce:
 
 def _all(batch: Sequence[AssembledTrace]) -> str:
     return ", ".join(
-        f"{'by request' if t.trace_id is None else int.from_bytes(t.trace_id)} ({t.reason}{_restored(t)}, "
+        f"{'by request' if t.trace_id is None else int.from_bytes(t.trace_id)} ({t.reason}{_marks(t)}, "
         f"{' '.join(span.name for span in t.spans)})"
         for t in batch
     )
 
 
-def _restored(trace: AssembledTrace) -> str:
-    reason = trace.trace.metadata.get("spanferry.sampling.reason")
-    return " restored" if reason == "restored" else ""
+def _marks(trace: AssembledTrace) -> str:
+    metadata = trace.trace.metadata
+    cut = " cut" if OVERLOAD_KEY in metadata else ""
+    return cut + (" restored" if metadata.get("spanferry.sampling.reason") == "restored" else "")

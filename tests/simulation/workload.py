@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from random import Random
+from typing import NamedTuple
 
 from spanferry_schemas import (
     RecordKind,
@@ -14,9 +15,20 @@ from tests.simulation.plan import WORK_S, Plan
 from tests.simulation.shapes import Sending, Shapes, cut
 from tests.worker.events import T0_MS, number
 
-__all__ = ["App", "Workload"]
+__all__ = ["App", "Numbered", "Workload"]
 
 _JUNK = (b"\x01junk", b"", None, b"\x07later", b"\x01\x93\x09\x01\x02")
+
+
+class Numbered(NamedTuple):
+    """A record that has its number, and the time by its app's clock; Kafka may not have it yet."""
+
+    partition: int
+    sequence: int
+    value: bytes | None
+    key: bytes
+    kind: RecordKind
+    stamp_ms: int
 
 
 class App:
@@ -25,6 +37,8 @@ class App:
     def __init__(self, name: int, partitions: int, produce: Callable[..., Position]) -> None:
         self.producer_id = number(name + 1, 8)
         self._sequences = [0] * partitions
+        self._acknowledged = [0] * partitions
+        self._came: set[tuple[int, int]] = set()
         self._produce = produce
         self.clock_s = 0.0
 
@@ -34,23 +48,32 @@ class App:
         return sum(self._sequences)
 
     def report(self, now_s: float) -> Report:
-        """What it says of itself: the numbers that the broker has acknowledged."""
-        acknowledged = tuple((n, count) for n, count in enumerate(self._sequences) if count)
+        """What it says of itself: up to which number the broker has acknowledged any."""
+        acknowledged = tuple((n, count) for n, count in enumerate(self._acknowledged) if count)
         made_ns = int((T0_MS / 1000 + now_s + self.clock_s) * 1e9)
         return Report(self.producer_id, made_ns, acknowledged=acknowledged)
 
-    def send(
-        self, value: bytes | None, key: bytes, kind: RecordKind, now_s: float, *, times: int = 1
-    ) -> Iterator[Position]:
-        """One record; more than once under the same number, as after a lost answer."""
+    def number(self, value: bytes | None, key: bytes, kind: RecordKind, now_s: float) -> Numbered:
+        """Give a record the next number of its partition."""
         partition = sum(key) % len(self._sequences)
-        header = write_meta(RecordMeta(self.producer_id, self._sequences[partition], kind))
+        sequence = self._sequences[partition]
         self._sequences[partition] += 1
-        stamp = T0_MS + int((now_s + self.clock_s) * 1000)
-        for _ in range(times):
-            yield self._produce(
-                value, key=key, headers=(header,), timestamp_ms=stamp, partition=partition
-            )
+        stamp_ms = T0_MS + int((now_s + self.clock_s) * 1000)
+        return Numbered(partition, sequence, value, key, kind, stamp_ms)
+
+    def deliver(self, record: Numbered) -> tuple[Position, str]:
+        """Kafka gets a record: its place, and in words whether it is there before or was overtaken."""
+        partition, sequence, value, key, kind, stamp_ms = record
+        name = (partition, sequence)
+        word = ", out of order" if sequence < self._acknowledged[partition] else ""
+        word = ", again" if name in self._came else word
+        self._came.add(name)
+        self._acknowledged[partition] = max(self._acknowledged[partition], sequence + 1)
+        header = write_meta(RecordMeta(self.producer_id, sequence, kind))
+        place = self._produce(
+            value, key=key, headers=(header,), timestamp_ms=stamp_ms, partition=partition
+        )
+        return place, word
 
 
 class Workload:
@@ -58,6 +81,7 @@ class Workload:
 
     def __init__(self, plan: Plan) -> None:
         self._chance = Random(f"work {plan.seed}")
+        self._ways = Random(f"ways {plan.seed}")
         self._record_bytes_max = plan.record_bytes_max
         shapes = Shapes(self._chance, plan.record_bytes_max)
         self.refused = shapes.refused
@@ -74,9 +98,12 @@ class Workload:
         return self._chance.uniform(0.0, WORK_S)
 
     def _repeats(self) -> Iterator[Sending]:
-        """Some come twice, as when an app did not hear that Kafka had them."""
+        """Some come twice, as when an app did not hear that Kafka had them; some are overtaken."""
         for one in self.sendings:
-            one.again = self._chance.random() < 0.05
+            if self._chance.random() < 0.05:
+                one.again_s = self._ways.choice((0.0, 0.0, 0.3, 1.2))
+            if self._ways.random() < 0.08:
+                one.late_s = self._ways.choice((0.02, 0.3, 1.0))
             if self._chance.random() < 0.08 and one.lost_piece is None:
                 yield Sending(one.at_s + self._chance.choice((0.01, 0.4)), 9, one.event, one.facts)
 

@@ -6,6 +6,7 @@ OUT what a producer would have put on the wire for the same traces: same ids, ti
 
 import contextlib
 import json
+import queue
 import sys
 import threading
 from pathlib import Path
@@ -301,11 +302,13 @@ def usage(given: int, made: int) -> dict[str, int]:
     return {"input_tokens": given, "output_tokens": made, "total_tokens": given + made}
 
 
-def main(uri: str, artifacts: str, out: Path) -> None:
+def main(uri: str, artifacts: str, out: Path, programs: dict[str, Any] = PROGRAMS) -> None:
     import mlflow
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from mlflow.tracing.export import async_export_queue
     from mlflow.tracing.trace_manager import InMemoryTraceManager
 
+    async_export_queue.Queue = ImpatientQueue
     SqlAlchemyStore(uri, artifacts).create_experiment(EXPERIMENT)
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment(EXPERIMENT)
@@ -323,7 +326,7 @@ def main(uri: str, artifacts: str, out: Path) -> None:
     InMemoryTraceManager.pop_trace = pop_trace
     keep_given_values(given_values)
     recorded = []
-    for name, function in PROGRAMS.items():
+    for name, function in programs.items():
         finished.clear()
         given_values.clear()
         given = function(mlflow) or {}
@@ -336,6 +339,13 @@ def main(uri: str, artifacts: str, out: Path) -> None:
             given |= later()
         recorded.append(as_wire(name, made, given))
     out.write_bytes(msgspec.msgpack.encode(recorded))
+
+
+class ImpatientQueue(queue.Queue[Any]):
+    """In place of the one whose reader makes every flush wait for a second."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        return super().get(block, None if timeout is None else min(timeout, 0.01))
 
 
 def keep_given_values(values: dict[tuple[str, str], bytes]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 import spanferry_schemas as wire
+from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 
 EXPERIMENT = "programs"
 
@@ -19,6 +20,20 @@ class Recorded(msgspec.Struct):
     spans: list[wire.Span]
     assessments: list[wire.Assessment]
     attachments: list[wire.Attachment]
+
+    def assembled(self) -> AssembledTrace:
+        """As a worker has it when it is complete."""
+        return AssembledTrace(
+            trace_id=self.trace_id,
+            trace=self.part,
+            spans=self.spans,
+            assessments=self.assessments,
+            reason=FinishReason.COMPLETE,
+            complete=True,
+            size=1,
+            positions=[],
+            attachments=self.attachments,
+        )
 
 
 class Made(msgspec.Struct):

@@ -2,29 +2,38 @@
 
 import json
 import logging
+import re
 import secrets
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.version import VERSION
 
 from spanferry_schemas import Span, SpanEvent, SpanLink, StatusCode, TracePart, TraceState
 from spanferry_worker.errors import PoisonError
 from spanferry_worker.services import mlflow_bulk
+from spanferry_worker.services import mlflow_private as private
 from spanferry_worker.services.mlflow_build import EntityBuilder
+from spanferry_worker.services.mlflow_insert import Table
 from spanferry_worker.services.mlflow_span_rows import SPAN_COLUMNS, SpanRows
 from spanferry_worker.services.mlflow_sql import SQL_LIMITS
 from spanferry_worker.services.mlflow_text import Texts
 from spanferry_worker.services.mlflow_trace_rows import info_length
 from spanferry_worker.stages.trace import AssembledTrace
+from spanferry_worker.telemetry import LogEvent
 from tests.sinks.conftest import DATABASES, OpenSink, Place, every_database, make_place
 from tests.sinks.stores import dump, feedback, five_spans, ids, span, trace
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
 
 USAGE = "mlflow.chat.tokenUsage"
+MODEL = "mlflow.llm.model"
 COUNTS = b'{"input_tokens":10,"output_tokens":5,"total_tokens":15}'
 
 
@@ -60,6 +69,10 @@ def models_and_counts() -> dict[str, AssembledTrace]:
         ),
         "cost by the inputs": one(
             root(mlflow__chat__tokenUsage=COUNTS, mlflow__spanInputs=b'{"model":"gpt-4o-mini"}')
+        ),
+        "cost of an agent and its model": one(
+            span(first, span_type="AGENT", attributes={USAGE: COUNTS, MODEL: b'"gpt-4o-mini"'}),
+            span(second, first, span_type="LLM", attributes={USAGE: COUNTS, MODEL: b'"gpt-4o"'}),
         ),
         "usage of parent and child": one(
             span(first, span_type="AGENT", attributes={USAGE: COUNTS}),
@@ -237,11 +250,76 @@ async def test_a_migrated_database_is_left_to_mlflow(
     assert len(dump(database.database)["spans"]) == 10
 
 
-def test_what_was_not_tested_is_not_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_database_of_the_installed_version_is_tested() -> None:
     assert [mlflow_bulk.why_not(name) for name in ("sqlite", "postgresql", "mysql")] == [None] * 3
     assert "mssql" in (mlflow_bulk.why_not("mssql") or "")
+    assert mlflow_bulk.TESTED[VERSION] == private.latest_revision()
+
+
+def of_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_bulk, "VERSION", "3.99.0")
-    assert "3.99.0" in (mlflow_bulk.why_not("sqlite") or "")
+
+
+def of_another_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow_bulk, "TESTED", {VERSION: "other"})
+
+
+def with_a_column_that_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *others = mlflow_bulk._TABLES
+    monkeypatch.setattr(mlflow_bulk, "_TABLES", (Table(first.table, first.columns[1:]), *others))
+
+
+def without_a_column_that_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    *others, last = mlflow_bulk._TABLES
+    more = (*last.columns, "new_column")
+    monkeypatch.setattr(mlflow_bulk, "_TABLES", (*others, Table(last.table, more)))
+
+
+@pytest.mark.parametrize(
+    ("is_that", "says"),
+    [
+        (of_another_version, "MLflow 3.99.0 is not among the versions"),
+        (of_another_revision, f"now has revision {private.latest_revision()}"),
+        (with_a_column_that_is_not_written, "trace_info has other columns .*: request_id$"),
+        (without_a_column_that_is_written, "assessments has other columns .*: new_column$"),
+        (lambda _: None, None),
+    ],
+)
+async def test_what_was_not_tested_is_said_and_left_to_mlflow(
+    is_that: Callable[[pytest.MonkeyPatch], None],
+    says: str | None,
+    opened: OpenSink,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The database is as the installed MLflow makes it: so is every one that this MLflow opens."""
+    place = make_place("sqlite", request, tmp_path)
+    is_that(monkeypatch)
+    started: list[str] = []
+    start_trace = SqlAlchemyStore.start_trace
+
+    def spy(self: SqlAlchemyStore, info: Any) -> Any:
+        started.append(info.trace_id)
+        return start_trace(self, info)
+
+    monkeypatch.setattr(SqlAlchemyStore, "start_trace", spy)
+    sink = await opened(place.uri)
+    made = [five_spans(), five_spans()]
+    await sink.write(made)
+    said = [
+        record.getMessage()
+        for record in caplog.records
+        if getattr(record, "event", "") == LogEvent.WRITE_SLOWLY.value
+    ]
+    if says is None:
+        assert (said, started) == ([], [])
+    else:
+        assert len(said) == 1
+        assert re.search(says, said[0]), said
+        assert sorted(started) == sorted("tr-" + (one.trace_id or b"").hex() for one in made)
+    assert len(dump(place.database)["spans"]) == 10
 
 
 @every_database
@@ -256,35 +334,6 @@ async def test_an_experiment_deleted_meanwhile_refuses_its_own_traces(
     with pytest.raises(PoisonError, match="active"):
         await sink.write([five_spans(part=gone), five_spans(part=stays)])
     await sink.write([five_spans(part=stays)])
-
-
-@every_database
-async def test_daily_figures_are_queued_as_natively(
-    database: Place, opened: OpenSink, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_SQL_TRACE_ROLLUPS_ENABLED", "true")
-    query = sa.text("SELECT * FROM sql_trace_rollup_rebuild_queue")
-    made = [five_spans(), five_spans(part=TracePart(experiment="other"))]
-    queued = []
-    for bulk in (True, False):
-        engine = sa.create_engine(database.database)
-        sink = await opened(database.uri, bulk=bulk)
-        await sink.write(made)
-        with engine.begin() as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
-            for table in ("spans", "trace_tags", "trace_request_metadata", "trace_info"):
-                connection.execute(sa.text(f"DELETE FROM {table}"))
-            connection.execute(sa.text("DELETE FROM sql_trace_rollup_rebuild_queue"))
-        engine.dispose()
-        times = ("created", "updated", "enqueued", "timestamp", "generation", "id", "at")
-        queued.append(
-            sorted(
-                repr({k: v for k, v in row.items() if not any(word in k for word in times)})
-                for row in rows
-            )
-        )
-    assert queued[0]
-    assert queued[0] == queued[1]
 
 
 JSON = st.recursive(

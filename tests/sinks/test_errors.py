@@ -13,7 +13,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from spanferry_worker.errors import FatalError, PoisonError, TransientError
 from spanferry_worker.services import http_client
-from spanferry_worker.services.mlflow_errors import mapped, to_worker_error
+from spanferry_worker.services.mlflow_errors import (
+    RefusedError,
+    elsewhere,
+    mapped,
+    to_worker_error,
+)
 from spanferry_worker.services.mlflow_server import Server, TooLargeError
 
 pytestmark = [pytest.mark.mlflow]
@@ -92,6 +97,28 @@ def test_statements_and_their_values_are_not_told() -> None:
     error = to_worker_error(sql(DATA, Exception("reason")), "storing")
     assert "reason" in str(error)
     assert "secret" not in str(error)
+
+
+@pytest.mark.parametrize("because_of", [INTEGRITY, OPERATIONAL])
+def test_mlflows_own_verdict_is_not_what_led_it_there(
+    because_of: type[sqlalchemy.exc.DBAPIError],
+) -> None:
+    """As 3.18 refuses a part of a stored trace that names another experiment: where its INSERT failed."""
+    text = "Trace with ID 'tr-1' already exists in another experiment."
+    refusal = MlflowException(text, databricks_pb2.INVALID_PARAMETER_VALUE)
+    refusal.__context__ = sql(because_of, psycopg.errors.UniqueViolation())
+    with pytest.raises(PoisonError) as raised, mapped("updating"):
+        raise refusal
+    assert elsewhere(raised.value) == ["tr-1"]
+    several = RefusedError({"tr-1": raised.value, "tr-2": PoisonError("too deep")})
+    assert elsewhere(several) == ["tr-1"]
+
+
+def test_a_race_that_mlflow_finds_is_tried_again() -> None:
+    """The trace was there for the INSERT, and deleted when MLflow looked for it."""
+    gone = MlflowException("no longer exists", databricks_pb2.RESOURCE_DOES_NOT_EXIST)
+    gone.__context__ = sql(INTEGRITY, psycopg.errors.UniqueViolation())
+    assert type(to_worker_error(gone, "storing")) is TransientError
 
 
 def test_our_own_errors_pass() -> None:

@@ -1,17 +1,28 @@
 """Away, busy, or two at once: what is transient is said to be, and nothing is lost or doubled."""
 
 import asyncio
+import contextlib
+import itertools
 import json
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from mlflow import MlflowClient
+from mlflow.store.tracking.rest_store import RestStore
 
+from benchmarks.stores_ways import entities, log_into
 from spanferry_schemas import TracePart
 from spanferry_worker.errors import PoisonError, TransientError
+from spanferry_worker.services.mlflow_private import credentials
+from spanferry_worker.services.mlflow_sink import MlflowSink
+from tests.services.mlflow import MlflowServer
 from tests.services.postgres import PostgresServer
 from tests.sinks.conftest import OpenSink, Place, everywhere
 from tests.sinks.stores import feedback, five_spans, ids, late, span, trace
@@ -53,6 +64,71 @@ async def test_a_locked_sqlite_file(
     lock.execute("ROLLBACK")
     lock.close()
     await sink.write([five_spans()])
+
+
+async def test_an_sqlite_file_beside_its_server(
+    opened: OpenSink, tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the server the file is searched, tagged and natively logged into while batches go in."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # what the server refuses is seen
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(template, path)
+    sink = await opened(f"sqlite:///{path}", default_experiment="Default")
+    with MlflowServer(f"sqlite:///{path}") as server:
+        beside = Beside(server.uri, sink)
+        work = [asyncio.to_thread(beside.search_and_tag), asyncio.to_thread(beside.log)]
+        using = [asyncio.create_task(one) for one in work]
+        written: list[str] = []
+        try:
+            while len(written) < 2_000 or (len(written) < 5_000 and not beside.has_had_turns):
+                batch = [five_spans() for _ in range(100)]
+                await sink.write(batch)
+                written += [f"tr-{(one.trace_id or b'').hex()}" for one in batch]
+        finally:
+            beside.over.set()
+            await asyncio.gather(*using)
+        assert "locked" not in server.log_tail()
+    assert beside.has_had_turns
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        spans = dict(raw.execute("SELECT trace_id, count(*) FROM spans GROUP BY trace_id"))
+        found = [row[0] for row in raw.execute("SELECT request_id FROM trace_info")]
+        tags = dict(raw.execute("SELECT request_id, value FROM trace_tags WHERE key = 'seen'"))
+    assert sorted(found) == sorted([*written, *beside.logged])
+    assert spans == dict.fromkeys(found, 5)
+    assert tags == beside.tagged
+
+
+class Beside:
+    """What MLflow's own clients do with a server until it is over."""
+
+    def __init__(self, uri: str, sink: MlflowSink) -> None:
+        self._uri = uri
+        self._builder: Any = sink._writer._builder  # type: ignore[union-attr]
+        self.over = threading.Event()
+        self.tagged: dict[str, str] = {}
+        self.logged: list[str] = []
+
+    @property
+    def has_had_turns(self) -> bool:
+        return min(len(self.tagged), len(self.logged)) >= 3
+
+    def search_and_tag(self) -> None:
+        client = MlflowClient(self._uri)
+        for number in itertools.count():
+            if self.over.is_set():
+                return
+            found = client.search_traces(locations=["0"], max_results=5)
+            if found:
+                trace_id = found[number % len(found)].info.trace_id
+                client.set_trace_tag(trace_id, "seen", str(number))
+                self.tagged[trace_id] = str(number)
+
+    def log(self) -> None:
+        log = log_into(RestStore(partial(credentials, self._uri)))
+        while not self.over.is_set():
+            for info, spans in entities(self._builder, [five_spans()]):
+                log((info, spans))
+                self.logged.append(info.trace_id)
 
 
 async def test_missing_rights_lose_nothing(

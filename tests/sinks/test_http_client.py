@@ -5,6 +5,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from spanferry_worker.services import http_client
 from spanferry_worker.services.http_client import HttpClient, Reply, TimedOutError
 from spanferry_worker.services.mlflow_access import Access, Call
 from spanferry_worker.services.mlflow_private import credentials
-from spanferry_worker.stages.requests import RequestPolicy
+from spanferry_worker.stages.requests import RequestPace, RequestPolicy
 from tests.kafka_days.certificates import Authority
 from tests.sinks.gateway import Answer, Gateway, Seen, gateway
 
@@ -194,6 +195,52 @@ def test_retry_after_is_kept_by_all_requests(stub: Gateway, client: OpenClient) 
     assert [reply.status for reply in replies if isinstance(reply, Reply)] == [200] * 5
     assert len(at_s) == 6
     assert at_s[2] - at_s[0] >= 0.5, "the second was under way already"
+
+
+@pytest.mark.parametrize("way", ["a lot", "threads"])
+def test_a_host_is_not_asked_more_often_than_it_may_be(
+    stub: Gateway, client: OpenClient, way: str
+) -> None:
+    """By all threads together; another host has a pace of its own."""
+    at_s: list[float] = []
+    stub.rule = lambda _: at_s.append(time.monotonic()) or OK  # type: ignore[func-returns-value]
+    one = client(stub.uri, requests_per_s=10, requests_at_once_max=8)
+    lot = [Call("GET", "/")] * 14
+    with gateway() as another, ThreadPoolExecutor(14) as pool:
+        another.rule = lambda _: OK
+        other = client(another.uri, requests_per_s=10)
+        began_s = time.monotonic()
+        if way == "a lot":
+            asked = [pool.submit(one.ask_all, lot)]
+        else:
+            asked = [pool.submit(one.ask_all, [call]) for call in lot]
+        while len(at_s) < 2:
+            time.sleep(0.005)
+        assert other.ask(lot[0]).status == 200
+        elsewhere_s = time.monotonic()
+        replies = [reply for some in asked for reply in some.result(60)]
+    assert all(isinstance(reply, Reply) and reply.status == 200 for reply in replies)
+    assert len(at_s) == len(replies) == 14
+    for number, at in enumerate(sorted(at_s)):
+        assert at - began_s >= number / 10 - 0.005, number
+    before = sum(at < elsewhere_s for at in at_s)
+    assert before < 8, "as many have taken their places at once"
+
+
+def test_what_is_tried_again_has_its_place_in_the_pace(
+    stub: Gateway, client: OpenClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[float] = []
+
+    class Counted(RequestPace):
+        def take(self, now_s: float) -> float:
+            taken.append(now_s)
+            return super().take(now_s)
+
+    monkeypatch.setattr(http_client, "RequestPace", Counted)
+    stub.rule = lambda _: OK if len(stub.seen) > 2 else Answer(503)
+    assert client(stub.uri).ask(Call("GET", "/")).status == 200
+    assert len(stub.seen) == len(taken) == 3
 
 
 def test_a_long_wait_is_the_writers(stub: Gateway, client: OpenClient) -> None:

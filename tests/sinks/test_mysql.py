@@ -158,12 +158,27 @@ async def test_client_request_ids_are_compared_letter_by_letter(uri: str, opened
     assert row["trace_id"] == f"tr-{(small.trace_id or b'').hex()}"
 
 
+@pytest.mark.parametrize("by", ["uri", "variable"])
 async def test_tls_and_other_options_of_the_uri(
-    uri: str, mariadb: MariaDbServer, opened: OpenSink, tmp_path: Any
+    by: str,
+    uri: str,
+    mariadb: MariaDbServer,
+    opened: OpenSink,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The authority is named in the URI, or in MLflow's own variable: PyMySQL compares nothing with that
+    alone."""
+
+    def trusting(ca: object) -> str:
+        usual = f"{uri}?charset=utf8mb4&connect_timeout=5"
+        if by == "uri":
+            return f"{usual}&ssl_ca={ca}"
+        monkeypatch.setenv("MLFLOW_MYSQL_SSL_CA", str(ca))
+        return f"{usual}&ssl_verify_cert=true"
+
     query = sa.text("SHOW STATUS LIKE 'Ssl_cipher'")
-    safe = f"{uri}?ssl_ca={mariadb.ca}&charset=utf8mb4&connect_timeout=5"
-    sink = await opened(safe)
+    sink = await opened(trusting(mariadb.ca))
     await sink.write([five_spans(part=TracePart(tags={"\u00e9": "\U0001f600"}))])
     assert sink._backend is not None
     with sink._backend.store.engine.connect() as connection:
@@ -173,7 +188,7 @@ async def test_tls_and_other_options_of_the_uri(
 
     from tests.kafka_days.certificates import Authority
 
-    foreign = open_sink(f"{uri}?ssl_ca={Authority(tmp_path, 'foreign').ca}", default_experiment="x")
+    foreign = open_sink(trusting(Authority(tmp_path, "foreign").ca), default_experiment="x")
     with pytest.raises(TransientError, match="CERTIFICATE_VERIFY_FAILED"):
         await foreign.open()
     await foreign.close()

@@ -21,6 +21,9 @@ def test_all_is_well(place: Place) -> None:
     assert all(finding.good for finding in found), found
     assert "will be made" in found[-1].text
     assert len(place.store.search_experiments()) == experiments
+    last = probe(place.uri, default_experiment="probed", create_experiments=False)[-1]
+    assert not last.good
+    assert "mlflow.create_experiments is off" in last.text
 
     experiment_id = place.store.create_experiment("probed")
     assert f"is there ({experiment_id})" in probe(place.uri, default_experiment="probed")[-1].text

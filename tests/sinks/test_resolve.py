@@ -2,14 +2,25 @@
 
 import asyncio
 import secrets
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from spanferry_schemas import TracePart
-from spanferry_worker.errors import PoisonError
+from spanferry_worker.errors import (
+    FatalError,
+    NoExperimentError,
+    PartlyRefusedError,
+    PoisonError,
+    TransientError,
+)
+from spanferry_worker.runtime.lifecycle import make_parts
 from spanferry_worker.services.mlflow_resolve import KEEP_S, MISSING_S, Resolver
+from spanferry_worker.settings import MlflowSettings, Settings
 from tests.sinks.conftest import OpenSink, Place, everywhere
+from tests.sinks.gateway import Answer, Gateway, Seen, gateway
 from tests.sinks.stores import five_spans, late
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
@@ -130,6 +141,173 @@ async def test_a_model_name_that_mlflow_refuses(
     assert "mlflow.modelId" not in place.info(one.trace_id or b"").trace_metadata
     said = [r for r in caplog.records if "without their model" in r.message]
     assert len(said) == 1
+
+
+@pytest.fixture
+def before(place: Place) -> Iterator[Gateway]:
+    """A gateway before the tracking server."""
+    with gateway(place.uri) as one:
+        yield one
+
+
+def to_creations(status: int, body: bytes) -> Callable[[Seen], Answer | None]:
+    """A rule: no experiment is made."""
+
+    def rule(seen: Seen) -> Answer | None:
+        return Answer(status, {}, body) if seen.path.endswith("experiments/create") else None
+
+    return rule
+
+
+def refused_alone(error: PartlyRefusedError, place: int, named: str) -> str:
+    """What is said of the one that is refused: it names its experiment and the remedy."""
+    assert list(error.refused) == [place]
+    refused = error.refused[place]
+    assert isinstance(refused, NoExperimentError)
+    assert refused.experiment == named
+    assert repr(named) in str(refused)
+    assert f"mlflow experiments create --experiment-name '{named}'" in str(refused)
+    return str(refused)
+
+
+@pytest.mark.parametrize("place", ["server"], indirect=True)
+@pytest.mark.parametrize(
+    "body",
+    [b"Permission denied", b'{"error_code": "PERMISSION_DENIED", "message": "Permission denied"}'],
+    ids=["MLflow's", "JSON"],
+)
+async def test_a_server_that_refuses_to_make_it(
+    body: bytes, place: Place, before: Gateway, opened: OpenSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    before.rule = to_creations(403, body)
+    sink = await opened(before.uri, default_experiment="Default")
+    named = name()
+    batch = [five_spans(), five_spans(part=TracePart(experiment=named)), five_spans()]
+    with pytest.raises(PartlyRefusedError) as raised:
+        await sink.write(batch)
+    said = refused_alone(raised.value, 1, named)
+    assert "Permission denied" in said
+    assert "credentials" not in caplog.text
+    assert place.trace(batch[1].trace_id or b"") is None
+    assert all(place.trace(batch[other].trace_id or b"") for other in (0, 2))
+    asked = len(before.paths("experiments/create"))
+    with pytest.raises(NoExperimentError):
+        await sink.write(batch[1:2])
+    assert len(before.paths("experiments/create")) == asked, "asked for every trace"
+
+    before.rule = lambda _: None
+    await asyncio.sleep(MISSING_S)
+    await sink.write(batch)
+    assert place.trace(batch[1].trace_id or b"") is not None
+
+
+@pytest.mark.parametrize("place", ["server"], indirect=True)
+async def test_credentials_that_have_run_out_are_waited_for(
+    place: Place, before: Gateway, opened: OpenSink
+) -> None:
+    before.rule = to_creations(401, b"Unauthorized")
+    sink = await opened(before.uri, default_experiment="Default")
+    with pytest.raises(TransientError):
+        await sink.write([five_spans(part=TracePart(experiment=name()))])
+
+
+def without_creation(place: Place) -> tuple[str, Callable[[], None]]:
+    """A database's URI for a user who may not make experiments, and what grants that."""
+    user = f"writer{secrets.token_hex(4)}"
+    if place.kind == "postgres":
+        uri = place.uri.replace("postgres@", f"{user}@")
+        may, table = "GRANT {} ON {} TO " + user, "ALL TABLES IN SCHEMA public"
+        first = [
+            f"CREATE ROLE {user} LOGIN",
+            may.format("SELECT, INSERT, UPDATE, DELETE", table),
+            may.format("USAGE", "ALL SEQUENCES IN SCHEMA public"),
+            f"REVOKE INSERT ON experiments FROM {user}",
+        ]
+    else:
+        uri = place.uri.replace("root@", f"{user}@")
+        may = "GRANT {} ON {} TO " + f"{user}@'%'"
+        tables = set(sa.inspect(place.store.engine).get_table_names()) - {"experiments"}
+        first = [
+            f"CREATE USER {user}@'%'",
+            *(may.format("SELECT, INSERT, UPDATE, DELETE", one) for one in sorted(tables)),
+            may.format("SELECT, UPDATE", "experiments"),
+        ]
+
+    def execute(*statements: str) -> None:
+        with place.store.engine.begin() as connection:
+            for statement in statements:
+                connection.execute(sa.text(statement))
+
+    execute(*first)
+    return uri, lambda: execute(may.format("INSERT", "experiments"))
+
+
+@pytest.mark.parametrize("place", ["postgres", "mariadb"], indirect=True)
+@pytest.mark.parametrize("bulk", [True, False])
+async def test_a_database_user_who_may_not_make_it(
+    bulk: bool, place: Place, opened: OpenSink
+) -> None:
+    uri, grant = without_creation(place)
+    sink = await opened(uri, default_experiment="Default", bulk=bulk)
+    named = name()
+    batch = [five_spans(), five_spans(part=TracePart(experiment=named)), five_spans()]
+    with pytest.raises(PartlyRefusedError) as raised:
+        await sink.write(batch)
+    assert "denied" in refused_alone(raised.value, 1, named)
+    assert place.trace(batch[1].trace_id or b"") is None
+    assert all(place.trace(batch[other].trace_id or b"") for other in (0, 2))
+    grant()
+    await asyncio.sleep(MISSING_S)
+    await sink.write(batch)
+    assert place.trace(batch[1].trace_id or b"") is not None
+
+
+async def test_none_is_made_where_the_worker_is_told_so(place: Place, opened: OpenSink) -> None:
+    sink = await opened(place.uri, default_experiment="Default", create_experiments=False)
+    there, named = name(), name()
+    place.store.create_experiment(there)
+    parts = [TracePart(), TracePart(experiment=named), TracePart(experiment=there)]
+    batch = [five_spans(part=part) for part in parts]
+    with pytest.raises(PartlyRefusedError) as raised:
+        await sink.write(batch)
+    assert "mlflow.create_experiments is off" in refused_alone(raised.value, 1, named)
+    assert place.store.get_experiment_by_name(named) is None
+    assert all(place.trace(batch[other].trace_id or b"") for other in (0, 2))
+
+    made = place.store.create_experiment(named)
+    await asyncio.sleep(MISSING_S)
+    await sink.write(batch)
+    assert place.info(batch[1].trace_id or b"").experiment_id == made
+
+
+async def test_a_default_that_is_not_there_and_may_not_be_made(
+    database: Place, opened: OpenSink
+) -> None:
+    default = name()
+    with pytest.raises(FatalError, match=f"default experiment '{default}' is not there"):
+        await opened(database.uri, default_experiment=default, create_experiments=False)
+    database.store.create_experiment(default)
+    await opened(database.uri, default_experiment=default, create_experiments=False)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("creates", [True, False])
+def test_the_setting_reaches_the_store(creates: bool, database: Place) -> None:
+    settings = MlflowSettings(
+        tracking_uri=database.uri, experiment=name(), create_experiments=creates
+    )
+    sink = make_parts(Settings(mlflow=settings)).sink
+
+    async def said() -> str:
+        try:
+            await sink.open()
+        except FatalError as error:
+            return str(error)
+        finally:
+            await sink.close()
+        return ""
+
+    assert ("mlflow.create_experiments is off" in asyncio.run(said())) is not creates
 
 
 class Clock:

@@ -1,5 +1,6 @@
 """MLflow's workspaces: a worker stores in the one that MLflow's environment names."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,15 @@ from typing import Any
 import pytest
 
 from spanferry_schemas import TracePart
-from spanferry_worker.errors import FatalError, NoExperimentError
+from spanferry_worker import cli
+from spanferry_worker.errors import (
+    FatalError,
+    NoExperimentError,
+    PartlyRefusedError,
+    TraceNotFoundError,
+)
 from tests.sinks.conftest import OpenSink, Place, make_place
-from tests.sinks.stores import five_spans
+from tests.sinks.stores import dump, feedback, five_spans, late
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
 
@@ -74,3 +81,42 @@ async def test_a_workspace_that_is_not_named_or_not_there(
     monkeypatch.delenv("MLFLOW_ENABLE_WORKSPACES")
     with pytest.raises(FatalError, match="Cannot disable workspaces"):
         await opened(uri)
+
+
+async def test_feedback_stays_in_its_workspace(
+    workspaces: tuple[str, Callable[[str], Any]], opened: OpenSink
+) -> None:
+    uri, store_in = workspaces
+    written: dict[str, Any] = {}
+    for workspace in ("default", "search"):
+        store_in(workspace)
+        written[workspace] = five_spans()
+        await (await opened(uri)).write([written[workspace]])
+    sink = await opened(uri)
+    judged = [late(one, assessments=[feedback()]) for one in written.values()]
+    with pytest.raises(PartlyRefusedError) as raised:
+        await sink.write(judged)
+    assert {place: type(error) for place, error in raised.value.refused.items()} == {
+        0: TraceNotFoundError
+    }
+    assert [row["trace_id"] for row in dump(uri)["assessments"]] == [
+        f"tr-{(written['search'].trace_id or b'').hex()}"
+    ]
+
+
+async def test_retention_stays_in_its_workspace(
+    workspaces: tuple[str, Callable[[str], Any]], opened: OpenSink
+) -> None:
+    uri, store_in = workspaces
+    written: dict[str, str] = {}
+    for workspace in ("default", "search"):
+        store = store_in(workspace)
+        store.create_experiment("of both")
+        sink = await opened(uri)
+        one = five_spans(part=TracePart(experiment="of both"))
+        await sink.write([one])
+        written[workspace] = f"tr-{(one.trace_id or b'').hex()}"
+    words = ["retention", f"--tracking-uri={uri}", "--older-than=1d", "--yes", "--all-experiments"]
+    assert await asyncio.to_thread(cli.main, words) == 0
+    assert store_in("search").batch_get_trace_infos([written["search"]]) == []
+    assert len(store_in("default").batch_get_trace_infos([written["default"]])) == 1

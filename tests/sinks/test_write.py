@@ -324,6 +324,31 @@ async def test_two_parts_of_one_trace_in_one_batch(place: Place, opened: OpenSin
     assert len(found.info.assessments) == 1
 
 
+async def test_what_comes_for_a_trace_that_is_deleted_meanwhile_is_a_new_one(
+    place: Place, opened: OpenSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where it was deleted a moment earlier, and as MLflow's own log_spans has it."""
+    sink = await opened(place.uri)
+    root, child = ids(2)
+    first = trace([span(root)])
+    name = f"tr-{(first.trace_id or b'').hex()}"
+    await sink.write([first])
+    infos: Any = sink._backend.infos  # type: ignore[union-attr]
+
+    def delete_when_seen(trace_ids: list[str]) -> Any:
+        found = infos(trace_ids)
+        if name in found:
+            place.store.delete_traces(found[name].experiment_id, trace_ids=[name])
+        return found
+
+    monkeypatch.setattr(sink._backend, "infos", delete_when_seen)
+    rest = late(first, spans=[span(child, root)], assessments=[feedback(first.trace_id)])
+    await sink.write([rest])
+    found = place.trace(first.trace_id or b"")
+    assert [one.name for one in found.data.spans] == ["child"]
+    assert len(found.info.assessments) == 1
+
+
 async def test_tags_for_a_trace_that_is_not_there(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)
     with pytest.raises(TraceNotFoundError, match="replayed"):

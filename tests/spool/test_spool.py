@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -184,6 +185,47 @@ def test_damage_costs_one_entry_and_is_put_aside(
     last = spool_in(tmp_path)
     _adopt(last)
     assert drain(last) == []
+
+
+def test_a_damaged_header_costs_no_entry(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spool = spool_in(tmp_path)
+    for number in range(10):
+        spool.put(entry(number))
+    spool.close()
+    (segment,) = tmp_path.glob("*.seg")
+    segment.write_bytes(b"?" * len(HEADER) + segment.read_bytes()[len(HEADER) :])
+    heir = spool_in(tmp_path)
+    _adopt(heir)
+    assert drain(heir) == list(range(10))
+    assert heir.counted().corrupt_bytes == len(HEADER)
+    assert _files(tmp_path) == [".corrupt"]
+    assert "damaged at byte 0" in caplog.text
+
+
+def test_heirs_that_come_at_once_share_what_there_is(tmp_path: Path) -> None:
+    for owner in range(20):
+        gone = spool_in(tmp_path)
+        for number in range(5):
+            gone.put(entry(owner * 5 + number))
+        gone.close()
+    heirs = [spool_in(tmp_path) for _ in range(4)]
+    ready = threading.Barrier(len(heirs))
+    found: list[list[int]] = [[] for _ in heirs]
+
+    def inherit(which: int) -> None:
+        ready.wait()
+        _adopt(heirs[which])
+        found[which] = drain(heirs[which])
+
+    threads = [threading.Thread(target=inherit, args=(which,)) for which in range(len(heirs))]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert sorted(number for numbers in found for number in numbers) == list(range(100))
+    for heir in heirs:
+        heir.close()
+    assert [one.name for one in tmp_path.iterdir()] == ["room.lock"]
 
 
 def test_a_torn_end_is_no_damage(tmp_path: Path) -> None:

@@ -34,10 +34,10 @@ def test_help_names_every_command(capsys):
         cli.main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in ("worker", "topics", "doctor", "dev", "demo"))
+    assert all(name in text for name in ("worker", "topics", "retention", "doctor", "dev", "demo"))
 
 
-@pytest.mark.parametrize("command", ["worker", "topics", "doctor", "dev", "demo"])
+@pytest.mark.parametrize("command", ["worker", "topics", "retention", "doctor", "dev", "demo"])
 def test_every_command_has_its_help(command, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])

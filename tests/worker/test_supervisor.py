@@ -36,6 +36,7 @@ class Fleet:
             "--bootstrap-servers=127.0.0.1:9",
             "--tracking-uri=http://127.0.0.1:9",
             "--processes=2",
+            "--group-instance-id=fleet",
             f"--config={config}",
             f"--health-port={self.port}",
             "--set=process.stop_s=3",
@@ -51,6 +52,12 @@ class Fleet:
     def children(self) -> list[int]:
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(word) for word in path.read_text().split()] if path.exists() else []
+
+    def names(self) -> set[str]:
+        """Under which the processes join their group, as their command lines say."""
+        lines = [Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in self.children()]
+        flag = "--group-instance-id"
+        return {words[-words[::-1].index(flag)] for words in lines if flag in words}
 
     async def answering(self) -> bool:
         """Both workers serve their pages."""
@@ -91,6 +98,7 @@ async def test_it_speaks_for_all_and_restarts_what_dies(fleet: Fleet):
     ports = [await fetch(HOST, fleet.port + number, "/healthz") for number in (1, 2)]
     assert None not in ports
     first, second = fleet.children()
+    assert fleet.names() == {"fleet-0", "fleet-1"}
     os.kill(first, signal.SIGKILL)
     async with asyncio.timeout(30):
         while sum((await fleet.ask("/healthz"))[1]["restarts"]) != 1:  # noqa: ASYNC110 - no event for it
@@ -99,6 +107,7 @@ async def test_it_speaks_for_all_and_restarts_what_dies(fleet: Fleet):
             await asyncio.sleep(0.1)
     assert second in fleet.children()
     assert first not in fleet.children()
+    assert fleet.names() == {"fleet-0", "fleet-1"}, "who comes goes by the name of who went"
     page = await fetch(HOST, fleet.port, "/metrics")
     assert page is not None
     for line in (

@@ -15,7 +15,9 @@ from spanferry_worker.telemetry import set_up_logging
 
 __all__ = [
     "add_settings_arguments",
+    "is_confirmed",
     "moment_ms",
+    "nobody_to_ask",
     "operator_settings",
     "parse_since",
     "settings_from",
@@ -105,3 +107,13 @@ def moment_ms(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no time: give 30m, 2h, 7d or 2026-05-01T12:00"
         ) from None
+
+
+def nobody_to_ask(doing: str) -> str:
+    """What a command says that would ask first where nobody could answer. `doing`: what it asks before."""
+    return f"asks before it {doing}, and here is nobody to ask: add --yes or --dry-run"
+
+
+def is_confirmed(question: str) -> bool:
+    """Ask whoever sits there; anything but a yes is a no."""
+    return input(f"{question} [y/N] ").strip().lower() in {"y", "yes"}

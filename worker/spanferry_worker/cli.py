@@ -34,6 +34,7 @@ _COMMANDS: Final = {
     "undrop": _Command(
         "store what sampling has cut or dropped", "spanferry_worker.sampling.undrop"
     ),
+    "retention": _Command("delete old traces from MLflow", "spanferry_worker.retention.cli"),
     "spool": _Command("what apps could not send yet", "spanferry.spool.cli"),
     "doctor": _Command("say what is wrong, and prove the way", "spanferry_worker.doctor.cli"),
     "dev": _Command("Kafka, MLflow and a worker for development", "spanferry_worker.dev.dev"),

@@ -16,7 +16,7 @@ from spanferry_worker.services.kafka_admin import (
     describe_topic,
     problems,
 )
-from spanferry_worker.services.kafka_client import kafka_border
+from spanferry_worker.services.kafka_client import reach_border
 from spanferry_worker.settings import KafkaSettings
 
 __all__ = ["add_arguments", "run"]
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 async def _create(settings: KafkaSettings, plans: list[TopicPlan]) -> int:
     code = 0
     for plan in plans:
-        with kafka_border(f"reach Kafka at {settings.bootstrap_servers}"):
+        with reach_border(settings):
             state = await describe_topic(settings, plan.name)
             if state is None:
                 refusal = await create_topic(settings, plan)

@@ -94,8 +94,9 @@ class PartitionOwner(Protocol):
         """These are now ours, from their committed offset on. Called before any of their records."""
         ...
 
-    def resumed(self, committed: Mapping[Partition, int]) -> None:
-        """Those of the assigned ones that go on at an offset that was committed before, with it.
+    def resumed(self, committed: Mapping[Partition, int], notes: Mapping[Partition, str]) -> None:
+        """Those of the assigned ones that go on at an offset that was committed before, with it, and
+        what was noted beside it.
 
         Called after `assigned`, also where there is none.
         """
@@ -141,8 +142,10 @@ class RecordLog(Protocol):
         """How many records of each own partition were not polled yet, asked of the broker."""
         ...
 
-    async def commit(self, offsets: Mapping[Partition, int]) -> bool:
-        """Commit; False where the partitions are not ours any more."""
+    async def commit(
+        self, offsets: Mapping[Partition, int], notes: Mapping[Partition, str] | None = None
+    ) -> bool:
+        """Commit, with notes for whoever goes on there; False where the partitions are not ours any more."""
         ...
 
     async def read(self, positions: Sequence[Position]) -> list[Record]:

@@ -11,7 +11,9 @@ from spanferry_schemas import TOPIC
 from spanferry_schemas.security import SECRETS, Security
 from spanferry_worker.errors import SettingsError
 from spanferry_worker.settings_sources import Given, from_toml, nearest
+from spanferry_worker.stages.archive import ArchivePolicy
 from spanferry_worker.stages.assemble import AssemblePolicy
+from spanferry_worker.stages.breaker import BreakerPolicy
 from spanferry_worker.stages.consume import FlowPolicy
 from spanferry_worker.stages.decode import ChunkPolicy
 from spanferry_worker.stages.ledger import LedgerPolicy
@@ -38,6 +40,8 @@ __all__ = [
 ]
 
 _PREFIX: Final = "SPANFERRY_WORKER_"
+_OWN_BYTES: Final = 256 * 1024 * 1024
+"""For Python with MLflow, which take 250 to 285 MB by themselves."""
 _STRUCTURED: Final = frozenset({"sample.rules", "sample.shadow", "http.headers"})
 """Tables in a TOML file; as an argument or a variable JSON."""
 
@@ -83,23 +87,11 @@ class ConsumeSettings(FlowPolicy, frozen=True, kw_only=True):
     """With records waiting and none read for this long, the consumer is made anew."""
 
 
-class DeadLetterSettings(Struct, frozen=True, kw_only=True):
+class DeadLetterSettings(BreakerPolicy, frozen=True, kw_only=True):
     """Where what cannot be stored goes, and when that is too much to be true."""
 
     topic: str | None = None
     """Default: the traces' topic and `.dlq`."""
-    ratio_max: float = 0.5
-    """The worker stops with a clear error when more than this part of the last `window` would be
-    dead: then a setting or a version is wrong, not the records."""
-    window: int = 1_000
-    count_min: int = 50
-    """... and at least this many are."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.ratio_max <= 1:
-            raise ValueError("ratio_max must be above 0 and at most 1 (1 switches the breaker off)")
-        if not 1 <= self.count_min <= self.window:
-            raise ValueError("count_min must be at least 1 and at most window")
 
 
 class SampleSettings(SamplingPolicy, frozen=True, kw_only=True):
@@ -164,6 +156,9 @@ class MlflowSettings(Struct, frozen=True, kw_only=True):
     """postgresql://, mysql://, sqlite:///, http(s):// or databricks[://profile]. Required."""
     experiment: str = "Default"
     """For traces that name none."""
+    create_experiments: bool = True
+    """Make experiments that apps name and that are not there. Off: their traces go to the dead letters
+    (`no_experiment`) until somebody has made them."""
     artifact_server: str = ""
     """The MLflow server (http://…) that serves artifacts, for a worker that writes into its database:
     attachments go there. Without it images stay in the spans as base64."""
@@ -180,14 +175,20 @@ class ProcessSettings(Struct, frozen=True, kw_only=True):
     """The worker as processes."""
 
     processes: int = 1
+    memory_bytes_max: int = 0
+    """Resident memory that each process keeps to, within 150 MB of working room: it holds no more records
+    than this leaves beside what Python with MLflow takes. 0: `consume.held_bytes_max` and 256 MiB, and one
+    poll is held where that leaves less."""
     stop_s: float = 25.0
     """How long a stop may take: what is decided is written and committed, then we leave."""
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def __post_init__(self) -> None:
-        if self.processes < 1 or self.stop_s <= 0:
-            raise ValueError("processes must be at least 1, stop_s above 0")
+        if self.processes < 1 or self.stop_s <= 0 or self.memory_bytes_max < 0:
+            raise ValueError(
+                "processes must be at least 1, stop_s above 0, memory_bytes_max 0 or more"
+            )
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -205,6 +206,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ledger: LedgerSettings = LedgerSettings()
     health: HealthSettings = HealthSettings()
     mlflow: MlflowSettings = MlflowSettings()
+    archive: ArchivePolicy = ArchivePolicy()
     http: HttpSettings = HttpSettings()
     process: ProcessSettings = ProcessSettings()
 
@@ -226,6 +228,11 @@ class Settings(Struct, frozen=True, kw_only=True):
                 f"consume.revoke_flush_s={consume.revoke_flush_s:g} must be below "
                 f"kafka.rebalance_timeout_s={self.kafka.rebalance_timeout_s:g}"
             )
+
+    @property
+    def memory_bytes_max(self) -> int:
+        """What each process may take, working room apart."""
+        return self.process.memory_bytes_max or self.consume.held_bytes_max + _OWN_BYTES
 
     @property
     def dead_letter_topic(self) -> str:

@@ -238,7 +238,7 @@ def _hand_over(span: ReadableSpan) -> None:
     if attachments and not may_attach():
         wire = _without(attachments, wire, trace.mlflow_id)
         attachments = ()
-    above = PROCESS.finish_above
+    above = PROCESS.finisher.changes_above
     encoded = b"" if above < 0 else encode_span(wire)
     if len(encoded) > above:
         wire = PROCESS.finisher.wire_span(wire)

@@ -107,6 +107,15 @@ ROWS: Final = (
         label="outcome",
         fields={"sent": "traces_sent", "spooled": "traces_spooled", "dropped": "traces_dropped"},
     ),
+    Row(
+        name="traces_dropped",
+        kind=Kind.COUNTER,
+        unit="{trace}",
+        text="Whole traces dropped; `stats()` calls it `traces_dropped_by_reason`.",
+        label="reason",
+        fields={_ALL: "traces_dropped_by_reason"},
+        known=_DROPPED,
+    ),
     _sum(
         "buffered_traces",
         "Traces that wait in memory or are in flight.",

@@ -50,6 +50,9 @@ def burst() -> None:
 def without_a_worker() -> None:
     options = begin()
     assert options["topic"]
+    from spanferry.bridge import waiting
+
+    waiting._STORED_S = options["bound_s"]  # half a minute is long for a test
     trace_id = trace(0)
     started = time.monotonic()
     missing = mlflow.get_trace(trace_id, flush=True)

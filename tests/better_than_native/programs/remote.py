@@ -3,7 +3,8 @@
 import http.client
 import http.server
 import json
-import subprocess
+import os
+import signal
 import sys
 
 import mlflow
@@ -39,9 +40,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def serve() -> None:
+def serve(said: int) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        print(server.server_address[1], flush=True)
+        os.write(said, b"%d\n" % server.server_address[1])
         server.serve_forever()
 
 
@@ -62,20 +63,21 @@ def call(port: int) -> None:
 
 
 def main() -> None:
-    options = begin()
-    if options.get("serves"):
-        serve()
+    """The service is forked before anything is set up, so that it is a process as any other."""
+    read_end, write_end = os.pipe()
+    server = os.fork()
+    if server == 0:
+        begin()
+        serve(write_end)
         return
-    command = [sys.executable, "-m", "tests.better_than_native.programs.remote"]
-    server = subprocess.Popen(
-        [*command, json.dumps(options | {"serves": True})], stdout=subprocess.PIPE, text=True
-    )
+    os.close(write_end)
     try:
-        assert server.stdout is not None
-        call(int(server.stdout.readline()))
+        begin()
+        with os.fdopen(read_end) as said:
+            call(int(said.readline()))
     finally:
-        server.kill()
-        server.wait()
+        os.kill(server, signal.SIGKILL)
+        os.waitpid(server, 0)
     leave()
 
 

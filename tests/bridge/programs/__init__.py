@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.services import warm
+
 __all__ = ["Done", "run"]
 
-ROOT = Path(__file__).parents[3]
 PROGRAM_TIMEOUT_S = 100
 
 
@@ -28,7 +27,9 @@ class Done(NamedTuple):
 
 
 def run(program: str, folder: Path, variables: dict[str, str], **options: Any) -> Done:
-    """Run a program of this folder in a Python of its own, with these environment variables.
+    """Run a program of this folder in a process of its own, with these environment variables.
+
+    MLflow is imported there already; it reads its variables later than that, when they are asked for.
 
     `folder` is empty: MLflow's tracking URI is a database in it that nobody has made.
     """
@@ -38,13 +39,10 @@ def run(program: str, folder: Path, variables: dict[str, str], **options: Any) -
         "NO_PROXY": "127.0.0.1",
         **variables,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", f"tests.bridge.programs.{program}", json.dumps(options)],
-        cwd=ROOT,
+    done = warm.run(
+        f"tests.bridge.programs.{program}",
+        json.dumps(options),
         env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
         timeout=PROGRAM_TIMEOUT_S,
     )
     assert done.returncode == 0, done.stderr

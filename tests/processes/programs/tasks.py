@@ -1,4 +1,7 @@
-"""A celery app on a broker of files: each task makes one trace, and says so."""
+"""A celery app on a broker of files: each task makes one trace, and says so.
+
+TRACE_FIRST=true makes one while it is imported, before celery forks.
+"""
 
 import os
 
@@ -21,6 +24,9 @@ app = Celery(
 )
 if not os.environ.get("ENABLE_IN_CHILD"):
     spanferry.enable()
+    if os.environ.get("TRACE_FIRST"):
+        with spanferry.start_span("first-0"):
+            pass
 else:
     from celery.signals import worker_process_init
 

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
@@ -27,13 +28,18 @@ class Owner:
     def __init__(self) -> None:
         self.partitions: set[Partition] = set()
         self.resumed_partitions: set[Partition] = set()
+        self.notes: dict[Partition, str] = {}
         self.before_revoked: Callable[[], Awaitable[object]] | None = None
+        self.shares = 0
+        """How often partitions were dealt out."""
 
     def assigned(self, partitions: frozenset[Partition]) -> None:
         self.partitions = set(partitions)
+        self.shares += 1
 
-    def resumed(self, committed: Mapping[Partition, int]) -> None:
+    def resumed(self, committed: Mapping[Partition, int], notes: Mapping[Partition, str]) -> None:
         self.resumed_partitions |= committed.keys()
+        self.notes |= notes
 
     async def revoked(self, partitions: frozenset[Partition]) -> None:
         if partitions and self.before_revoked is not None:
@@ -46,7 +52,8 @@ class Place(NamedTuple):
 
     topic: str
     produce: Callable[[int, bytes, Headers], Awaitable[int]]
-    log: Callable[[], RecordLog]
+    log: Callable[..., RecordLog]
+    """Another member. On a broker its settings may differ: `log(heartbeat_s=1.0)`."""
 
 
 def kafka_settings(bootstrap_servers: str, topic: str = "traces", **changes) -> Settings:
@@ -92,7 +99,9 @@ async def kafka_place(bootstrap_servers: str, topic: str) -> AsyncIterator[Place
         return sent.offset
 
     try:
-        yield Place(topic, produce, lambda: KafkaLog(settings))
+        yield Place(
+            topic, produce, lambda **changes: KafkaLog(msgspec.structs.replace(settings, **changes))
+        )
     finally:
         await producer.stop()
 

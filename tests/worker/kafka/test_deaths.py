@@ -23,6 +23,8 @@ from tests.worker.runtime.harness import until
 pytestmark = [pytest.mark.kafka, pytest.mark.chaos]
 
 PARTITIONS = 4
+STILL_S = 10.0
+"""Longer than a worker's session here, which is 6 s."""
 
 
 class Scene:
@@ -115,6 +117,12 @@ class Scene:
             await consumer.stop()
         return sum(end - committed.get(p, 0) for p, end in ends.items())
 
+    async def all_committed(self) -> None:
+        """Wait for it."""
+        async with asyncio.timeout(30):
+            while await self.lag():  # noqa: ASYNC110 - no event for it
+                await asyncio.sleep(0.1)
+
     def close(self) -> None:
         for worker in self.workers:
             worker.stop()
@@ -165,9 +173,7 @@ async def test_killed_again_and_again_nothing_is_lost(scene: Scene):
     await producing
     await asyncio.to_thread(scene.start_worker)
     await until(scene.all_there, timeout_s=60)
-    async with asyncio.timeout(20):
-        while await scene.lag():  # noqa: ASYNC110 - no event for it
-            await asyncio.sleep(0.1)
+    await scene.all_committed()
     # Written again by the next worker is only what the dead one had not committed.
     writes = Counter(trace_id for trace_id, *_ in journal(scene.path))
     assert sum(writes.values()) < 2 * len(scene.expected), scene.logs()
@@ -178,7 +184,8 @@ async def test_a_second_worker_joins_and_leaves_and_nothing_is_lost_or_doubled(s
     await scene.produce(0, 300)
     second = await asyncio.to_thread(scene.start_worker)
     producing = asyncio.ensure_future(scene.produce(300, 600))
-    await asyncio.sleep(4)
+    await until(lambda: "partitions assigned" in second.log_tail(100), timeout_s=60)
+    await asyncio.sleep(2)
     await asyncio.to_thread(second.stop)
     await producing
     await until(scene.all_there, timeout_s=60)
@@ -203,3 +210,35 @@ async def test_a_worker_stopped_in_order_leaves_nothing_to_repeat(scene: Scene):
     await until(scene.all_there, timeout_s=40)
     writes = Counter(trace_id for trace_id, *_ in journal(scene.path))
     assert set(writes.values()) == {1}, scene.logs()
+
+
+async def test_a_worker_that_stood_still_for_longer_than_its_session(scene: Scene):
+    """The other has gone on with its partitions meanwhile; what it holds of them it must not commit."""
+    first = await asyncio.to_thread(scene.start_worker)
+    await asyncio.to_thread(scene.start_worker)
+    await scene.produce(0, 300)
+    await until(scene.all_there, timeout_s=60)
+    await scene.all_committed()
+    await scene.produce(300, 100)
+    joined = first.log_tail(100).count("partitions assigned")
+    await asyncio.to_thread(first.pause)
+    paused_at = asyncio.get_running_loop().time()
+    for begin in range(400, 1_000, 100):
+        await scene.produce(begin, 100)
+        await asyncio.sleep(0.2)
+    await until(scene.all_there, timeout_s=60)
+    await scene.all_committed()
+    committed = await scene.committed()
+    await asyncio.sleep(max(0.0, paused_at + STILL_S - asyncio.get_running_loop().time()))
+    first.resume()
+    await until(lambda: first.log_tail(100).count("partitions assigned") > joined, timeout_s=60)
+    await scene.produce(1_000, 200)
+    await until(scene.all_there, timeout_s=60)
+    await scene.all_committed()
+    assert all(at >= committed[place] for place, at in (await scene.committed()).items())
+    assert [line for line in journal(scene.path) if not line[2]] == [], scene.logs()
+    writes = Counter(int(trace_id, 16) for trace_id, *_ in journal(scene.path))
+    assert max(writes.values()) <= 2
+    # What it had read, and the answer to the fetch that was under way, which lay in its socket.
+    again = [number_ for number_, count in writes.items() if count > 1]
+    assert all(300 <= number_ < 500 for number_ in again), again

@@ -129,6 +129,15 @@ def test_foreign_errors_are_sorted_at_the_border():
         raise KeyError
 
 
+async def test_the_error_says_why_no_broker_could_be_used():
+    """Whatever is done with aiokafka's own log."""
+    settings = KafkaSettings(bootstrap_servers="127.0.0.1:1")
+    with pytest.raises(TransientError) as caught:
+        await KafkaLog(settings).open(Owner())
+    assert "cannot reach Kafka at 127.0.0.1:1: " in str(caught.value)
+    assert "Connect call failed" in str(caught.value)
+
+
 def test_security_settings_reach_the_client():
     settings = KafkaSettings(
         bootstrap_servers="h:1",

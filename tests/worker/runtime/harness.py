@@ -27,6 +27,7 @@ FAST: dict[str, object] = {
     "write.linger_s": 0.02,
     "write.batch_traces_max": 20,
     "write.absent_retry_s": 0.02,
+    "dead_letters.hold_s": 0.05,
     "retry.retry_initial_s": 0.01,
     "retry.retry_max_s": 0.05,
     "commit.interval_s": 0.02,

@@ -99,11 +99,11 @@ async def test_the_ledger_is_never_behind_what_is_committed():
     log = MemoryLog(harness.broker)
     commit = log.commit
 
-    async def watched(offsets):
+    async def watched(offsets, notes):
         kept = map(read_entry, harness.ledger.entries.values())
         places = {one.partition: one.offset for one in kept if isinstance(one, Place)}
         behind.extend(p for p, offset in offsets.items() if places.get(p.partition, 0) < offset)
-        return await commit(offsets)
+        return await commit(offsets, notes)
 
     log.commit = watched
     app = App(harness)
@@ -167,6 +167,80 @@ async def test_a_commit_waits_for_the_ledger_but_not_for_ever(monkeypatch):
         await until(harness.all_committed)
 
 
+async def _kept_and_away() -> tuple[Harness, App]:
+    """A record is committed and counted; then the ledger is away, and another comes."""
+    harness = Harness(partitions=1)
+    app = App(harness)
+    async with harness.running():
+        app.send(encode(whole(1)), number(1))
+        await until(harness.all_committed)
+    harness.ledger.transient_failures = 1_000_000
+    app.send(encode(whole(2)), number(2))
+    return harness, app
+
+
+async def test_a_commit_waits_until_what_was_kept_before_is_read(monkeypatch):
+    monkeypatch.setattr(books, "_LOOK_S", 0.02)
+    harness, _ = await _kept_and_away()
+    async with harness.running():
+        await until(lambda: len(harness.sink.stored) == 2)
+        await until(lambda: harness.ledger.transient_failures < 999_990)
+        assert not harness.all_committed()
+        harness.ledger.transient_failures = 0
+        await until(harness.all_committed)
+    assert (row(harness).stored, row(harness).unaccounted) == (2, 0)
+
+
+async def test_what_is_committed_while_the_ledger_cannot_be_read_is_counted_once_it_can(
+    monkeypatch,
+):
+    monkeypatch.setattr(books, "_LOOK_S", 0.02)
+    monkeypatch.setattr(books, "_RETRY_S", 0.02)
+    harness, _ = await _kept_and_away()
+    monkeypatch.setattr(books, "_PATIENCE_MS", 0)
+    async with harness.running():
+        await until(harness.all_committed)
+        assert row(harness).stored == 1, "not counted yet"
+        harness.ledger.transient_failures = 0
+        await until(lambda: row(harness).stored == 2)
+    assert (row(harness).stored, row(harness).unaccounted) == (2, 0)
+
+
+async def test_what_waits_to_be_counted_is_bounded(monkeypatch):
+    monkeypatch.setattr(books, "_PATIENCE_MS", 0)
+    monkeypatch.setattr(books, "_UNCOUNTED_MAX", 5)
+    harness = Harness(partitions=1)
+    harness.ledger.transient_failures = 1_000_000
+    app = App(harness)
+    async with harness.running() as worker:
+        for trace_id in range(30):
+            app.send(encode(whole(trace_id)), number(trace_id))
+            await until(harness.all_committed)
+        [lane] = worker.lanes
+        assert len(lane.books.window) <= 6
+
+
+async def test_where_what_was_kept_before_cannot_be_read_for_long_the_hole_is_told(
+    monkeypatch, caplog
+):
+    monkeypatch.setattr(books, "_LOOK_S", 0.02)
+    harness, app = await _kept_and_away()
+    monkeypatch.setattr(books, "_PATIENCE_MS", 0)
+    async with harness.running():
+        await until(harness.all_committed)
+    harness.ledger.transient_failures = 0
+    app.send(encode(whole(3)), number(3))
+    async with harness.running():
+        await until(harness.all_committed)
+        await until(
+            lambda: any(
+                "has a hole: partition 0 was committed from 1 to 2" in one.message
+                for one in caplog.records
+            )
+        )
+    assert (row(harness).stored, row(harness).unaccounted) == (2, 1)
+
+
 async def test_what_could_not_be_written_is_written_without_another_commit(monkeypatch):
     monkeypatch.setattr(books, "_LOOK_S", 0.02)
     monkeypatch.setattr(books, "_PATIENCE_MS", 0)
@@ -199,7 +273,7 @@ async def test_reports_say_what_was_dropped_and_what_never_came():
     harness.broker.produce(encode(report), key=APP, partition=1)
     async with harness.running() as worker:
         await until(harness.all_committed)
-        worker.books._look()
+        worker.books.look()
         assert sample(worker, "ledger_dropped_parcels") == 7
     found = row(harness)
     assert (found.produced, found.stored, found.dropped, found.missing) == (11, 1, 7, 3)

@@ -2,8 +2,10 @@
 
 import asyncio
 
+import pytest
+
 from spanferry_schemas import End, encode_fragment, encode_span
-from spanferry_worker.errors import TransientError
+from spanferry_worker.errors import FatalError, TransientError
 from spanferry_worker.stages.giants import OVERLOAD_KEY
 from spanferry_worker.testing import MemorySink
 from tests.worker.events import fragment, number, send, span, whole
@@ -59,7 +61,7 @@ async def test_fifty_thousand_spans_of_one_trace_and_its_neighbours():
 
 
 async def test_a_hundred_thousand_open_traces_and_their_neighbours():
-    """They take more than open traces may: the oldest are written early and completed later."""
+    """They take more than open traces may as objects, and less folded: none is written before its time."""
     harness = Harness(
         partitions=4, assemble__idle_s=600, assemble__age_s=600, write__batch_traces_max=200
     )
@@ -71,11 +73,31 @@ async def test_a_hundred_thousand_open_traces_and_their_neighbours():
     async with harness.running() as worker:
         await until(lambda: set(neighbours) <= set(harness.sink.stored), timeout_s=100)
         assert worker.lanes.held_bytes <= 128 * MB
-        assert sum(lane.assembler.held_traces for lane in worker.lanes) > 50_000
+        assert sum(lane.assembler.held_traces for lane in worker.lanes) == crowd
+        assert sample(worker, "assemble_finished_total", reason="memory") == 0
         for trace_id in range(10_000, 10_000 + crowd, 100):
             send(harness.broker, fragment(trace_id, [span(2)], end=End(2)))
         wanted = [number(trace_id) for trace_id in range(10_000, 10_000 + crowd, 100)]
         await until(lambda: all(is_whole(harness.sink, each) for each in wanted), timeout_s=60)
+
+
+async def test_a_crowd_that_is_due_at_once_goes_as_it_can_be_written():
+    """Whoever comes meanwhile waits for a few batches, not for the crowd."""
+    harness = Harness(partitions=2, assemble__idle_s=1, write__batch_traces_max=10)
+    crowd = 1_500
+    started = [encode_span(span(1))]
+    for trace_id in map(number, range(10_000, 10_000 + crowd)):
+        harness.broker.produce(encode_fragment(trace_id, started), key=trace_id)
+    harness.sink.delay_s = 0.02
+    async with harness.running() as worker:
+        await until(lambda: len(harness.sink.stored) > 100)
+        neighbours = small(harness, 20)
+        await until(lambda: set(neighbours) <= set(harness.sink.stored))
+        before = len(harness.sink.stored)
+        assert before < crowd / 2, "they have waited for the crowd"
+        assert worker.writer.queue.held_traces <= 10 * (harness.sink.concurrency + 1) + 20
+        await until(harness.all_committed, timeout_s=60)
+    assert len(harness.sink.stored) == crowd + 20
 
 
 def is_whole(sink: MemorySink, trace_id: bytes) -> bool:
@@ -106,6 +128,58 @@ async def test_what_takes_most_of_its_memory_as_objects_is_bounded_as_well():
         harness.sink.blocked.set()
         await until(harness.all_committed)
     assert len(harness.sink.stored) == 1_000
+
+
+async def test_a_process_that_takes_much_itself_holds_less():
+    """The limit is the process's: what is loaded when the store is open is taken off."""
+    harness = Harness(
+        partitions=1,
+        assemble__idle_s=60,
+        process__memory_bytes_max=100 * MB,
+        consume__poll_bytes_max=MB,
+    )
+    harness.sink.blocked.clear()
+    for trace_id in range(1_000):
+        send(harness.broker, whole(trace_id, payload=10_000))
+    pipeline = harness.pipeline(resident_bytes=lambda: 98 * MB)
+    async with harness.running(pipeline) as worker:
+        await until(lambda: worker.intake.waiting)
+        await asyncio.sleep(0.1)
+        assert sample(worker, "consume_held_limit_bytes") == 2 * MB
+        assert 2 * MB < worker.intake.held_bytes < 5 * MB
+        harness.sink.blocked.set()
+        await until(harness.all_committed)
+    assert len(harness.sink.stored) == 1_000
+
+
+async def test_a_limit_that_leaves_nothing_to_hold_is_refused_with_what_is_needed():
+    harness = Harness(process__memory_bytes_max=100 * MB, consume__poll_bytes_max=MB)
+    pipeline = harness.pipeline(resident_bytes=lambda: 99 * MB + 1)
+    with pytest.raises(FatalError, match=rf"memory_bytes_max=.* give it {100 * MB + 1} or more"):
+        await pipeline.run()
+
+
+async def test_without_a_limit_of_ones_own_a_large_process_still_starts():
+    """Nobody has set what is too little here: one poll is held, and the log says so."""
+    harness = Harness(consume__poll_bytes_max=MB)
+    send(harness.broker, whole(1))
+    pipeline = harness.pipeline(resident_bytes=lambda: 2_000 * MB)
+    async with harness.running(pipeline) as worker:
+        await until(harness.all_committed)
+        assert sample(worker, "consume_held_limit_bytes") == MB
+
+
+async def test_unfinished_traces_leave_though_complete_ones_fill_the_queue():
+    """Else none would, as long as the store is slower than what comes, and no commit would move."""
+    harness = Harness(partitions=1, assemble__idle_s=0.3, write__batch_traces_max=10)
+    harness.sink.blocked.clear()
+    send(harness.broker, fragment(GIANT, [span(1)]))
+    small(harness, 500)
+    async with harness.running() as worker:
+        await until(lambda: worker.writer.queue.held_traces >= 500)
+        await until(lambda: worker.writer.queue.held_unfinished == 1)
+        harness.sink.blocked.set()
+        await until(harness.all_committed)
 
 
 class Probed(MemorySink):

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from spanferry_schemas import End, encode
-from spanferry_worker.errors import FatalError
 from spanferry_worker.stages.trace import FinishReason
 from spanferry_worker.testing import MemoryBroker, MemoryLog, MemorySink
 from tests.worker.events import feedback, fragment, header, number, send, span, whole
@@ -183,21 +182,6 @@ async def test_a_refused_trace_whose_records_kafka_has_removed_is_rebuilt():
     [letter] = harness.letters.letters
     assert letter.record.key == number(1)
     assert b"span-3" in letter.record.value
-
-
-@pytest.mark.parametrize("stage", ["decode", "write"])
-async def test_when_most_would_be_dead_the_worker_stops_and_says_so(stage):
-    harness = Harness(partitions=1, dead_letters__window=100, dead_letters__count_min=20)
-    if stage == "write":
-        harness.sink.poison = lambda _: True
-    for trace_id in range(500):
-        if stage == "write":
-            send(harness.broker, whole(trace_id))
-        else:
-            harness.broker.produce(b"\x07from another world", key=number(trace_id))
-    with pytest.raises(FatalError, match=f"dead letters \\({stage}.*dead_letters.ratio_max"):
-        await asyncio.wait_for(harness.pipeline().run(), 10)
-    assert len(harness.letters.letters) < 100
 
 
 async def test_intake_waits_while_the_worker_holds_too_much():

@@ -7,8 +7,12 @@ import pytest
 
 from spanferry_schemas import End
 from spanferry_worker.errors import TransientError
+from spanferry_worker.runtime.lanes import Gained, Lane
+from spanferry_worker.stages.accounts import Outcome
+from spanferry_worker.stages.consume import Room
+from spanferry_worker.stages.note import read_note, write_note
 from spanferry_worker.testing import MemoryLog
-from tests.worker.events import fragment, number, send, span, whole
+from tests.worker.events import fragment, number, record, send, span, whole
 from tests.worker.runtime.harness import Harness, sample, until
 
 pytestmark = pytest.mark.both_loops
@@ -56,6 +60,56 @@ async def test_the_open_trace_goes_over_to_the_new_owner():
         await until(harness.all_committed)
     stored = harness.sink.stored[number(1)]
     assert (len(stored.spans), stored.complete, stored.writes) == (2, True, 1)
+
+
+async def test_what_is_decided_above_the_watermark_is_not_written_again_and_holds_nobody_up():
+    """The end of a trace whose begin lies below the watermark would wait for that in vain."""
+    harness = Harness(partitions=1, assemble__idle_s=60)
+    send(harness.broker, fragment(1, [span(1), span(2)]))
+    send(harness.broker, fragment(2, [span(1)]))
+    send(harness.broker, fragment(1, [span(3)], end=End(3)))
+    send(harness.broker, whole(3))
+    async with harness.running():
+        await until(lambda: len(harness.sink.stored) == 2)
+    [partition] = harness.broker.partitions
+    assert harness.broker.committed[partition] == 1
+    send(harness.broker, fragment(2, [span(2)], end=End(2)))
+    async with harness.running():
+        await until(harness.all_committed)
+    assert {trace.writes for trace in harness.sink.stored.values()} == {1}
+    assert all(trace.complete for trace in harness.sink.stored.values())
+
+
+async def test_news_are_committed_also_where_the_watermark_stands():
+    harness = Harness(partitions=1, assemble__idle_s=60)
+    send(harness.broker, fragment(1, [span(1)]))
+    async with harness.running() as worker:
+        for trace_id in (2, 3):
+            send(harness.broker, whole(trace_id))
+            await until(
+                lambda count=trace_id: len(harness.broker.notes) and _noted(harness) == count - 1
+            )
+        lane = worker.lanes.of(harness.broker.partitions[0])
+        assert lane.committed == 0
+
+
+def _noted(harness: Harness) -> int:
+    """How many records are noted as stored above what is committed."""
+    [partition] = harness.broker.partitions
+    decided = read_note(harness.broker.committed[partition], harness.broker.notes[partition])
+    return 0 if decided is None else decided.outcomes.count(Outcome.STORED)
+
+
+async def test_notes_that_are_known_only_once_records_were_read_still_count():
+    harness = Harness(partitions=1, assemble__idle_s=60)
+    lane = Lane(harness.broker.partitions[0], harness.settings, Room(harness.settings.consume))
+    records = [record(whole(n), offset=n) for n in range(3)]
+    lane.take(records[:2], 0, Gained())
+    lane.go_on(0, write_note(bytes([Outcome.STORED] * 3)))
+    assert lane.tracker.watermark() == 2
+    gained = Gained()
+    lane.take(records[2:], 0, gained)
+    assert (gained.traces, lane.tracker.watermark()) == ([], 3)
 
 
 async def test_a_write_that_returns_after_its_partition_was_lost_commits_nothing():

@@ -146,6 +146,19 @@ async def test_whole_new_traces_and_what_comes_for_those_decided_here_ask_nobody
         assert [is_cut(one) for one in spans.values()] == [cut, cut]
 
 
+async def test_a_late_root_goes_the_way_of_its_trace_though_assembly_has_forgotten_that():
+    big = {"name": "big", "action": "drop", "bytes_min": 2_000}
+    desk = Desk("keep", sample__rules=[big], assemble__released_traces_max=0)
+    async with desk.running(desk.worker()):
+        desk.send(late(1))
+        await until(desk.all_committed)
+        desk.send(fragment(1, [span(1)], end=End(2)))  # by itself it would be stored
+        desk.send(fragment(2, [span(1)], end=End(2)))
+        await until(desk.all_committed)
+    assert list(desk.sink.stored) == [number(2)]
+    assert desk.sink.asked == [number(1)], "only for what came without a root"
+
+
 async def test_a_policy_that_keeps_everything_asks_nobody():
     desk = Desk("keep")
     async with desk.running(desk.worker()):

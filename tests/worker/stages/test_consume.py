@@ -10,6 +10,7 @@ from spanferry_worker.stages.consume import (
     FlowPolicy,
     PartitionClock,
     PollSizer,
+    Room,
     SequenceLedger,
     StallDetector,
 )
@@ -18,12 +19,27 @@ POLICY = FlowPolicy(held_bytes_max=1_000, poll_bytes_max=1_000, poll_records_max
 
 
 def test_the_gate_closes_above_the_limit_and_opens_at_half():
-    gate = FlowGate(POLICY)
+    gate = FlowGate(Room(POLICY))
     assert not gate.update(1_000)
     assert gate.update(1_001)
     assert gate.update(501)
     assert not gate.update(500)
     assert not gate.update(1_000)
+
+
+def test_less_is_held_where_less_is_left_and_never_more_than_the_setting_says():
+    room = Room(FlowPolicy(held_bytes_max=1_000, poll_bytes_max=100))
+    gate = FlowGate(room)
+    assert room.fit(5_000)
+    assert (room.held_bytes_max, room.waiting_bytes_max) == (1_000, 500)
+    assert room.fit(400)
+    assert (room.held_bytes_max, room.waiting_bytes_max) == (400, 200)
+    assert gate.update(401)
+    assert gate.update(201)
+    assert not gate.update(200)
+    assert room.fit(100)
+    assert not room.fit(99), "not one poll"
+    assert room.held_bytes_max == 100
 
 
 def test_a_poll_asks_for_about_the_bytes_it_should():

@@ -1,13 +1,14 @@
-"""write: batches, bisection, retries, the breaker."""
+"""write: batches, bisection, retries."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
+from spanferry_worker.stages.trace import FinishReason
 from spanferry_worker.stages.write import (
     Bisection,
-    DeadLetterBreaker,
     Queued,
     RetryPolicy,
     WaitingRoom,
@@ -182,35 +183,6 @@ def test_retries_wait_longer_within_bounds(attempt: int, chance: float):
     assert delay_s <= policy.delay_s(attempt + 1, chance)
 
 
-def breaker() -> DeadLetterBreaker:
-    return DeadLetterBreaker(ratio_max=0.5, window=100, count_min=10)
-
-
-def test_the_breaker_trips_when_most_would_be_dead():
-    some = breaker()
-    assert not any(some.saw(bad=1) for _ in range(9))
-    assert some.saw(bad=1)
-
-
-def test_the_breaker_bears_what_is_below_the_ratio():
-    some = breaker()
-    assert not any(some.saw(good=1) or some.saw(bad=1) for _ in range(500))
-
-
-def test_the_breaker_forgets_the_good_of_long_ago():
-    some = breaker()
-    for _ in range(10_000):
-        some.saw(good=1)
-    assert any(some.saw(bad=1) for _ in range(60))
-
-
-def test_the_breaker_never_trips_on_good():
-    some = breaker()
-    for _ in range(20):
-        some.saw(bad=1)
-    assert some.saw(good=1) is False
-
-
 def test_what_the_store_has_no_trace_for_waits_and_is_due_again():
     room = WaitingRoom(POLICY)
     assert room.admit(queued(1, 70), T0_MS)
@@ -292,3 +264,23 @@ def test_a_policy_that_makes_no_sense_is_refused(wrong):
 def test_a_retry_policy_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="retry_initial_s"):
         RetryPolicy(retry_initial_s=0)
+
+
+def test_what_is_missing_to_so_many_batches_of_unfinished_traces():
+    queue = WriteQueue(WritePolicy(batch_traces_max=10))
+    assert queue.spare(3) == 30
+    for number in range(100):
+        queue.add(queued(number), T0_MS)
+    assert queue.spare(3) == 30, "complete ones are in nobody's way"
+    for number in range(100, 125):
+        item = queued(number)
+        idle = replace(item.trace, reason=FinishReason.IDLE, complete=False)
+        queue.add(item._replace(trace=idle), T0_MS)
+    assert queue.spare(3) == 5
+    assert queue.spare(2) == 0
+    queue.share = 0.5
+    assert queue.spare(6) == 5
+    queue.share = 1.0
+    while batch := queue.take(T0_MS, flush=True):
+        queue.settle(batch)
+    assert queue.spare(3) == 30

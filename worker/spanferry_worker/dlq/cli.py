@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from spanferry_schemas.limits import PRODUCER_ID_BYTES
-from spanferry_worker.arguments import operator_settings
+from spanferry_worker.arguments import is_confirmed, nobody_to_ask, operator_settings
 from spanferry_worker.dlq.arguments import add_arguments, selection_from
 from spanferry_worker.dlq.replaying import Account, Order, replay, target_partitions
 from spanferry_worker.dlq.showing import shown
@@ -126,7 +126,7 @@ async def _show(settings: Settings, args: argparse.Namespace) -> int:
 def _replay(settings: Settings, args: argparse.Namespace) -> int:
     asks = not (args.yes or args.dry_run)
     if asks and not sys.stdin.isatty():
-        _complain(args, "asks before it sends, and here is nobody to ask: add --yes or --dry-run")
+        _complain(args, nobody_to_ask("sends"))
         return _USAGE
 
     def target_of(letter: Letter) -> str:
@@ -143,7 +143,7 @@ def _replay(settings: Settings, args: argparse.Namespace) -> int:
         return _NOTHING
     if not wanted or args.dry_run:
         return _NOTHING if lost else _OK
-    if asks and input("Send them? [y/N] ").strip().lower() not in {"y", "yes"}:
+    if asks and not is_confirmed("Send them?"):
         _say("nothing was sent")
         return _NOTHING
     clock = SystemClock()

@@ -143,7 +143,7 @@ async def _check_mlflow(settings: Settings, connect_s: float) -> list[Finding]:
                 "give --tracking-uri postgresql://… or http://…, or set MLFLOW_TRACKING_URI",
             )
         ]
-    return await check_mlflow(settings.mlflow, connect_s, settings.http)
+    return await check_mlflow(settings.mlflow, connect_s, settings.http, settings.archive)
 
 
 def _secrets(kafka: KafkaSettings) -> list[str | None]:

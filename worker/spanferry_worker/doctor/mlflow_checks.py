@@ -8,6 +8,7 @@ from spanferry_worker.doctor.findings import Area, Finding, Level, good, note, p
 from spanferry_worker.doctor.reach import Address, judge_reach, reach
 from spanferry_worker.services.mlflow_environment import prepare_environment
 from spanferry_worker.settings import MlflowSettings
+from spanferry_worker.stages.archive import ArchivePolicy
 from spanferry_worker.stages.requests import RequestPolicy
 from spanferry_worker.text import without_userinfo
 
@@ -38,9 +39,15 @@ def server_address(tracking_uri: str) -> Address | None:
 
 
 async def check_mlflow(
-    settings: MlflowSettings, timeout_s: float, http: RequestPolicy | None = None
+    settings: MlflowSettings,
+    timeout_s: float,
+    http: RequestPolicy | None = None,
+    archive: ArchivePolicy | None = None,
 ) -> list[Finding]:
-    """Findings about the tracking URI. Nothing is written there; an empty database stays empty."""
+    """Findings about the tracking URI, and the archive of large traces where there is one.
+
+    Nothing is written there; an empty database stays empty.
+    """
     uri = settings.tracking_uri
     address = server_address(uri)
     if address is not None:
@@ -55,20 +62,27 @@ async def check_mlflow(
                 "write it as http://host:5000",
             )
         ]
-    seen = await asyncio.to_thread(_probe, uri, settings.experiment, http)
+    seen = await asyncio.to_thread(_probe, settings, http, archive)
     empty = [finding.text for finding in seen if finding.empty]
-    if empty:
-        return [note(Area.MLFLOW, text, _EMPTY_REMEDY) for text in empty]
     wrong = [finding.text for finding in seen if not finding.good]
-    if wrong:
-        return [problem(Area.MLFLOW, text, _REMEDY) for text in wrong]
+    if empty or wrong:
+        notes = [note(Area.MLFLOW, text, _EMPTY_REMEDY) for text in empty]
+        return [*notes, *(problem(Area.MLFLOW, text, _REMEDY) for text in wrong)]
     return [good(Area.MLFLOW, "; ".join(finding.text for finding in seen))]
 
 
-def _probe(tracking_uri: str, experiment: str, http: RequestPolicy | None) -> "list[ProbeFinding]":
+def _probe(
+    settings: MlflowSettings, http: RequestPolicy | None, archive: ArchivePolicy | None
+) -> "list[ProbeFinding]":
     """What MLflow's own code says of it. Blocking."""
     prepare_environment()
     # mlflow takes seconds to import.
     from spanferry_worker.services.mlflow_probe import probe  # noqa: PLC0415
 
-    return probe(tracking_uri, default_experiment=experiment, http=http)
+    return probe(
+        settings.tracking_uri,
+        default_experiment=settings.experiment,
+        create_experiments=settings.create_experiments,
+        http=http,
+        archive=archive,
+    )

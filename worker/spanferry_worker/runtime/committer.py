@@ -21,11 +21,11 @@ class Committer:
     def __init__(self, parts: Parts, settings: Settings, lanes: Lanes, books: Bookkeeper) -> None:
         self._parts = parts
         self._books = books
-        self._session_ms = int(settings.kafka.session_timeout_s * 1000)
-        self._awake_ms = parts.clock.now_ms()
         self._interval_s = settings.commit.interval_s
         self._lanes = lanes
         self._turn = asyncio.Lock()
+        name = settings.kafka.group_instance_id
+        self._rival = "" if name is None else f", or another process is called {name}, too"
 
     async def run(self) -> None:
         """Commit every `interval_s`, for ever."""
@@ -34,23 +34,27 @@ class Committer:
             await self.commit()
 
     async def commit(self) -> bool:
-        """Commit what has moved. False where it could not be: it is tried again next time.
+        """Commit what has moved, with what else is decided. False where it could not be: it is tried again.
 
         Where the partitions turn out to be lost their lanes are forgotten.
         """
         async with self._turn:
-            due = {lane: lane.due() for lane in self._lanes}
-            moved = {lane: offset for lane, offset in due.items() if offset is not None}
-            awake = self._look_at_the_clock()
-            if not moved:
+            moved = {lane: at for lane in self._lanes if (at := lane.due()) is not None}
+            told = moved | {lane: at for lane in self._lanes if (at := lane.news_at()) is not None}
+            if not told:
                 return True
-            if awake and not await self._books.write(moved):
+            if not await self._books.write(moved):
                 return False
+            for lane in told:
+                lane.has_news = False
             try:
                 ours = await self._parts.log.commit(
-                    {lane.partition: o for lane, o in moved.items()}
+                    {lane.partition: offset for lane, offset in told.items()},
+                    {lane.partition: lane.note(offset) for lane, offset in told.items()},
                 )
             except TransientError as error:
+                for lane in told:
+                    lane.has_news = True
                 self._parts.metrics.commits.labels("failed").inc()
                 _log.warning(
                     "commit failed, tried again later: %s", error, extra=LogEvent.COMMIT_FAILED()
@@ -59,23 +63,13 @@ class Committer:
             if not ours:
                 self._parts.metrics.commits.labels("lost").inc()
                 _log.warning(
-                    "commit refused: the partitions went to another worker",
+                    "commit refused: the partitions went to another worker%s",
+                    self._rival,
                     extra=LogEvent.COMMIT_LOST(),
                 )
-                self._lanes.close(lane.partition for lane in moved)
+                self._lanes.close(lane.partition for lane in told)
                 return False
-            for lane, offset in moved.items():
+            for lane, offset in told.items():
                 lane.committed = offset
             self._parts.metrics.commits.labels("done").inc()
-            if not awake:
-                await self._books.write(moved)
             return True
-
-    def _look_at_the_clock(self) -> bool:
-        """False where the process has stood still for so long that others may own its partitions.
-
-        Then Kafka is asked first, by the commit: who has lost them must not write their ledger.
-        """
-        now_ms = self._parts.clock.now_ms()
-        still_ms, self._awake_ms = now_ms - self._awake_ms, now_ms
-        return still_ms < self._session_ms

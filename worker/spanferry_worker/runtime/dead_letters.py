@@ -10,22 +10,22 @@ from msgspec import Struct
 
 from spanferry_schemas import Fragment, encode
 from spanferry_worker.errors import (
-    FatalError,
     NoExperimentError,
     PoisonError,
     TraceNotFoundError,
     TransientError,
 )
 from spanferry_worker.ports import DeadLetter
+from spanferry_worker.runtime.breakers import Breakers, Case
 from spanferry_worker.runtime.lanes import Lane, Lanes
 from spanferry_worker.runtime.parts import Parts
+from spanferry_worker.runtime.wake import wait_for_event
 from spanferry_worker.settings import Settings
 from spanferry_worker.stages.accounts import Outcome
 from spanferry_worker.stages.consume import Record
 from spanferry_worker.stages.decode import DeadReason, Rejected
 from spanferry_worker.stages.footprint import RECORD_BYTES
 from spanferry_worker.stages.trace import AssembledTrace, Position
-from spanferry_worker.stages.write import DeadLetterBreaker
 from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["DeadLetterOffice", "RebuiltRecord"]
@@ -51,88 +51,80 @@ class RebuiltRecord(Struct, frozen=True):
     headers: Sequence[tuple[str, bytes | None]]
 
 
-class _Case(Struct, frozen=True):
-    """Records to be dead-lettered, and the trace they made, if they made one."""
-
-    rejected: Rejected
-    lane_id: int
-    size: int
-    trace: AssembledTrace | None = None
-
-
 class DeadLetterOffice:
-    """Takes what is rejected, now; sends it in the background, in order, until it is acknowledged."""
+    """Takes what is rejected, now; sends it in the background, until it is acknowledged."""
 
     def __init__(self, parts: Parts, settings: Settings, lanes: Lanes) -> None:
         self._parts = parts
         self._settings = settings
         self._lanes = lanes
-        self._cases: deque[_Case] = deque()
-        self._arrived = asyncio.Event()
+        self._cases: deque[Case] = deque()
+        self._cases_bytes = 0
+        self._changed = asyncio.Event()
+        self.breakers = Breakers(parts, settings, lanes, self._changed)
+        """Through which goes what may be our fault."""
         self.idle = asyncio.Event()
-        """Set while nothing waits."""
+        """Set while there is nothing to send. What a breaker holds is the next owner's."""
         self.idle.set()
-        self._breakers = {stage: self._breaker() for stage in ("decode", "write")}
         self._said: set[tuple[str, str]] = set()
         self._experiments: set[str] = set()
         self.on_progress: Callable[[], None] = lambda: None
         """Called whenever a case is closed."""
-        self.held_bytes = 0
-        """What waits here takes in memory."""
         self._gone: set[Position] = set()
         """Positions of open cases whose records Kafka had removed."""
 
-    def _breaker(self) -> DeadLetterBreaker:
-        settings = self._settings.dead_letters
-        return DeadLetterBreaker(
-            ratio_max=settings.ratio_max, window=settings.window, count_min=settings.count_min
-        )
-
-    def count(self, stage: str, *, good: int = 0, bad: int = 0, message: str = "") -> None:
-        """Feed the breaker of a stage. Raises FatalError where too much would be dead."""
-        breaker = self._breakers[stage]
-        tripped = breaker.saw(good=good, bad=bad)
-        self._parts.metrics.dead_letters_ratio.labels(stage).set(breaker.bad / max(1, breaker.seen))
-        if tripped:
-            raise FatalError(
-                f"{breaker.bad} of the last {breaker.seen} would go to the dead letters ({stage}: "
-                f"{message}). Such a share is no accident: check the worker's version, the topic and "
-                "the store, or raise dead_letters.ratio_max. Nothing of it is committed."
-            )
+    @property
+    def held_bytes(self) -> int:
+        """What waits here takes in memory."""
+        return self._cases_bytes + self.breakers.held_bytes
 
     def take(self, rejected: Rejected, lane: Lane) -> None:
-        """Records that give no event."""
+        """Records that give no event. Raises FatalError where too much would be dead."""
         record = rejected.record
         size = len(record.value) if record is not None and record.value else 0
         size += RECORD_BYTES * (1 + len(rejected.positions))
-        self._put(_Case(rejected, lane.lane_id, size))
+        self.breakers.hold("decode", Case(rejected, lane.lane_id, size), len(rejected.positions))
+        self._enter(self.breakers.passing())
 
     def take_refused(self, trace: AssembledTrace, error: PoisonError, lane_id: int) -> None:
-        """A trace that the store can never take. Raises FatalError as `count` does."""
-        reason, message = DeadReason.REFUSED, str(error)
+        """A trace that the store can never take. Raises FatalError as `take` does."""
+        reason, may_be_ours = DeadReason.REFUSED, True
         if isinstance(error, NoExperimentError):
             reason = DeadReason.NO_EXPERIMENT
-            if _is_new(error.experiment, self._experiments):
-                self.count("write", bad=1, message=message)
+            may_be_ours = _is_new(error.experiment, self._experiments)
         elif isinstance(error, TraceNotFoundError):
             # Its trace may have been dropped, by a policy or in the app: no fault of the worker.
-            reason = DeadReason.NO_TRACE
+            reason, may_be_ours = DeadReason.NO_TRACE, False
+        rejected = Rejected(reason, str(error), trace.positions)
+        case = Case(rejected, lane_id, trace.memory_bytes, trace)
+        if may_be_ours:
+            self.breakers.hold("write", case, 1)
+            self._enter(self.breakers.passing())
         else:
-            self.count("write", bad=1, message=message)
-        rejected = Rejected(reason, message, trace.positions)
-        self._put(_Case(rejected, lane_id, trace.memory_bytes, trace))
+            self._enter([case])
 
-    def _put(self, case: _Case) -> None:
-        self._cases.append(case)
-        self.held_bytes += case.size
-        self._arrived.set()
-        self.idle.clear()
+    def _enter(self, cases: Sequence[Case]) -> None:
+        """Among those that are to be sent."""
+        if cases:
+            self._cases += cases
+            self._cases_bytes += sum(case.size for case in cases)
+            self._changed.set()
+            self.idle.clear()
+
+    async def _wait(self) -> None:
+        """Until there is something to send."""
+        while True:
+            self._enter(self.breakers.passing())
+            self._changed.clear()
+            if self._cases:
+                return
+            await wait_for_event(self._changed, self.breakers.due_s())
 
     async def run(self) -> None:
         """Send what comes, for ever."""
         attempt = 0
         while True:
-            await self._arrived.wait()
+            await self._wait()
             cases = self._next()
             try:
                 await self._send([c for c in cases if self._lanes.owned(c.lane_id) is not None])
@@ -151,13 +143,12 @@ class DeadLetterOffice:
             for case in cases:
                 self._close(case)
             if not self._cases:
-                self._arrived.clear()
                 self.idle.set()
             self.on_progress()
 
-    def _next(self) -> list[_Case]:
+    def _next(self) -> list[Case]:
         """What is sent together: records at hand, or the one trace whose records are read again."""
-        cases: list[_Case] = []
+        cases: list[Case] = []
         for case in self._cases:
             read_again = case.rejected.record is None
             if cases and (read_again or len(cases) == _BATCH_MAX):
@@ -167,9 +158,9 @@ class DeadLetterOffice:
                 break
         return cases
 
-    def _close(self, case: _Case) -> None:
+    def _close(self, case: Case) -> None:
         self._cases.popleft()
-        self.held_bytes -= case.size
+        self._cases_bytes -= case.size
         lane = self._lanes.owned(case.lane_id)
         if lane is not None:
             gone = self._gone.intersection(case.rejected.positions)
@@ -177,7 +168,7 @@ class DeadLetterOffice:
             lane.settle(case.rejected.positions, Outcome.DEAD_LETTERED)
             self._gone -= gone
 
-    async def _send(self, cases: Sequence[_Case]) -> None:
+    async def _send(self, cases: Sequence[Case]) -> None:
         letters: list[DeadLetter] = []
         for case in cases:
             if case.rejected.record is None:
@@ -186,7 +177,7 @@ class DeadLetterOffice:
                 letters.append(self._letter(case, case.rejected.record))
         await self._send_letters(letters)
 
-    def _letter(self, case: _Case, record: Record) -> DeadLetter:
+    def _letter(self, case: Case, record: Record) -> DeadLetter:
         reason, message = case.rejected.reason.value, case.rejected.message
         return DeadLetter(record, reason, message, self._parts.clock.now_ms())
 
@@ -204,7 +195,7 @@ class DeadLetterOffice:
             level = logging.WARNING if first else logging.DEBUG
             _log.log(level, "dead letter (%s): %s", letter.reason, letter.message, extra=where)
 
-    async def _send_read_again(self, case: _Case) -> None:
+    async def _send_read_again(self, case: Case) -> None:
         """The records as they lie in Kafka, few at a time; rebuilt where Kafka has removed them."""
         positions = case.rejected.positions
         found: set[tuple[int, int]] = set()

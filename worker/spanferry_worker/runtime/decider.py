@@ -8,7 +8,7 @@ from spanferry_worker.runtime.drops import Drops
 from spanferry_worker.runtime.fleet import Fleet
 from spanferry_worker.runtime.lanes import Lane, Lanes
 from spanferry_worker.runtime.parts import Parts
-from spanferry_worker.runtime.recall import Recall, is_piece
+from spanferry_worker.runtime.recall import Recall
 from spanferry_worker.runtime.remembered import Remembered
 from spanferry_worker.runtime.restorer import Restoration, Restorer
 from spanferry_worker.runtime.writer import Writer
@@ -141,7 +141,8 @@ class Decider:
         self, trace: AssembledTrace, lane: Lane, told: Sampled | None, *, patient: bool
     ) -> bool:
         """Decide and hand on; False where that has to wait for the fleet."""
-        if is_piece(trace):
+        if trace.reason is not FinishReason.COMPLETE:
+            # A late root, too, follows what is remembered here; only pieces without one ask the store.
             earlier = told or self._remembered.own(lane, trace.trace_id or b"")
             if earlier is not None or trace.reason is FinishReason.LATE or not trace.spans:
                 self._follow(trace, lane, earlier)

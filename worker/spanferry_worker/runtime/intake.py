@@ -44,16 +44,15 @@ class Intake:
         self._writer = writer
         self._office = office
         self.decider = Decider(parts, settings, lanes, writer)
-        self._gate = FlowGate(settings.consume)
+        self._gate = FlowGate(lanes.room)
         self._sizer = PollSizer(settings.consume)
         self.sizes = MeanSize()
         """Of the records read, whatever their partition."""
-        self._waiting_bytes_max = int(
-            settings.consume.held_bytes_max * settings.consume.resume_ratio
-        )
         self._progress = asyncio.Event()
         writer.on_progress = office.on_progress = self._progress.set
         self._interrupted = False
+        self._first_lane = 0
+        """Whose turn it is to be looked at first."""
 
     @property
     def waiting(self) -> bool:
@@ -152,22 +151,27 @@ class Intake:
         """Timers and limits, a few times a second."""
         wall_ms = self._parts.clock.now_ms()
         gained = Gained()
-        for lane in self._lanes:
+        # One batch for each call of the store, and one to follow.
+        spare = self._writer.queue.spare(self._parts.sink.concurrency + 1)
+        lanes = list(self._lanes)
+        self._first_lane += 1
+        for at in range(len(lanes)):
+            lane = lanes[(self._first_lane + at) % len(lanes)]
             # While intake stands, what waits in Kafka is unknown and time must not pass here.
             if not self._gate.closed and self._parts.log.caught_up(lane.partition):
                 lane.clock.caught_up(wall_ms)
-            lane.expire(gained)
-        self._lanes.shed(gained, waiting_bytes_max=self._waiting_bytes_max)
+            # A crowd that is due at once is given out as it can be written: others must not wait behind it.
+            spare = max(0, spare - lane.expire(gained, spare))
+        self._lanes.shed(gained)
         self._pass_on(gained)
         self.decider.tick()
 
     def _pass_on(self, gained: Gained) -> None:
         """Decide what is finished and hand it to the writer, or to the dead letters."""
         if gained.good > 0:
-            self._office.count("decode", good=gained.good)
+            self._office.breakers.saw_good("decode", gained.good)
         for rejected, lane in gained.rejected:
             self._parts.metrics.decode_rejected.labels(rejected.reason.value).inc()
-            self._office.count("decode", bad=len(rejected.positions), message=rejected.message)
             self._office.take(rejected, lane)
         if gained.cut:
             self._parts.metrics.assemble_cut.inc(gained.cut)

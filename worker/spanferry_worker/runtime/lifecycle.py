@@ -23,7 +23,7 @@ from spanferry_worker.services.kafka_dead_letters import KafkaDeadLetters
 from spanferry_worker.services.kafka_dropped import KafkaDropped
 from spanferry_worker.services.kafka_fleet import KafkaFleet
 from spanferry_worker.services.kafka_ledger import KafkaLedger
-from spanferry_worker.services.memory import memory_limit_bytes
+from spanferry_worker.services.memory import memory_limit_bytes, resident_bytes
 from spanferry_worker.services.metrics import Metrics
 from spanferry_worker.settings import Settings, require_for_worker
 from spanferry_worker.telemetry import LogEvent
@@ -42,19 +42,24 @@ def make_parts(settings: Settings) -> Parts:
     """The real services, not yet connected. Raises FatalError for a tracking URI that cannot do."""
     from spanferry_worker.services.mlflow_sink import open_sink  # noqa: PLC0415
 
+    metrics = _metrics(settings)
     return Parts(
         log=KafkaLog(settings.kafka),
         sink=open_sink(
             settings.mlflow.tracking_uri,
             default_experiment=settings.mlflow.experiment,
             artifact_server=settings.mlflow.artifact_server,
+            create_experiments=settings.mlflow.create_experiments,
             bulk=settings.mlflow.bulk,
             http=settings.http,
+            archive=settings.archive,
+            archive_metrics=metrics.archive,
         ),
         letters=KafkaDeadLetters(settings),
         clock=SystemClock(),
-        metrics=_metrics(settings),
+        metrics=metrics,
         chance=random.Random(),  # noqa: S311 - spreads retries
+        resident_bytes=resident_bytes,
         ledger=KafkaLedger(settings) if settings.ledger.enabled else None,
         fleet=KafkaFleet(settings),
         dropped=KafkaDropped(settings),

@@ -1,6 +1,7 @@
 """What a pipeline is made of; the composition root or a test supplies it."""
 
 import random
+from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -27,6 +28,8 @@ class Parts(Struct, frozen=True, kw_only=True):
     clock: Clock
     metrics: Metrics
     chance: random.Random
+    resident_bytes: Callable[[], int] = int
+    """What the process takes in memory; by default as if it took none."""
     ledger: LedgerLog | None = None
     """None: the accounts are forgotten when the worker ends."""
     fleet: FleetLog | None = None

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from spanferry_worker.errors import FatalError, TransientError
-from spanferry_worker.ports import Partition
+from spanferry_worker.ports import Clock, Partition
 from spanferry_worker.runtime.books import Bookkeeper
 from spanferry_worker.runtime.committer import Committer
 from spanferry_worker.runtime.dead_letters import DeadLetterOffice
@@ -21,6 +21,10 @@ from spanferry_worker.telemetry import LogEvent
 __all__ = ["Pipeline"]
 
 _log = logging.getLogger("spanferry.worker")
+_LOOK_S = 0.02
+"""How often it is looked whether there is room for more of what is open."""
+_WRITING_SHARE = 0.8
+"""Of `process.stop_s`; the rest is for the commit."""
 _CLOSE_S = 5.0
 """How long closing all connections may take."""
 
@@ -64,8 +68,10 @@ class Pipeline:
                 await self._open("store", parts.sink.open)
                 and await self._open("dead letters", parts.letters.open)
                 and await self._open("ledger", self.books.open)
-                and await self._open("Kafka", self._join)
             ):
+                return
+            _fit_memory(parts, self._settings, self.lanes)
+            if not await self._open("Kafka", self._join):
                 return
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -142,20 +148,19 @@ class Pipeline:
     async def _drain(self) -> None:
         """Write what is decided, THEN commit it; what is open is the next owner's."""
         self.state = "stopping"
+        stop_s, clock = self._settings.process.stop_s, self._parts.clock
+        began_ms = clock.now_ms()
+        written_ms = began_ms + int(stop_s * _WRITING_SHARE * 1000)
         if self._settings.assemble.write_open_at_stop:
-            for lane in self.lanes:
-                for trace in lane.assembler.drain():
-                    self.intake.decider.decide(trace, lane)
-        stop_s = self._settings.process.stop_s
-        began_ms = self._parts.clock.now_ms()
+            await _give_out_open(self, clock, until_ms=written_ms)
         # 1. write
-        if not await self._flush(stop_s * 0.8):
+        if not await self._flush(max(1.0, (written_ms - clock.now_ms()) / 1000)):
             _log.warning(
                 "stopped before all was written; the next worker reads it again",
                 extra=LogEvent.WORKER_DRAIN_INCOMPLETE(),
             )
         # 2. commit
-        left_s = stop_s - (self._parts.clock.now_ms() - began_ms) / 1000
+        left_s = stop_s - (clock.now_ms() - began_ms) / 1000
         await self._commit(max(1.0, left_s))
 
     async def _flush(self, timeout_s: float) -> bool:
@@ -197,13 +202,12 @@ class Pipeline:
         for partition in sorted(partitions):
             self.lanes.open(partition)
 
-    def resumed(self, committed: Mapping[Partition, int]) -> None:
+    def resumed(self, committed: Mapping[Partition, int], notes: Mapping[Partition, str]) -> None:
         """See PartitionOwner."""
         for partition, offset in committed.items():
             lane = self.lanes.of(partition)
             if lane is not None:
-                lane.resumed_at = offset
-                lane.decoder.resume()
+                lane.go_on(offset, notes.get(partition, ""))
         self.books.begin()
         self.intake.decider.begin()
 
@@ -224,6 +228,38 @@ class Pipeline:
             "partitions revoked",
             extra=LogEvent.CONSUME_REVOKED(partitions=_numbers(ours), all_written=flushed),
         )
+
+
+async def _give_out_open(pipeline: Pipeline, clock: Clock, *, until_ms: int) -> None:
+    """Decide on what is open as fast as it can be written: unfolded it takes many times its memory."""
+    for lane in pipeline.lanes:
+        for trace in lane.assembler.drain():
+            pipeline.intake.decider.decide(trace, lane)
+            while pipeline.writer.held_bytes > pipeline.lanes.room.waiting_bytes_max:
+                if clock.now_ms() >= until_ms:
+                    return  # the next worker reads it
+                await asyncio.sleep(_LOOK_S)
+
+
+def _fit_memory(parts: Parts, settings: Settings, lanes: Lanes) -> None:
+    """Hold no more than leaves room for the process itself, now that it has loaded everything."""
+    limit, taken, room = settings.memory_bytes_max, parts.resident_bytes(), lanes.room
+    fits = room.fit(limit - taken)
+    if not fits and settings.process.memory_bytes_max:
+        needed = taken + settings.consume.poll_bytes_max
+        raise FatalError(
+            f"process.memory_bytes_max={limit} is too little: this process takes {taken} bytes before "
+            f"it reads anything, and one poll of Kafka consume.poll_bytes_max: give it {needed} or more"
+        )
+    parts.metrics.consume_held_limit_bytes.set(room.held_bytes_max)
+    _log.log(
+        logging.INFO if fits else logging.WARNING,
+        "may hold %d MB of records; %d MB is taken already, and %d MB the limit",
+        room.held_bytes_max // 1_000_000,
+        taken // 1_000_000,
+        limit // 1_000_000,
+        extra=LogEvent.WORKER_MEMORY(taken_bytes=taken, held_bytes_max=room.held_bytes_max),
+    )
 
 
 async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:

@@ -65,7 +65,6 @@ class Recall:
         self._lanes = lanes
         self._remembered = remembered
         self._drops = drops
-        self._bytes_max = settings.consume.held_bytes_max // _HELD_SHARE
         self._asked: OrderedDict[bytes, _Asked] = OrderedDict()
         self._arrived = asyncio.Event()
         self.held_bytes = 0
@@ -89,7 +88,7 @@ class Recall:
         key = _key(trace)
         if not key or not self._needs(trace, lane):
             return False
-        if self.held_bytes + trace.memory_bytes > self._bytes_max:
+        if self.held_bytes + trace.memory_bytes > self._lanes.room.held_bytes_max // _HELD_SHARE:
             self._count("unasked")
             return False
         since_ms = self._parts.clock.now_ms()

@@ -102,6 +102,7 @@ class Watch:
         for partition, (lane, lag) in lags.items():
             if lag is None:
                 continue
+            lane.unread = lag
             label = str(partition.partition)
             behind_ms = now_ms - lane.newest_ms if lag and lane.newest_ms else 0
             metrics.consume_lag_records.labels(label).set(lag)

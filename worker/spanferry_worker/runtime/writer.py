@@ -19,7 +19,7 @@ from spanferry_worker.runtime.parts import Parts
 from spanferry_worker.runtime.wake import wait_for_event
 from spanferry_worker.settings import Settings
 from spanferry_worker.stages.accounts import Outcome
-from spanferry_worker.stages.pace import WritePace
+from spanferry_worker.stages.pace import BatchPace, WritePace
 from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 from spanferry_worker.stages.write import Bisection, Queued, WaitingRoom, WriteQueue
 from spanferry_worker.telemetry import LogEvent
@@ -39,9 +39,10 @@ class Writer:
         self._settings = settings
         self._lanes = lanes
         self._office = office
-        self._queue = WriteQueue(settings.write)
+        self.queue = WriteQueue(settings.write)
         self._absent = WaitingRoom(settings.write)
         self.pace = WritePace(parts.sink.concurrency)
+        self._batches = BatchPace(settings.write.batch_traces_max)
         self._turn = asyncio.Event()
         self._changed = asyncio.Event()
         self.idle = asyncio.Event()
@@ -57,13 +58,13 @@ class Writer:
     def add(self, trace: AssembledTrace, lane: Lane) -> None:
         """A decided trace. It is not waited for."""
         recorded_ms = lane.newest_ms if trace.reason is FinishReason.COMPLETE else None
-        self._queue.add(Queued(trace, lane.lane_id, recorded_ms), self._parts.clock.now_ms())
+        self.queue.add(Queued(trace, lane.lane_id, recorded_ms), self._parts.clock.now_ms())
         self._tell()
 
     @property
     def held_bytes(self) -> int:
         """What waits or is under way takes in memory."""
-        return self._queue.held_bytes + self._absent.held_bytes
+        return self.queue.held_bytes + self._absent.held_bytes
 
     def oldest_write_ms(self) -> int | None:
         """When the longest-running call of the store began; None where none runs."""
@@ -71,14 +72,14 @@ class Writer:
 
     def drop(self, lane_ids: frozenset[int]) -> None:
         """Forget what waits for partitions that are gone."""
-        self._queue.drop(lane_ids)
+        self.queue.drop(lane_ids)
         self._absent.drop(lane_ids)
         self._tell()
 
     def _tell(self) -> None:
         """The queue has changed: let those know who wait for it."""
         self._changed.set()
-        if self._queue.held_traces:
+        if self.queue.held_traces:
             self.idle.clear()
         else:
             self.idle.set()
@@ -97,16 +98,17 @@ class Writer:
 
     async def _work(self, number: int) -> None:
         while True:
-            batch = self._queue.take(self._parts.clock.now_ms(), flush=self._flushing > 0)
+            self.queue.share = self._batches.share
+            batch = self.queue.take(self._parts.clock.now_ms(), flush=self._flushing > 0)
             if batch is None:
-                due_ms = self._queue.due_in_ms(self._parts.clock.now_ms())
+                due_ms = self.queue.due_in_ms(self._parts.clock.now_ms())
                 self._changed.clear()
                 await wait_for_event(self._changed, None if due_ms is None else due_ms / 1000)
                 continue
             try:
                 await self._write(batch, number)
             finally:
-                self._queue.settle(batch)
+                self.queue.settle(batch)
             self._tell()
             self.on_progress()
 
@@ -116,14 +118,14 @@ class Writer:
             await asyncio.sleep(self._settings.write.absent_retry_s)
             now_ms = self._parts.clock.now_ms()
             for item in self._absent.due(now_ms):
-                self._queue.add(item, now_ms)
+                self.queue.add(item, now_ms)
             self._tell()
 
     @contextmanager
-    def _running(self, number: int) -> Generator[None]:
+    def _running(self, number: int, part: Sequence[Queued]) -> Generator[None]:
         """While the store is being called."""
         available = True
-        self._started[number] = self._parts.clock.now_ms()
+        began_ms = self._started[number] = self._parts.clock.now_ms()
         try:
             yield
         except TransientError:
@@ -132,6 +134,8 @@ class Writer:
         finally:
             del self._started[number]
             self.pace.end(available=available)
+            took_s = (self._parts.clock.now_ms() - began_ms) / 1000
+            self._batches.wrote(len(part), self.queue.fill(part), took_s, available=available)
             self._turn.set()
 
     async def _write(self, batch: Sequence[Queued], number: int) -> None:
@@ -151,7 +155,7 @@ class Writer:
                 await self._turn.wait()
                 continue
             try:
-                with self._running(number):
+                with self._running(number, part):
                     await _store(self._parts, [item.trace for item in part])
             except TransientError as error:
                 attempt += 1
@@ -195,7 +199,7 @@ class Writer:
                 self._parts.metrics.write_delay_seconds.observe(delay_s)
         self._parts.metrics.write_traces.inc(len(part))
         self._parts.metrics.write_bytes.inc(size)
-        self._office.count("write", good=len(part))
+        self._office.breakers.saw_good("write", len(part))
 
     def _refuse(self, item: Queued, error: PoisonError) -> None:
         """Let it wait where its trace may still come; else it is dead."""

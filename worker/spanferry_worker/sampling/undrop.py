@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 from spanferry_schemas import trace_id_text
-from spanferry_worker.arguments import operator_settings
+from spanferry_worker.arguments import is_confirmed, nobody_to_ask, operator_settings
 from spanferry_worker.errors import PoisonError, TransientError
 from spanferry_worker.sampling.arguments import add_undrop_arguments
 from spanferry_worker.sampling.finding import (
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     require_for_worker(settings)
     asks = not (args.yes or args.dry_run)
     if asks and not sys.stdin.isatty():
-        _complain("asks before it writes, and here is nobody to ask: add --yes or --dry-run")
+        _complain(nobody_to_ask("writes"))
         return _USAGE
     try:
         return _run(settings, args, asks=asks)
@@ -77,7 +77,7 @@ def _run(settings: Settings, args: argparse.Namespace, *, asks: bool) -> int:
     code = _NOT_ALL if refused else _OK
     if not wanted or args.dry_run:
         return code
-    if asks and input("Store them whole? [y/N] ").strip().lower() not in {"y", "yes"}:
+    if asks and not is_confirmed("Store them whole?"):
         _say("nothing was written")
         return _NOT_ALL
     asyncio.run(_write(settings, wanted))
@@ -132,8 +132,10 @@ async def _opened(settings: Settings) -> AsyncGenerator[MlflowSink]:
         mlflow.tracking_uri,
         default_experiment=mlflow.experiment,
         artifact_server=mlflow.artifact_server,
+        create_experiments=mlflow.create_experiments,
         bulk=mlflow.bulk,
         http=settings.http,
+        archive=settings.archive,
     )
     try:
         await sink.open()

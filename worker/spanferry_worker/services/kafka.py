@@ -4,10 +4,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.errors import CommitFailedError, IllegalStateError
+from aiokafka.errors import CommitFailedError, IllegalStateError, OffsetMetadataTooLargeError
+from aiokafka.structs import OffsetAndMetadata
 
 from spanferry_worker.errors import TransientError
 from spanferry_worker.ports import Partition, PartitionOwner
@@ -16,6 +18,7 @@ from spanferry_worker.services.kafka_client import (
     close_quietly,
     connection_options,
     kafka_border,
+    reach_border,
     stop_on_failure,
 )
 from spanferry_worker.services.kafka_reread import reread
@@ -45,11 +48,12 @@ class KafkaLog:
         self._settings = settings
         self._consumer: AIOKafkaConsumer | None = None
         self._positions: dict[TopicPartition, int] = {}
+        self._takes_notes = True
 
     async def open(self, owner: PartitionOwner) -> None:
         """See RecordLog. A missing topic is transient: it may be made while we wait."""
         settings = self._settings
-        with kafka_border(f"reach Kafka at {settings.bootstrap_servers}"):
+        with reach_border(settings):
             if await describe_topic(settings, settings.topic) is None:
                 raise TransientError(
                     f"the topic {settings.topic} does not exist: run `spanferry topics create`"
@@ -142,16 +146,38 @@ class KafkaLog:
                     self._positions[partition] = position
         return {Partition(*tp): max(0, end - self._positions[tp]) for tp, end in ends.items()}
 
-    async def commit(self, offsets: Mapping[Partition, int]) -> bool:
-        """See RecordLog."""
+    async def commit(
+        self, offsets: Mapping[Partition, int], notes: Mapping[Partition, str] | None = None
+    ) -> bool:
+        """See RecordLog. A broker that takes no notes gets none.
+
+        Nothing is sent by who is out of the group: a broker takes offsets of a member without a generation
+        where no other is left, though those who were there meanwhile have committed more.
+        """
         consumer = self._open
-        wanted = {TopicPartition(*partition): offset for partition, offset in offsets.items()}
+        if not _is_member(consumer):
+            return False
+        noted = notes if notes is not None and self._takes_notes else {}
+        wanted = {
+            TopicPartition(*partition): (offset, noted.get(partition, ""))
+            for partition, offset in offsets.items()
+        }
         with kafka_border("commit"):
             try:
                 async with asyncio.timeout(_QUESTION_S):
                     await consumer.commit(wanted)
             except (CommitFailedError, IllegalStateError):
                 return False
+            except OffsetMetadataTooLargeError:
+                if not noted:
+                    raise
+                self._takes_notes = False
+                _log.warning(
+                    "Kafka takes no notes beside offsets: what is decided out of order is written again "
+                    "after a rebalance. Raise offset.metadata.max.bytes of the brokers to 4096",
+                    extra=LogEvent.COMMIT_UNNOTED(),
+                )
+                return await self.commit(offsets)
         return True
 
     async def read(self, positions: Sequence[Position]) -> list[Record]:
@@ -194,16 +220,34 @@ class _Listener(ConsumerRebalanceListener):
         self._positions.clear()
         self._owner.assigned(frozenset(Partition(*each) for each in assigned))
         resumed: dict[Partition, int] = {}
+        notes: dict[Partition, str] = {}
         try:
             with kafka_border("ask for the committed offsets"):
                 async with asyncio.timeout(_QUESTION_S):
-                    for partition in assigned:
-                        committed = await self._consumer.committed(partition)
-                        if committed is not None:
-                            resumed[Partition(*partition)] = committed
-                            self._positions.setdefault(partition, committed)
+                    for place, committed in (await self._committed(assigned)).items():
+                        resumed[Partition(*place)] = committed.offset
+                        notes[Partition(*place)] = committed.metadata
+                        self._positions.setdefault(place, committed.offset)
         except TransientError as error:
             _log.warning(
                 "committed offsets unknown: %s", error, extra=LogEvent.CONSUME_OFFSETS_UNKNOWN()
             )
-        self._owner.resumed(resumed)
+        self._owner.resumed(resumed, notes)
+
+    async def _committed(
+        self, partitions: set[TopicPartition]
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        """As AIOKafkaConsumer.committed, which keeps the metadata to itself."""
+        ask = _coordinator(self._consumer).fetch_committed_offsets
+        found: dict[TopicPartition, OffsetAndMetadata] = await ask(partitions) if partitions else {}
+        return {place: one for place, one in found.items() if one.offset >= 0}
+
+
+def _coordinator(consumer: AIOKafkaConsumer) -> Any:
+    return getattr(consumer, "_coordinator")  # noqa: B009  it is theirs
+
+
+def _is_member(consumer: AIOKafkaConsumer) -> bool:
+    """Whether the group knows us, as far as we know."""
+    generation: int = _coordinator(consumer).generation
+    return generation >= 0

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+import logging
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, Final
@@ -19,6 +20,7 @@ __all__ = [
     "connection_options",
     "kafka_border",
     "lone_consumer",
+    "reach_border",
     "stop_on_failure",
 ]
 
@@ -59,9 +61,47 @@ def kafka_border(action: str) -> Generator[None]:
         raise TransientError(f"cannot {action}: {_words(error)}") from error
 
 
+class _Complaints(logging.Handler):
+    """What aiokafka says of each broker that it cannot use, which its own error leaves out."""
+
+    def __init__(self, servers: str) -> None:
+        super().__init__(logging.ERROR)
+        self._servers = servers
+        self.words: dict[str, str] = {}
+        """By broker, of those that were asked for: other clients may fail meanwhile."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Of "Unable connect to host:port: error" as the error's name and text."""
+        match record.args:
+            case (host, port, BaseException() as error) if f"{host}:{port}" in self._servers:
+                self.words[f"{host}:{port}"] = _words(error)
+            case _:
+                pass
+
+
+@contextlib.contextmanager
+def reach_border(settings: KafkaSettings) -> Generator[None]:
+    """`kafka_border` around what connects first: the error says why no broker could be used."""
+    complaints, log = _Complaints(settings.bootstrap_servers), logging.getLogger("aiokafka")
+    log.addHandler(complaints)
+    try:
+        with kafka_border(f"reach Kafka at {settings.bootstrap_servers}"):
+            try:
+                yield
+            except errors.KafkaConnectionError as error:
+                if complaints.words:
+                    words = "; ".join(f"{at}: {why}" for at, why in complaints.words.items())
+                    raise errors.KafkaConnectionError(words) from error
+                raise
+    finally:
+        log.removeHandler(complaints)
+
+
 def _words(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text, name = str(error).strip(), type(error).__name__
+    if name in text:
+        return text  # aiokafka's do
+    return f"{name}: {text}" if text else name
 
 
 def connection_options(settings: KafkaSettings) -> dict[str, Any]:

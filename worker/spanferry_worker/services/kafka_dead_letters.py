@@ -10,7 +10,7 @@ from aiokafka.errors import MessageSizeTooLargeError
 from spanferry_worker.errors import FatalError
 from spanferry_worker.ports import DeadLetter
 from spanferry_worker.services.kafka_admin import TopicPlan, ensure_topic
-from spanferry_worker.services.kafka_client import kafka_border
+from spanferry_worker.services.kafka_client import kafka_border, reach_border
 from spanferry_worker.services.kafka_producer import LastingProducer, Outgoing
 from spanferry_worker.settings import Settings
 from spanferry_worker.stages.dead_letter import letter_headers
@@ -37,7 +37,7 @@ class KafkaDeadLetters:
     async def open(self) -> None:
         """See DeadLetterLog."""
         kafka = self._settings.kafka
-        with kafka_border(f"reach Kafka at {kafka.bootstrap_servers}"):
+        with reach_border(kafka):
             await ensure_topic(
                 kafka,
                 self._topic,

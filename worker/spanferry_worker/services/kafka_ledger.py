@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from spanferry_worker.errors import FatalError
 from spanferry_worker.ports import KeptAccounts, Partition
 from spanferry_worker.services.kafka_admin import TopicPlan, ensure_topic
-from spanferry_worker.services.kafka_client import kafka_border
+from spanferry_worker.services.kafka_client import kafka_border, reach_border
 from spanferry_worker.services.kafka_producer import LastingProducer, Outgoing
 from spanferry_worker.services.kafka_scan import open_scan, partition_count
 from spanferry_worker.settings import Settings
@@ -27,7 +27,7 @@ class KafkaLedger:
     async def open(self) -> None:
         """See LedgerLog."""
         kafka = self._settings.kafka
-        with kafka_border(f"reach Kafka at {kafka.bootstrap_servers}"):
+        with reach_border(kafka):
             await ensure_topic(
                 kafka,
                 self._topic,

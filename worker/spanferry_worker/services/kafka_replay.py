@@ -12,6 +12,7 @@ from spanferry_worker.services.kafka_client import (
     close_quietly,
     connection_options,
     kafka_border,
+    reach_border,
     stop_on_failure,
 )
 from spanferry_worker.services.kafka_dead_letters import REQUEST_BYTES_MAX
@@ -94,7 +95,7 @@ async def open_replay(
         compression_type="zstd",
         max_request_size=REQUEST_BYTES_MAX,
     )
-    with kafka_border(f"reach Kafka at {settings.kafka.bootstrap_servers}"):
+    with reach_border(settings.kafka):
         async with stop_on_failure(producer.stop):
             await producer.start()
     try:

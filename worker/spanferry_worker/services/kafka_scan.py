@@ -17,6 +17,7 @@ from spanferry_worker.services.kafka_client import (
     close_quietly,
     kafka_border,
     lone_consumer,
+    reach_border,
     stop_on_failure,
 )
 from spanferry_worker.settings import Settings
@@ -239,7 +240,7 @@ async def open_scan(
 
 async def partition_count(settings: Settings, topic: str) -> int | None:
     """How many partitions a topic has; None where there is none. Raises as `open_scan` does."""
-    with kafka_border(f"reach Kafka at {settings.kafka.bootstrap_servers}"):
+    with reach_border(settings.kafka):
         state = await describe_topic(settings.kafka, topic)
     return None if state is None else state.partitions
 

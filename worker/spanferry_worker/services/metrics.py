@@ -17,9 +17,10 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from spanferry_worker.stages.dead_letter import REASONS
+from spanferry_worker.stages.statement import ACCOUNTED, Summary
 from spanferry_worker.stages.trace import FinishReason
 
-__all__ = ["Metrics", "SupervisorMetrics"]
+__all__ = ["ArchiveMetrics", "LedgerMetrics", "Metrics", "SupervisorMetrics"]
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -52,6 +53,18 @@ class LedgerMetrics:
             "unaccounted.",
             "outcome",
         )
+        self.produced = make.gauge(
+            "ledger_produced_records",
+            "What apps have produced into the partitions of the process since their accounts began, by the "
+            "numbers of their records, and what they have dropped: `ledger_account_records` of all outcomes "
+            "and `ledger_dropped_parcels`, unless numbers are missing.",
+        )
+        self.account = make.gauge(
+            "ledger_account_records",
+            "What became of these: stored, sampled, dead_lettered, in_flight (in Kafka, not committed), "
+            "settled, unaccounted, written_off (missing of producers whose accounts are closed).",
+            "outcome",
+        )
         self.missing = make.gauge(
             "ledger_missing_records", "Numbers of the producers told apart that are nowhere."
         )
@@ -59,8 +72,41 @@ class LedgerMetrics:
             "ledger_dropped_parcels", "Parcels that apps have dropped, as their reports say."
         )
         self.producers = make.gauge("ledger_producers", "Producers told apart, by partition.")
-        self.kept = make.gauge("ledger_kept", "1 while the ledger is kept in Kafka.")
+        self.wrong = make.gauge(
+            "ledger_wrong_producers",
+            "Producers that do not add up: numbers of theirs are missing. `spanferry ledger` names them.",
+        )
+        self.kept = make.gauge(
+            "ledger_kept", "1 while the ledger is kept in Kafka for every partition of the process."
+        )
         self.errors = make.counter("ledger_errors", "Times that it could not be read or written.")
+
+    def show(self, summary: Summary) -> None:
+        """Set the gauges that make the equation, all of the same moment."""
+        totals = summary.totals
+        self.produced.set(totals.produced)
+        self.missing.set(totals.missing)
+        self.dropped.set(totals.dropped)
+        self.producers.set(summary.producers)
+        self.wrong.set(summary.wrong)
+        for outcome in ACCOUNTED:
+            self.account.labels(outcome).set(getattr(totals, outcome))
+        self.account.labels("written_off").set(summary.written_off)
+
+
+class ArchiveMetrics:
+    """What went into the archive of large traces. Threads may count at once."""
+
+    def __init__(self, make: _Maker) -> None:
+        self.traces = make.counter(
+            "archive_traces",
+            "Large traces, by what became of their spans: written to archive.location; left in the database, "
+            "because the archive has refused them, or cannot hold them as they are (unfit).",
+            "result",
+        )
+        self.bytes = make.counter("archive_bytes", "Bytes of the files written there.")
+        for result in ("written", "refused", "unfit"):
+            self.traces.labels(result)
 
 
 class _SampleMetrics:
@@ -141,6 +187,7 @@ class Metrics:
         self._make_write(make)
         self._make_end(make.counter, make.gauge)
         self.ledger = LedgerMetrics(make)
+        self.archive = ArchiveMetrics(make)
         self._begin_at_zero()
 
     def _make_worker(self, gauge: Callable[..., Gauge]) -> None:
@@ -176,7 +223,8 @@ class Metrics:
             "consume_held_bytes", "What records that are not stored yet take in memory."
         )
         self.consume_held_limit_bytes = gauge(
-            "consume_held_limit_bytes", "The limit of these bytes: `consume.held_bytes_max`."
+            "consume_held_limit_bytes",
+            "The limit of these bytes: `consume.held_bytes_max`, or what `process.memory_bytes_max` leaves.",
         )
         self.consume_rebalances = counter("consume_rebalances", "Times that partitions were taken.")
         self.consume_stalls = counter("consume_stalls", "Times that nothing moved.", "stage")

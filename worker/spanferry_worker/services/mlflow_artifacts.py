@@ -1,6 +1,5 @@
 """Attachments into the artifact location of their trace, by MLflow's own artifact stores."""
 
-import errno
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +11,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracing.utils.artifact_utils import get_artifact_uri_for_trace
 
 from spanferry_schemas import Attachment
-from spanferry_worker.errors import PoisonError, TransientError, WorkerError
-from spanferry_worker.services.mlflow_errors import causes, to_worker_error
+from spanferry_worker.services.mlflow_artifact_errors import sorted_error
 from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["Artifacts"]
@@ -24,12 +22,6 @@ UPLOADS_AT_ONCE: Final = 8
 """Of all writes together; each holds one attachment in memory and in a temporary file."""
 
 _PROXIED: Final = "mlflow-artifacts"
-_NO_PLACE: Final = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
-)
-_TRANSIENT_STATUS: Final = frozenset({401, 403, 407, 408, 425, 429})
-_PASSING_WORDS: Final = ("timeout", "timed out", "connect", "throttl", "slowdown", "unavailable")
-"""How the clients of object stores, whose errors have no common base, name what may pass."""
 _ADVICE: Final = (
     "give the worker access to MLflow's artifacts and replay the dead letters; with "
     "MLFLOW_TRACE_EXTRACT_ATTACHMENTS=false images stay in the spans as they were sent"
@@ -77,38 +69,5 @@ class Artifacts:
             repository: Any = get_artifact_repository(uri, tracking_uri=self._tracking_uri)
             repository.upload_attachment(attachment.attachment_id, attachment.data)
         except Exception as error:
-            raise _sorted(error, info.trace_id) from error
-
-
-def _sorted(error: Exception, trace_id: str) -> WorkerError:
-    """Transient where trying again may help. Artifact stores raise whatever their clients raise."""
-    doing = f"uploading an attachment of trace {trace_id}"
-    ours = to_worker_error(error, doing)
-    if _may_pass(error, ours):
-        return TransientError(str(ours))
-    return PoisonError(f"{ours}; {_ADVICE}")
-
-
-def _may_pass(error: Exception, ours: WorkerError) -> bool:
-    for cause in causes(error):
-        if isinstance(cause, OSError) and cause.errno in _NO_PLACE:
-            return False
-        if (status := _status(cause)) is not None:
-            return status >= 500 or status in _TRANSIENT_STATUS
-    if isinstance(ours, TransientError):
-        return True
-    name = f"{type(error).__name__}: {error}".lower()
-    return not isinstance(error, ImportError) and any(word in name for word in _PASSING_WORDS)
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status behind an error of requests, boto, Google's or Azure's client."""
-    response: Any = getattr(error, "response", None)
-    if isinstance(response, dict):
-        response_metadata: Any = response.get("ResponseMetadata", {})
-        status: Any = response_metadata.get("HTTPStatusCode")
-    elif response is not None:
-        status = getattr(response, "status_code", None)
-    else:
-        status = getattr(error, "status_code", None) or getattr(error, "code", None)
-    return status if isinstance(status, int) and 100 <= status < 600 else None
+            doing = f"uploading an attachment of trace {info.trace_id}"
+            raise sorted_error(error, doing, _ADVICE) from error

@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol, TypeVar
 from mlflow.entities import Span, TraceInfo, TraceState
 from mlflow.entities.assessment import Assessment
 
+from spanferry_worker.services.mlflow_archived_traces import ArchivedTraces
 from spanferry_worker.services.mlflow_bulk import BulkInsert
 from spanferry_worker.services.mlflow_private import attribute_texts
 from spanferry_worker.services.mlflow_text import Limits
@@ -17,7 +18,6 @@ __all__ = [
     "Backend",
     "calls",
     "disturbed_ms",
-    "in_portions",
     "newest_of",
     "quoted",
     "span_chars",
@@ -30,6 +30,9 @@ CANDIDATES_MAX: Final = 5
 
 class Backend(Protocol):
     """One open MLflow store. Blocking, thread-safe; raises TransientError and PoisonError only."""
+
+    archived: ArchivedTraces | None
+    """Traces whose spans lie outside the database; None where that is a server's matter."""
 
     @property
     def limits(self) -> Limits: ...
@@ -146,11 +149,6 @@ def disturbed_ms(info: TraceInfo, spans: Sequence[Span]) -> int:
 def span_chars(span: Span) -> int:
     """Text of a span's attributes: what it weighs in a call."""
     return sum(len(text) for text in attribute_texts(span).values())
-
-
-def in_portions(ids: Sequence[str], count: int) -> Iterable[Sequence[str]]:
-    """So many at a time."""
-    return (ids[start : start + count] for start in range(0, len(ids), count))
 
 
 def traces_of_request(

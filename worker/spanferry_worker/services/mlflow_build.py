@@ -27,13 +27,13 @@ from mlflow.tracing.utils import (
     aggregate_usage_from_span_nodes,
 )
 from mlflow.tracing.utils.prompt import update_linked_prompts_tag
-from mlflow.tracing.utils.truncation import set_request_response_preview
 from mlflow.utils.mlflow_tags import IMMUTABLE_TAGS
 
 import spanferry_schemas as wire
 from spanferry_worker.services.mlflow_build_assessments import AssessmentBuilder
 from spanferry_worker.services.mlflow_build_spans import SpanBuilder
 from spanferry_worker.services.mlflow_derive import aggregation_nodes, derive, facts_of
+from spanferry_worker.services.mlflow_private import truncated_preview
 from spanferry_worker.services.mlflow_text import Texts
 from spanferry_worker.stages.trace import AssembledTrace
 from spanferry_worker.telemetry import LogEvent
@@ -130,14 +130,16 @@ class EntityBuilder:
 
     def show(self, info: TraceInfo, data: TraceData) -> None:
         """Add previews; of `data` only `request` and `response` are looked at."""
-        set_request_response_preview(info, data)
-        if info.request_preview is not None:
-            info.request_preview = self._texts.clean(info.request_preview)
-        if info.response_preview is not None:
-            info.response_preview = self._texts.clean(info.response_preview)
+        info.request_preview = self._preview(info.request_preview, data.request, "user")
+        info.response_preview = self._preview(info.response_preview, data.response, "assistant")
         if name := info.tags.get(TraceTagKey.TRACE_NAME):
             chars = self._texts.limits.trace_name_chars
             info.tags[TraceTagKey.TRACE_NAME] = self._texts.cut("trace name", name, chars)
+
+    def _preview(self, own: str | None, text: str | None, role: str) -> str | None:
+        """The user's own, else MLflow's."""
+        preview = truncated_preview(text, role) if own is None and text is not None else own
+        return None if preview is None else self._texts.clean(preview)
 
     def deleted_tags(self, part: wire.TracePart) -> list[str]:
         """The tags that the part takes away, as they are stored."""

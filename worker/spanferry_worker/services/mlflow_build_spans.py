@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanContext, Status, StatusCode
 
 import spanferry_schemas as wire
 from spanferry_worker.services.mlflow_private import set_links
-from spanferry_worker.services.mlflow_text import Texts
+from spanferry_worker.services.mlflow_text import Texts, Written, escaped, loaded
 
 __all__ = ["SpanBuilder"]
 
@@ -21,9 +21,16 @@ _OWN_ATTRIBUTES: Final = frozenset({SpanAttributeKey.REQUEST_ID, SpanAttributeKe
 _SESSION_ATTRIBUTES: Final = frozenset({"session.id", "gen_ai.conversation.id", "user.id"})
 _COUNTED_ATTRIBUTES: Final = frozenset({SpanAttributeKey.CHAT_USAGE, SpanAttributeKey.LLM_COST})
 """MLflow's store adds up what is in them, and refuses all spans of a call where it cannot."""
+_BOUNDED_ATTRIBUTES: Final = _SESSION_ATTRIBUTES | _COUNTED_ATTRIBUTES
 _ERROR_LEVEL: Final = 40
 _TYPES_MAX: Final = 1_000
 """Types of spans whose JSON is remembered; most apps have ten."""
+_KEYS_MAX: Final = 1_000
+"""Names of attributes that are."""
+_KEY_CHARS_MAX: Final = 250
+"""Longer names are not remembered."""
+_IDS_MAX: Final = 100
+"""Of traces; one's spans come one after another."""
 _NO_RESOURCE: Final = Resource.get_empty()
 
 
@@ -32,6 +39,7 @@ class SpanBuilder:
 
     def __init__(self, texts: Texts) -> None:
         self._texts = texts
+        self._remembered_key = lru_cache(_KEYS_MAX)(texts.clean)
 
     def entity(self, trace_id: bytes, span: wire.Span) -> Span:
         """One span. An ended span that is not an error is OK, as MLflow's SDK ends its spans.
@@ -71,26 +79,39 @@ class SpanBuilder:
 
     def attributes(self, trace_id: str, span: wire.Span) -> dict[str, str]:
         """All of them as JSON texts, in Python's layout."""
+        return {key: written.text for key, written in self.written(trace_id, span).items()}
+
+    def written(self, trace_id: str, span: wire.Span) -> dict[str, Written]:
+        """The same, as they stand in a span's own text."""
         texts = self._texts
         span_type = texts.cut("span type", span.span_type, texts.limits.span_type_chars)
         attributes = {
-            SpanAttributeKey.REQUEST_ID: f'"{trace_id}"',
+            SpanAttributeKey.REQUEST_ID: _id_text(trace_id),
             SpanAttributeKey.SPAN_TYPE: _type_text(span_type),
         }
         for key, raw in span.attributes.items():
             if key in _OWN_ATTRIBUTES:
                 continue
-            text = texts.json(raw)
-            if key in _SESSION_ATTRIBUTES and len(text) > texts.limits.session_chars:
-                text = self._short_text(key, text)
-            elif key in _COUNTED_ATTRIBUTES and not _is_counts(text):
-                text = texts.marked(text, "not numbers by name")
-            attributes[texts.clean(key)] = text
+            written = texts.written(raw)
+            if key in _BOUNDED_ATTRIBUTES:
+                written = self._bounded(key, written)
+            short = len(key) <= _KEY_CHARS_MAX
+            attributes[self._remembered_key(key) if short else self._texts.clean(key)] = written
         if SpanAttributeKey.LOG_LEVEL not in attributes and span_type:
             raised = any(event.name == "exception" for event in span.events)
-            level = _ERROR_LEVEL if raised else int(default_log_level_for_span_type(span_type))
-            attributes[SpanAttributeKey.LOG_LEVEL] = str(level)
+            attributes[SpanAttributeKey.LOG_LEVEL] = _level_text("" if raised else span_type)
         return attributes
+
+    def _bounded(self, key: str, written: Written) -> Written:
+        """An attribute of which MLflow's store takes only so much."""
+        text = written.text
+        if key in _COUNTED_ATTRIBUTES:
+            bounded = text if _is_counts(text) else self._texts.marked(text, "not numbers by name")
+        elif len(text) > self._texts.limits.session_chars:
+            bounded = self._short_text(key, text)
+        else:
+            bounded = text
+        return written if bounded is text else escaped(bounded)
 
     def _short_text(self, key: str, text: str) -> str:
         """An attribute that MLflow copies into a column: cut to the column's width."""
@@ -111,13 +132,25 @@ class SpanBuilder:
         return made
 
 
+@lru_cache(maxsize=_IDS_MAX)
+def _id_text(trace_id: str) -> Written:
+    return escaped(f'"{trace_id}"')
+
+
 @lru_cache(maxsize=_TYPES_MAX)
-def _type_text(span_type: str) -> str:
-    return json.dumps(span_type or None, ensure_ascii=False)
+def _type_text(span_type: str) -> Written:
+    return escaped(json.dumps(span_type or None, ensure_ascii=False))
+
+
+@lru_cache(maxsize=_TYPES_MAX)
+def _level_text(span_type: str) -> Written:
+    """Of a type; of none, an error's."""
+    level = int(default_log_level_for_span_type(span_type)) if span_type else _ERROR_LEVEL
+    return escaped(str(level))
 
 
 def _is_counts(text: str) -> bool:
-    value = json.loads(text)
+    value = loaded(text)
     if not isinstance(value, dict):
         return True  # ignored by MLflow
     return all(isinstance(number, (int, float)) for number in value.values())

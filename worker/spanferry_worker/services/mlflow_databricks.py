@@ -31,6 +31,7 @@ from mlflow.utils.databricks_utils import get_databricks_host_creds
 from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
 from spanferry_worker.errors import FatalError, PoisonError, TransientError
+from spanferry_worker.services.mlflow_archived_traces import ArchivedTraces
 from spanferry_worker.services.mlflow_backend import newest_of, quoted
 from spanferry_worker.services.mlflow_errors import (
     RefusedError,
@@ -62,6 +63,7 @@ class DatabricksBackend:
 
     limits = HTTP_LIMITS
     bulk = None
+    archived: ArchivedTraces | None = None
     writing = nullcontext()
     rounding_ms = 0
 

@@ -1,7 +1,7 @@
 """What a trace's own record takes from its spans, as MLflow's SDK derives it."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from mlflow.entities import Span, TraceInfo, TraceState
 from mlflow.tracing.constant import (
@@ -28,21 +28,39 @@ def root_of(spans: Sequence[Span]) -> Span | None:
     return next((span for span in spans if is_root(span)), None)
 
 
-class SpanFacts(NamedTuple):
+class SpanFacts(Protocol):
     """What a trace's own record takes from one of its spans."""
+
+    @property
+    def is_root(self) -> bool: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def start_ns(self) -> int: ...
+    @property
+    def end_ns(self) -> int | None: ...
+    @property
+    def failed(self) -> bool: ...
+    @property
+    def given(self) -> Mapping[str, str]:
+        """Attributes as JSON texts."""
+        ...
+
+
+class _EntityFacts(NamedTuple):
+    """Of one of MLflow's entities."""
 
     is_root: bool
     name: str
     start_ns: int
     end_ns: int | None
     failed: bool
-    attributes: Mapping[str, str]
-    """As JSON texts."""
+    given: Mapping[str, str]
 
 
 def facts_of(span: Span) -> SpanFacts:
     """Of one of MLflow's entities."""
-    return SpanFacts(
+    return _EntityFacts(
         span.parent_id is None,
         span.name,
         span.start_time_ns,
@@ -75,7 +93,7 @@ def derive(info: TraceInfo, spans: Sequence[SpanFacts]) -> None:
         (TraceMetadataKey.INPUTS, SpanAttributeKey.INPUTS),
         (TraceMetadataKey.OUTPUTS, SpanAttributeKey.OUTPUTS),
     ):
-        info.trace_metadata[key] = _shortened(root.attributes.get(attribute, ""))
+        info.trace_metadata[key] = _shortened(root.given.get(attribute, ""))
 
 
 def aggregation_nodes(spans: Sequence[Span], key: str) -> list[SpanAggregationNode]:

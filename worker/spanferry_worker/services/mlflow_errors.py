@@ -17,8 +17,11 @@ from spanferry_worker.telemetry import LogEvent
 __all__ = [
     "RefusedError",
     "causes",
+    "elsewhere",
     "error_code",
+    "first_lines",
     "is_access",
+    "is_forbidden",
     "is_missing",
     "mapped",
     "refused_of",
@@ -31,6 +34,10 @@ _TRANSIENT_CODES: Final = frozenset(
     {"TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED", "REQUEST_LIMIT_EXCEEDED", "CANCELLED", "ABORTED",
      "DEADLINE_EXCEEDED", "RESOURCE_CONFLICT"}
 )  # fmt: skip
+_VERDICT: Final = "INVALID_PARAMETER_VALUE"
+"""MLflow's own judgement, also where it came to look because its database had found a row there."""
+_ELSEWHERE: Final = re.compile(r"Trace with ID '([^']+)' already exists in another experiment")
+"""From MLflow 3.18 on, which no longer moves traces."""
 _ACCESS_CODES: Final = frozenset(
     {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "UNAUTHORIZED"}
 )
@@ -40,6 +47,7 @@ _SIGNED: Final = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")
 _ACCESS_SQLSTATES: Final = frozenset(
     {"42501", "42P01", "42703", "25006", "3F000", "28000", "28P01"}
 )
+_FORBIDDEN_SQLSTATE: Final = "42501"
 _TRANSIENT_SQLSTATE_CLASSES: Final = frozenset({"08", "40", "53", "55", "57", "58"})
 _TRANSIENT_SQL: Final = (
     sqlalchemy.exc.OperationalError,
@@ -84,16 +92,39 @@ def is_access(error: BaseException) -> bool:
     return error_code(error) in _ACCESS_CODES
 
 
+def is_forbidden(error: BaseException) -> bool:
+    """Whether MLflow or its database knows the worker, and does not let it do what it has asked for."""
+    if error_code(error) == "PERMISSION_DENIED":
+        return True
+    originals = [
+        cause.orig for cause in causes(error) if isinstance(cause, sqlalchemy.exc.DBAPIError)
+    ]
+    return any(
+        getattr(one, "sqlstate", None) == _FORBIDDEN_SQLSTATE or mysql.is_forbidden(one)
+        for one in originals
+    )
+
+
 def is_missing(error: BaseException) -> bool:
     """Whether MLflow says that what was asked for is not there."""
     return error_code(error) in {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
+
+
+def elsewhere(error: PoisonError) -> list[str]:
+    """Ids of traces that MLflow refuses to write to because they are in another experiment than is said."""
+    errors = error.refused.values() if isinstance(error, RefusedError) else [error]
+    return [trace_id for one in errors for trace_id in _ELSEWHERE.findall(str(one))]
 
 
 def to_worker_error(error: Exception, doing: str) -> WorkerError:
     """`error` as one of ours. `doing` begins the message: what was being done."""
     if isinstance(error, WorkerError):
         return error
-    message = f"{doing}: {_first_lines(error)}"
+    if isinstance(
+        error.__cause__, WorkerError
+    ):  # raised within a session of MLflow's, which wraps all
+        return error.__cause__
+    message = f"{doing}: {first_lines(error)}"
     if is_access(error):
         message = (
             f"MLflow refuses the worker's credentials, traces wait until it does not: {message}"
@@ -114,6 +145,8 @@ def mapped(doing: str) -> Generator[None]:
 
 
 def _is_transient(error: Exception) -> bool:
+    if isinstance(error, MlflowException) and error_code(error) == _VERDICT:
+        return False
     for cause in causes(error):
         if isinstance(cause, sqlalchemy.exc.SQLAlchemyError):
             return _is_transient_sql(cause)
@@ -152,7 +185,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _first_lines(error: BaseException) -> str:
+def first_lines(error: BaseException) -> str:
     """The message without the statement and parameters that SQLAlchemy appends, and without what lets
     in whoever has an address."""
     text = str(error).split("\n[SQL:", maxsplit=1)[0].strip()

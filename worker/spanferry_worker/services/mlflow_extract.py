@@ -3,6 +3,7 @@
 import hashlib
 import json
 import uuid
+from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
@@ -17,15 +18,6 @@ from spanferry_worker.stages.trace import AssembledTrace
 __all__ = ["extract", "is_wanted"]
 
 _ATTRIBUTES: Final = (mlflow_keys.SPAN_INPUTS, mlflow_keys.SPAN_OUTPUTS)
-_MARKS: Final = (
-    b"base64",  # data URIs, Anthropic's sources
-    b'audio"',  # OpenAI's, in and out
-    b'"b64_json"',
-    b'"bytes"',  # Bedrock's images
-    b'"inline_data"',
-    b'"image_generation_call"',
-)
-"""Without one of these MLflow's walk finds nothing, and what has none is not even decoded."""
 _NAMESPACE: Final = uuid.UUID("6f1d2c0e-5b0c-5a53-9d6e-0f6b1c6a7c11")
 
 
@@ -44,6 +36,8 @@ def extract(trace: AssembledTrace) -> AssembledTrace:
     """
     if trace.trace_id is None or trace.trace.files_inline:
         return trace
+    if not _is_marked(b"\n".join(_values(trace))):
+        return trace
     found: dict[str, wire.Attachment] = {}
     spans = [_extract_span(trace.trace_id, span, found) for span in trace.spans]
     if all(new is old for new, old in zip(spans, trace.spans, strict=True)):
@@ -51,12 +45,19 @@ def extract(trace: AssembledTrace) -> AssembledTrace:
     return replace(trace, spans=spans, attachments=[*trace.attachments, *found.values()])
 
 
+def _values(trace: AssembledTrace) -> Iterator[bytes]:
+    for span in trace.spans:
+        for key in _ATTRIBUTES:
+            if (raw := span.attributes.get(key)) is not None:
+                yield raw
+
+
 def _extract_span(trace_id: bytes, span: wire.Span, found: dict[str, wire.Attachment]) -> wire.Span:
     attributes: dict[str, bytes] = {}
     refusals: list[str] = []
     for key in _ATTRIBUTES:
         raw = span.attributes.get(key)
-        if raw is None or not any(mark in raw for mark in _MARKS):
+        if raw is None or not _is_marked(raw):
             continue
         name = partial(_name, trace_id, span.span_id)
         holder = AttachmentHolder(trace_id_text(trace_id), name)
@@ -71,6 +72,18 @@ def _extract_span(trace_id: bytes, span: wire.Span, found: dict[str, wire.Attach
         return span
     span = replace(span, attributes={**span.attributes, **attributes})
     return _failed(span, refusals) if refusals else span
+
+
+def _is_marked(raw: bytes) -> bool:
+    """Without one of these MLflow's walk finds nothing, and what has none is not even decoded."""
+    return (
+        b"base64" in raw  # data URIs, Anthropic's sources
+        or b'audio"' in raw  # OpenAI's, in and out
+        or b'"b64_json"' in raw
+        or b'"bytes"' in raw  # Bedrock's images
+        or b'"inline_data"' in raw
+        or b'"image_generation_call"' in raw
+    )
 
 
 def _walk(holder: AttachmentHolder, raw: bytes) -> bytes | None:

@@ -25,10 +25,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from packaging.version import Version
 
 from spanferry_worker.errors import FatalError, PoisonError, TransientError, WorkerError
-from spanferry_worker.services.mlflow_backend import disturbed_ms, in_portions, newest_of, quoted
+from spanferry_worker.services.mlflow_archived_traces import ArchivedTraces
+from spanferry_worker.services.mlflow_backend import disturbed_ms, newest_of, quoted
 from spanferry_worker.services.mlflow_derive import aggregation_nodes
 from spanferry_worker.services.mlflow_errors import RefusedError, is_access, refused_of
 from spanferry_worker.services.mlflow_loads import SpanSender
+from spanferry_worker.services.mlflow_portions import in_portions
 from spanferry_worker.services.mlflow_server import Server
 from spanferry_worker.services.mlflow_text import Limits
 from spanferry_worker.stages.requests import RequestPolicy
@@ -58,6 +60,7 @@ class HttpBackend:
 
     limits = HTTP_LIMITS
     bulk = None
+    archived: ArchivedTraces | None = None
     writing = nullcontext()
     rounding_ms = 1
 

@@ -13,6 +13,18 @@ __all__ = ["Insert", "Table", "insert_for"]
 STATEMENT_BYTES: Final = 1_000_000
 """Rows of one INSERT for MySQL: more is not faster. A longer row has a statement of its own."""
 _UTF8: Final = frozenset({"utf8mb4", "utf8mb3", "utf8"})
+_TYPES: Final = sa.text(
+    "SELECT attname, atttypid FROM pg_attribute "
+    "WHERE attrelid = CAST(:name AS regclass) AND attnum > 0 AND NOT attisdropped"
+)
+"""By name, as PostgreSQL numbers types."""
+_INT4: Final = 23
+_INT4_MIN: Final = -(2**31)
+_INT4_MAX: Final = 2**31 - 1
+_NOT_OF_ITS_TYPE: Final = (AttributeError, OverflowError, TypeError, ValueError)
+"""What psycopg raises for a value that its column cannot hold."""
+_BYTEA: Final = 17
+"""As which a text in UTF-8 is sent as it is."""
 Rows = Sequence[tuple[Any, ...]]
 
 
@@ -21,6 +33,13 @@ class Table(NamedTuple):
 
     table: sa.Table
     columns: tuple[str, ...]
+    encoded: frozenset[str] = frozenset()
+    """Columns whose texts come in UTF-8, which may be large."""
+
+    def decoded(self, rows: Rows) -> Rows:
+        """With such texts as any other."""
+        places = [place for place, column in enumerate(self.columns) if column in self.encoded]
+        return [_decoded(row, places) for row in rows] if places else rows
 
 
 class Insert(Protocol):
@@ -49,25 +68,67 @@ class _ExecuteMany:
         mark = {"qmark": "?", "format": "%s", "pyformat": "%s"}.get(dialect.paramstyle, "?")
         marks = ", ".join([mark] * len(one.columns))
         self._statement = f"{_into(one, dialect)} VALUES ({marks})"
+        self._decoded = one.decoded
 
     def write(self, connection: sa.Connection, rows: Rows) -> None:
-        connection.exec_driver_sql(self._statement, list(rows))
+        connection.exec_driver_sql(self._statement, list(self._decoded(rows)))
 
 
 class _Copy:
-    """PostgreSQL's COPY."""
+    """PostgreSQL's COPY, in its binary form: text takes the client half as long again, and the server a
+    twentieth."""
 
     def __init__(self, one: Table, dialect: sa.Dialect) -> None:
-        self._statement = f"{_into(one, dialect).replace('INSERT INTO', 'COPY', 1)} FROM STDIN"
+        into = _into(one, dialect).replace("INSERT INTO", "COPY", 1)
+        self._statement = f"{into} FROM STDIN (FORMAT BINARY)"
+        self._columns = one.columns
+        self._encoded = one.encoded
+        self._name = dialect.identifier_preparer.format_table(one.table)
+        self._types: list[int] = []
+        self._otherwise = _ExecuteMany(one, dialect)
 
     def write(self, connection: sa.Connection, rows: Rows) -> None:
         raw: Any = connection.connection.driver_connection
+        if raw.info.encoding != "utf-8":  # what is encoded already would be read in that one
+            self._otherwise.write(connection, rows)
+            return
+        if not self._types:
+            self._types = self._asked_types(connection)
         try:
+            self._check(rows)
             with raw.cursor() as cursor, cursor.copy(self._statement) as copy:
+                copy.set_types(self._types)
                 for row in rows:
                     copy.write_row(row)
         except _driver_error(connection) as error:
             raise _wrapped(error, self._statement, connection) from error
+        except _NOT_OF_ITS_TYPE as error:
+            raise sqlalchemy.exc.DataError(self._statement, None, error) from error
+
+    def _check(self, rows: Rows) -> None:
+        """psycopg cuts the upper bits of a number that is too large for four bytes."""
+        for place, of in enumerate(self._types):
+            if of == _INT4 and not all(map(_fits, {row[place] for row in rows})):
+                raise OverflowError(
+                    f"a number is too large for {self._name}.{self._columns[place]}"
+                )
+
+    def _asked_types(self, connection: sa.Connection) -> list[int]:
+        """Of the columns as they are: a database that began with an older MLflow may have others than
+        a new one."""
+        types = {row[0]: row[1] for row in connection.execute(_TYPES, {"name": self._name})}
+        return [_BYTEA if column in self._encoded else types[column] for column in self._columns]
+
+
+def _decoded(row: tuple[Any, ...], places: Sequence[int]) -> tuple[Any, ...]:
+    values = list(row)
+    for place in places:
+        values[place] = values[place].decode("utf-8", "surrogatepass")
+    return tuple(values)
+
+
+def _fits(value: int | None) -> bool:
+    return value is None or _INT4_MIN <= value <= _INT4_MAX
 
 
 class _ManyRows:

@@ -9,11 +9,11 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from spanferry_schemas import Assessment, trace_id_text
 from spanferry_schemas.limits import TRACE_ID_BYTES
-from spanferry_worker.services.mlflow_backend import Backend, in_portions, traces_of_request
+from spanferry_worker.services.mlflow_backend import Backend, traces_of_request
 from spanferry_worker.services.mlflow_build import EntityBuilder
 from spanferry_worker.services.mlflow_errors import mapped
+from spanferry_worker.services.mlflow_portions import in_portions
 from spanferry_worker.services.mlflow_resolve import Resolver
-from spanferry_worker.services.mlflow_sql import IDS_MAX
 from spanferry_worker.stages.sample import ASKED_MARKS
 
 __all__ = ["Marks"]
@@ -68,7 +68,7 @@ def _selected(store: Any, names: Sequence[str]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     asked: Any = sa.and_(metadata.request_id == trace.request_id, metadata.key.in_(ASKED_MARKS))
     with store.ManagedSessionMaker() as session:
-        for some in in_portions(names, IDS_MAX):
+        for some in in_portions(names):
             query: Any = (
                 sa.select(trace.request_id, metadata.key, metadata.value)
                 .outerjoin(metadata, asked)

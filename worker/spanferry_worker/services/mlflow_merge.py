@@ -208,7 +208,7 @@ def merged_info(
 
 def _as_sent(stored: Span) -> Span:
     """Without the cost that the store has added, so that sizes are those of what came."""
-    if not is_added_cost(facts_of(stored).attributes):
+    if not is_added_cost(facts_of(stored).given):
         return stored
     plain = stored.to_dict()
     attributes = {k: v for k, v in plain["attributes"].items() if k != SpanAttributeKey.LLM_COST}

@@ -18,8 +18,10 @@ __all__ = [
     "NAME",
     "Literals",
     "clashing_keys",
+    "is_forbidden",
     "is_poison",
     "is_transient",
+    "literal_bytes",
     "make_strict",
     "packet_bytes",
     "portions",
@@ -45,6 +47,8 @@ _TRANSIENT_ERRORS: Final = frozenset({
 """Locks, deadlocks, lost connections, limits, full disks, shutdown, read-only servers."""
 _ACCESS_ERRORS: Final = frozenset({1044, 1045, 1049, 1054, 1142, 1143, 1146, 1227, 1370, 1698})
 """It refuses us, not the data: an operator can mend that."""
+_FORBIDDEN_ERRORS: Final = frozenset({1142, 1143})
+"""Of those, what the user may not do with one table, or with a column of it."""
 _POISON_ERRORS: Final = frozenset({1118, 1153, 1264, 1267, 1300, 1366, 1406, 3854, 3988})
 """What no repetition changes, though drivers call some of it operational."""
 
@@ -61,6 +65,11 @@ def _number(error: object) -> int:
 def is_transient(error: object) -> bool:
     """Whether a driver's error is one that goes by, or that an operator can mend."""
     return _number(error) in _TRANSIENT_ERRORS or _number(error) in _ACCESS_ERRORS
+
+
+def is_forbidden(error: object) -> bool:
+    """Whether the user lacks the right to do this with this table."""
+    return _number(error) in _FORBIDDEN_ERRORS
 
 
 def is_poison(error: object) -> bool:
@@ -110,8 +119,10 @@ class Literals:
     def __init__(self, connection: Any) -> None:
         self._encoding: str = connection.encoding
         plain = bool(connection.server_status & _NO_BACKSLASH_ESCAPES)
+        quoted = _doubled if plain else _escaped
         self._by_type: Mapping[type, Callable[[Any], str]] = {
-            str: _doubled if plain else _escaped,
+            str: quoted,
+            bytes: lambda text: quoted(text.decode("utf-8", "surrogatepass")),
             int: str,
             bool: _boolean,
             float: _float,
@@ -119,7 +130,10 @@ class Literals:
         }
 
     def rows(self, rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
-        """One `(…)` for each. Raises ValueError and KeyError for what no column of MLflow's holds."""
+        """One `(…)` for each; bytes are texts in UTF-8.
+
+        Raises ValueError and KeyError for what no column of MLflow's holds.
+        """
         by_type, encoding = self._by_type, self._encoding
         for row in rows:
             values = [by_type[type(value)](value) for value in row]
@@ -179,8 +193,13 @@ def _statement_bytes(span: Span, room: int) -> int:
     content = json.dumps(
         private.translate_span_when_storing(span), cls=TraceJSONEncoder, ensure_ascii=False
     )
-    escapes = sum(map(content.count, ("\\", '"', "'")))
-    return len(content.encode("utf-8", "surrogatepass")) + escapes + 4 * len(span.name)
+    return literal_bytes(content) + 4 * len(span.name)
+
+
+def literal_bytes(text: str) -> int:
+    """What a text takes within a statement, at most."""
+    escapes = sum(map(text.count, ("\\", '"', "'")))
+    return len(text.encode("utf-8", "surrogatepass")) + escapes
 
 
 def clashing_keys(session: Any, info: TraceInfo) -> bool:

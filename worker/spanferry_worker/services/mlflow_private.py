@@ -6,7 +6,8 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ import requests
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from mlflow.entities import Link, LiveSpan, Span
+from mlflow.entities import Link, LiveSpan, Span, TraceInfo
 from mlflow.store.db import utils as db_utils
 from mlflow.store.tracking import sqlalchemy_store
 from mlflow.store.tracking.rest_store import RestStore
@@ -32,14 +33,17 @@ from mlflow.utils import rest_utils, validation
 from mlflow.utils.proto_json_utils import parse_dict
 
 __all__ = [
+    "OWNER_ATTRIBUTES",
     "TRANSLATORS",
     "AttachmentHolder",
     "RestStoreOver",
     "add_header_provider",
+    "archival_data",
     "attribute_texts",
     "check_workspace",
     "create_engine",
     "credentials",
+    "download",
     "has_all_tables",
     "initialise_database",
     "is_empty_database",
@@ -48,10 +52,10 @@ __all__ = [
     "model_dimension",
     "open_store",
     "rest_response",
-    "sanitize_attributes",
     "schema_revision",
     "session_of",
     "set_links",
+    "translate_loaded_span",
     "translate_span_when_storing",
     "translator_modules",
     "truncated_preview",
@@ -64,9 +68,19 @@ TRANSLATORS: Final = translation.__name__
 
 translate_span_when_storing: Final = translation.translate_span_when_storing
 """A span's dict as the store keeps it."""
-sanitize_attributes: Final = translation.sanitize_attributes
-"""Attributes without the second of two layers of JSON."""
+translate_loaded_span: Final = translation.translate_loaded_span
+"""A stored span's dict as the store gives it to readers; changes what it is given."""
 
+OWNER_ATTRIBUTES: Final = (
+    SpanAttributeKey.SESSION_ID,
+    GenAiSemconvKey.CONVERSATION_ID,
+    "user.id",
+)
+"""What session_of and user_of read."""
+
+_REMEMBERED_CHARS: Final = 300
+_MESSAGES: Final = ('"messages"', '"choices"', '"input"', '"output"', "\\u")
+"""Where MLflow looks for messages in an object; an escape may hide one of them."""
 _store: Any = sqlalchemy_store
 _db: Any = db_utils
 _tracking: Any = tracking_utils
@@ -133,7 +147,15 @@ def translator_modules() -> list[ModuleType]:
 def model_dimension(attributes: Mapping[str, Any], key: str) -> str | None:
     """Model or provider as the store's column has it."""
     value = attributes.get(key)
+    if isinstance(value, str) and len(value) <= _REMEMBERED_CHARS:
+        return _dimension(value)
     return None if value is None else bounded_model_dimension(_store._try_parse_json_string(value))
+
+
+@lru_cache(1_000)
+def _dimension(text: str) -> str | None:
+    dimension: str | None = bounded_model_dimension(_store._try_parse_json_string(text))
+    return dimension
 
 
 def session_of(attributes: Mapping[str, Any]) -> str | None:
@@ -152,7 +174,13 @@ def user_of(attributes: Mapping[str, Any]) -> str | None:
 
 
 def truncated_preview(text: str, role: str) -> str | None:
-    """What lists show of a root's inputs (role `user`) or outputs (`assistant`)."""
+    """What lists show of a root's inputs (role `user`) or outputs (`assistant`), JSON texts.
+
+    What holds no messages is not decoded.
+    """
+    if text.startswith(("[", '"')) or not any(name in text for name in _MESSAGES):
+        chars: int = truncation._get_max_length()
+        return text if len(text) <= chars else f"{text[: chars - 3]}..."
     preview: str | None = truncation._get_truncated_preview(text, role=role)
     return preview
 
@@ -219,6 +247,21 @@ def knows_revision(revision: str) -> bool:
     except CommandError:
         return False
     return True
+
+
+def archival_data(store: Any, trace_id: str) -> tuple[TraceInfo, int, list[str]] | None:
+    """A trace's record, its generation and its rows' `content`; None where its spans may not go into the
+    archive: they are there, or the trace goes on."""
+    found = store._load_trace_archival_data(trace_id)
+    if found is None:
+        return None
+    info, generation, rows = found
+    return info, generation, [content for _, content in rows]
+
+
+def download(repository: Any, name: str, path: Path) -> None:
+    """One file of an artifact store. Raises whatever the store's client raises."""
+    repository._download_file(name, str(path))
 
 
 class RestStoreOver(RestStore):

@@ -1,7 +1,7 @@
 """What a worker would find behind a tracking URI, in plain words. Changes nothing there."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
@@ -15,12 +15,15 @@ from packaging.version import Version
 
 from spanferry_worker.errors import WorkerError
 from spanferry_worker.services import mlflow_private as private
+from spanferry_worker.services.mlflow_archive import check_location
 from spanferry_worker.services.mlflow_databricks import DatabricksBackend
 from spanferry_worker.services.mlflow_http import HttpBackend
 from spanferry_worker.services.mlflow_server import Server
 from spanferry_worker.services.mlflow_sink import is_databricks, open_sink
 from spanferry_worker.services.mlflow_sql import check_schema, connect
+from spanferry_worker.stages.archive import ArchivePolicy
 from spanferry_worker.stages.requests import RequestPolicy
+from spanferry_worker.text import without_userinfo
 
 __all__ = ["ProbeFinding", "probe"]
 
@@ -48,27 +51,38 @@ class ProbeFinding(Struct, frozen=True):
     empty: bool = False
 
 
+class _Default(NamedTuple):
+    """The worker's default experiment, and whether the worker may make it."""
+
+    name: str
+    creates: bool
+
+
 def probe(
-    tracking_uri: str, *, default_experiment: str, http: RequestPolicy | None = None
+    tracking_uri: str,
+    *,
+    default_experiment: str,
+    create_experiments: bool = True,
+    http: RequestPolicy | None = None,
+    archive: ArchivePolicy | None = None,
 ) -> list[ProbeFinding]:
     """Look behind a tracking URI. Blocks for some seconds at most, never raises, writes nothing.
 
     Call `prepare_environment` before this module is imported.
     """
+    default = _Default(default_experiment, create_experiments)
     try:
-        open_sink(tracking_uri, default_experiment=default_experiment)
+        open_sink(tracking_uri, default_experiment=default_experiment, archive=archive)
         if urlsplit(tracking_uri).scheme.startswith("http"):
-            return _probe_server(tracking_uri.rstrip("/"), default_experiment, http)
+            return _probe_server(tracking_uri.rstrip("/"), default, http)
         if is_databricks(tracking_uri):
-            return _probe_databricks(tracking_uri, default_experiment, http)
-        return _probe_database(tracking_uri, default_experiment)
+            return _probe_databricks(tracking_uri, default, http)
+        return [*_probe_database(tracking_uri, default), *_probe_archive(archive)]
     except WorkerError as error:
         return [ProbeFinding(good=False, text=str(error))]
 
 
-def _probe_server(
-    uri: str, default_experiment: str, http: RequestPolicy | None
-) -> list[ProbeFinding]:
+def _probe_server(uri: str, default: _Default, http: RequestPolicy | None) -> list[ProbeFinding]:
     server = Server(uri, http)
     try:
         version = server.version()
@@ -84,21 +98,21 @@ def _probe_server(
     backend = HttpBackend(uri, http)
     try:
         findings.append(_good("it takes spans"))
-        experiment = _ask_experiment(backend.store, default_experiment)
+        experiment = _ask_experiment(backend.store, default.name)
     finally:
         backend.close()
-    return [*findings, _judge_experiment(default_experiment, experiment)]
+    return [*findings, _judge_experiment(default, experiment)]
 
 
 def _probe_databricks(
-    uri: str, default_experiment: str, http: RequestPolicy | None
+    uri: str, default: _Default, http: RequestPolicy | None
 ) -> list[ProbeFinding]:
     backend = DatabricksBackend(uri, http)
     try:
-        experiment = _ask_experiment(backend.store, default_experiment)
+        experiment = _ask_experiment(backend.store, default.name)
     finally:
         backend.close()
-    return [_good("Databricks answers"), _judge_experiment(default_experiment, experiment)]
+    return [_good("Databricks answers"), _judge_experiment(default, experiment)]
 
 
 def _ask_experiment(store: Any, name: str) -> tuple[str, str] | None:
@@ -109,7 +123,7 @@ def _ask_experiment(store: Any, name: str) -> tuple[str, str] | None:
     return experiment and (str(experiment.experiment_id), experiment.lifecycle_stage)
 
 
-def _probe_database(uri: str, default_experiment: str) -> list[ProbeFinding]:
+def _probe_database(uri: str, default: _Default) -> list[ProbeFinding]:
     if _is_file_to_come(uri):
         return [ProbeFinding(good=True, text=f"{uri} is not there yet", empty=True)]
     engine = connect(uri)
@@ -124,14 +138,26 @@ def _probe_database(uri: str, default_experiment: str) -> list[ProbeFinding]:
         findings.append(_probe_rights(engine))
         table = SqlExperiment
         query: Any = sa.select(table.experiment_id, table.lifecycle_stage).where(
-            table.name == default_experiment
+            table.name == default.name
         )
         with engine.connect() as connection:
             row: Any = connection.execute(query).first()
         experiment = (str(row[0]), str(row[1])) if row else None
-        return [*findings, _judge_experiment(default_experiment, experiment)]
+        return [*findings, _judge_experiment(default, experiment)]
     finally:
         engine.dispose()
+
+
+def _probe_archive(archive: ArchivePolicy | None) -> list[ProbeFinding]:
+    if archive is None or not archive.enabled:
+        return []
+    where = without_userinfo(archive.location)
+    try:
+        check_location(archive.location)
+    except WorkerError as error:
+        text = str(error).replace(archive.location, where)
+        return [ProbeFinding(good=False, text=text)]
+    return [_good(f"the archive at {where} answers")]
 
 
 def _is_file_to_come(uri: str) -> bool:
@@ -159,7 +185,14 @@ def _probe_rights(engine: sa.Engine) -> ProbeFinding:
     return _good("it can be written to")
 
 
-def _judge_experiment(name: str, experiment: tuple[str, str] | None) -> ProbeFinding:
+def _judge_experiment(default: _Default, experiment: tuple[str, str] | None) -> ProbeFinding:
+    name = default.name
+    if experiment is None and not default.creates:
+        text = (
+            f"the default experiment {name!r} is not there, and mlflow.create_experiments is off: "
+            "create it, or name another one (mlflow.experiment)"
+        )
+        return ProbeFinding(good=False, text=text)
     if experiment is None:
         return _good(f"the default experiment {name!r} will be made with the first trace")
     experiment_id, stage = experiment

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import tempfile
 import threading
 import time
@@ -21,7 +22,13 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
 import spanferry_schemas as wire
 from spanferry_worker.errors import FatalError, NoExperimentError, PoisonError
-from spanferry_worker.services.mlflow_errors import error_code, is_missing, mapped
+from spanferry_worker.services.mlflow_errors import (
+    error_code,
+    first_lines,
+    is_forbidden,
+    is_missing,
+    mapped,
+)
 from spanferry_worker.services.mlflow_private import validate_model_name
 from spanferry_worker.telemetry import LogEvent
 
@@ -49,31 +56,45 @@ class Resolver:
         *,
         default_experiment: str,
         tracking_uri: str,
+        create_experiments: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Without `create_experiments` those that are not there are refused."""
         self._store = store
         self._default_experiment = default_experiment
         self._tracking_uri = tracking_uri
+        self._creates = create_experiments
         self._clock = clock
         self._kept: dict[tuple[str, str, str], tuple[float, str | NoExperimentError]] = {}
         self._lock = threading.Lock()
         self._refused_models: set[str] = set()
 
     def check_default(self) -> None:
-        """Raises FatalError where the default experiment is deleted. Does not create it."""
+        """Raises FatalError where the default experiment is deleted, or is not there and may not be made.
+
+        Does not create it.
+        """
         with mapped(f"looking up experiment {self._default_experiment!r}"):
             experiment = self._store.get_experiment_by_name(self._default_experiment)
-        if experiment is not None:
-            try:
-                _active(experiment)
-            except PoisonError as error:
-                raise FatalError(f"the worker's default {error}") from error
+        if experiment is None:
+            if not self._creates:
+                name = self._default_experiment
+                raise FatalError(
+                    f"the worker's default experiment {name!r} is not there, and "
+                    f"mlflow.create_experiments is off: {_create_it(name)}, or name another one "
+                    "(mlflow.experiment)"
+                )
+            return
+        try:
+            _active(experiment)
+        except PoisonError as error:
+            raise FatalError(f"the worker's default {error}") from error
 
     def experiment_id(self, part: wire.TracePart) -> str:
         """The experiment of a trace: by id, else by name, else the worker's default.
 
-        Raises NoExperimentError where it is deleted, or was named by an id that does not exist:
-        nothing is moved to another experiment silently, and the dead letter can be replayed.
+        Raises NoExperimentError where it is deleted, was named by an id that does not exist, or may not
+        be made: nothing is moved to another experiment silently, and the dead letter can be replayed.
         """
         if part.experiment_id:
             return self._kept_or("experiment-id", part.experiment_id, "", self._by_id)
@@ -152,11 +173,24 @@ class Resolver:
         return _active(experiment)
 
     def _create_experiment(self, name: str) -> Experiment:
+        if not self._creates:
+            raise NoExperimentError(
+                name,
+                f"there is no experiment {name!r}, and mlflow.create_experiments is off: "
+                f"{_create_it(name)} and replay the dead letters",
+            )
         created: Experiment
         try:
             created = self._store.get_experiment(self._store.create_experiment(name))
             _logger.info("created experiment %r", name, extra=LogEvent.STORE_CREATED())
         except MlflowException as error:
+            if is_forbidden(error):  # of one name only: what exists can be looked up and written to
+                raise NoExperimentError(
+                    name,
+                    f"there is no experiment {name!r}, and the worker may not create it "
+                    f"({first_lines(error)}): {_create_it(name)}, or let the worker, and replay the "
+                    "dead letters",
+                ) from error
             if error_code(error) != "RESOURCE_ALREADY_EXISTS":
                 raise
             created = self._store.get_experiment_by_name(name)  # another worker was faster
@@ -236,6 +270,10 @@ def _there(found: str | NoExperimentError) -> str:
     if isinstance(found, NoExperimentError):
         raise NoExperimentError(found.experiment, str(found))
     return found
+
+
+def _create_it(name: str) -> str:
+    return f"create it with `mlflow experiments create --experiment-name {shlex.quote(name)}`"
 
 
 def _active(experiment: Experiment) -> str:

@@ -4,18 +4,21 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlsplit
 
 from spanferry_schemas import Assessment
 from spanferry_worker.errors import FatalError
 from spanferry_worker.services.mlflow_environment import prepare_environment
+from spanferry_worker.stages.archive import ArchivePolicy
 from spanferry_worker.stages.requests import RequestPolicy
 from spanferry_worker.stages.trace import AssembledTrace
 from spanferry_worker.telemetry import LogEvent
 from spanferry_worker.text import without_userinfo
 
 if TYPE_CHECKING:
+    from spanferry_worker.services.metrics import ArchiveMetrics
     from spanferry_worker.services.mlflow_artifacts import Artifacts
     from spanferry_worker.services.mlflow_backend import Backend
     from spanferry_worker.services.mlflow_marks import Marks
@@ -39,6 +42,11 @@ _ADVICE: Final = (
     "use MLflow's database (postgresql://…, mysql://…, sqlite:///…), its server (http://…) or "
     "databricks"
 )
+_NO_ARCHIVE: Final = (
+    "archive.location is for workers that write into MLflow's database (postgresql://…, mysql://…, "
+    "sqlite:///…): take it out of the settings; a tracking server archives by its own "
+    "MLFLOW_TRACE_ARCHIVAL_CONFIG"
+)
 
 
 def is_databricks(tracking_uri: str) -> bool:
@@ -46,35 +54,48 @@ def is_databricks(tracking_uri: str) -> bool:
     return tracking_uri == "databricks" or urlsplit(tracking_uri).scheme == "databricks"
 
 
-def open_sink(
+def open_sink(  # noqa: PLR0913 - one for each thing that a worker can be told of its store
     tracking_uri: str,
     *,
     default_experiment: str,
     artifact_root: str | None = None,
     artifact_server: str = "",
+    create_experiments: bool = True,
     bulk: bool = True,
     http: RequestPolicy | None = None,
+    archive: ArchivePolicy | None = None,
+    archive_metrics: "ArchiveMetrics | None" = None,
 ) -> "MlflowSink":
     """A sink for the tracking URI, not connected yet: that is what its open() does.
 
-    `default_experiment` is the name that a trace without one of its own gets. `artifact_root` is
-    where experiments made by the worker keep artifacts; None means where the default experiment
-    of the database has its own. `artifact_server` is the MLflow server that serves them, where that
-    is not the tracking URI. Without `bulk` a database is written to by MLflow's own code alone.
-    `http` says how a tracking server may be asked.
-    Raises FatalError for a URI that no sink can serve.
+    `default_experiment` is the name that a trace without one of its own gets. `artifact_root` is where
+    experiments made by the worker keep artifacts; None means where the database's default one has its own.
+    `artifact_server` is the MLflow server that serves them, where that is not the tracking URI. Without
+    `create_experiments` traces of those that are not there are refused, without `bulk` MLflow's own code
+    alone writes to a database. `http` says how a tracking server may be asked, `archive` which spans a
+    database does not keep, which `archive_metrics` counts. Raises FatalError for a URI that cannot do.
     """
+    sink = partial(
+        MlflowSink, default_experiment=default_experiment, create_experiments=create_experiments
+    )
     scheme = urlsplit(tracking_uri).scheme.partition("+")[0].lower()
     if scheme in _SQL_SCHEMES:
 
         def open_sql() -> "Backend":
             from spanferry_worker.services.mlflow_sql import SqlBackend  # noqa: PLC0415
 
-            return SqlBackend(tracking_uri, artifact_root=artifact_root, bulk=bulk)
+            return SqlBackend(
+                tracking_uri,
+                artifact_root=artifact_root,
+                bulk=bulk,
+                archive=archive,
+                archive_metrics=archive_metrics,
+            )
 
         at_once = _SQLITE_CONCURRENCY if scheme == "sqlite" else CONCURRENCY
-        artifact_uri = artifact_server or tracking_uri
-        return MlflowSink(open_sql, artifact_uri, default_experiment, at_once)
+        return sink(open_sql, artifact_server or tracking_uri, at_once)
+    if archive is not None and archive.enabled:
+        raise FatalError(_NO_ARCHIVE)
     if scheme in _HTTP_SCHEMES:
 
         def open_http() -> "Backend":
@@ -82,21 +103,17 @@ def open_sink(
 
             return HttpBackend(tracking_uri, http)
 
-        return MlflowSink(open_http, tracking_uri, default_experiment, CONCURRENCY)
+        return sink(open_http, tracking_uri, CONCURRENCY)
     if is_databricks(tracking_uri):
 
         def open_databricks() -> "Backend":
-            from spanferry_worker.services.mlflow_databricks import (  # noqa: PLC0415
-                DatabricksBackend,
-            )
+            from spanferry_worker.services import mlflow_databricks  # noqa: PLC0415
 
-            return DatabricksBackend(tracking_uri, http)
+            return mlflow_databricks.DatabricksBackend(tracking_uri, http)
 
-        return MlflowSink(open_databricks, tracking_uri, default_experiment, CONCURRENCY)
-    raise FatalError(
-        f"the tracking URI {without_userinfo(tracking_uri)!r} cannot hold traces written by workers: "
-        f"{_ADVICE}"
-    )
+        return sink(open_databricks, tracking_uri, CONCURRENCY)
+    where = without_userinfo(tracking_uri)
+    raise FatalError(f"the tracking URI {where!r} cannot hold traces written by workers: {_ADVICE}")
 
 
 class MlflowSink:
@@ -106,13 +123,16 @@ class MlflowSink:
         self,
         open_backend: "Callable[[], Backend]",
         artifact_uri: str,
-        default_experiment: str,
         concurrency: int,
+        *,
+        default_experiment: str,
+        create_experiments: bool,
     ) -> None:
         """`artifact_uri`: MLflow's tracking URI, as its artifact stores want to know it."""
         self._open_backend = open_backend
         self._artifact_uri = artifact_uri
         self._default_experiment = default_experiment
+        self._create_experiments = create_experiments
         self._concurrency = concurrency
         self._threads: ThreadPoolExecutor | None = None
         self._backend: Backend | None = None
@@ -191,6 +211,7 @@ class MlflowSink:
             backend.store,
             default_experiment=self._default_experiment,
             tracking_uri=self._artifact_uri,
+            create_experiments=self._create_experiments,
         )
         try:
             resolver.check_default()

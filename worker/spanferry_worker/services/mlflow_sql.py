@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from threading import RLock
 from typing import Any, Final, TypeVar
 
@@ -24,10 +25,15 @@ from mlflow.version import VERSION
 from spanferry_worker.errors import FatalError, PoisonError, TransientError
 from spanferry_worker.services import mlflow_mysql as mysql
 from spanferry_worker.services import mlflow_private as private
-from spanferry_worker.services.mlflow_backend import calls, disturbed_ms, in_portions
-from spanferry_worker.services.mlflow_bulk import BulkInsert, why_not
+from spanferry_worker.services.metrics import ArchiveMetrics
+from spanferry_worker.services.mlflow_archive import Archive, is_archived
+from spanferry_worker.services.mlflow_archived_traces import ArchivedTraces
+from spanferry_worker.services.mlflow_backend import calls, disturbed_ms
+from spanferry_worker.services.mlflow_bulk import BulkInsert, owners_of, why_not
 from spanferry_worker.services.mlflow_errors import causes, mapped
+from spanferry_worker.services.mlflow_portions import in_portions
 from spanferry_worker.services.mlflow_text import Limits
+from spanferry_worker.stages.archive import ArchivePolicy
 from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["SQL_LIMITS", "SqlBackend", "check_schema", "connect"]
@@ -39,8 +45,6 @@ SQL_LIMITS: Final = Limits(tag_value_chars=8000, metadata_value_chars=8000, json
 CALL_BYTES_MAX: Final = 16_000_000
 """Span text in one log_spans call: MLflow builds all rows before it writes the first."""
 CALL_TRACES_MAX: Final = 200
-IDS_MAX: Final = 400
-"""Ids in one IN (…): below SQLite's oldest limit of bound parameters."""
 SCHEMA_SETTLE_S: Final = 3.0
 """An older revision is looked at again after this: somebody may be migrating right now."""
 DAY_MS: Final = 86_400_000
@@ -58,7 +62,7 @@ _WORKSPACE_CODES: Final = frozenset(
 )
 _DRIVERS: Final = {
     "mysql": "install spanferry[mysql] and write mysql+pymysql://…",
-    "postgresql": "install spanferry[worker] and write postgresql://…",
+    "postgresql": "install spanferry[worker] and write postgresql+psycopg://…",
 }
 
 
@@ -132,11 +136,23 @@ class SqlBackend:
     limits = SQL_LIMITS
     rounding_ms = 0
 
-    def __init__(self, uri: str, *, artifact_root: str | None = None, bulk: bool = True) -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        artifact_root: str | None = None,
+        bulk: bool = True,
+        archive: ArchivePolicy | None = None,
+        archive_metrics: ArchiveMetrics | None = None,
+    ) -> None:
         """Connects, checks the schema, initialises an empty database. Raises as those do.
 
-        Without `bulk` all goes through MLflow's own code.
+        Without `bulk` all goes through MLflow's own code. `archive` says where large traces go.
         """
+        place: Archive | None = None
+        if archive is not None and archive.enabled:
+            place = Archive(archive, archive_metrics)
+            place.check()
         engine = connect(uri)
         try:
             with mapped("checking the schema of MLflow's database"):
@@ -148,6 +164,8 @@ class SqlBackend:
             self._store = _open_store(uri, root or DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
             mysql.make_strict(self._store.engine)
         self.bulk = _bulk_of(self._store) if bulk else None
+        self._archived = ArchivedTraces(self._store, place)
+        self.archived: ArchivedTraces | None = self._archived
         dialect = self._store.engine.dialect.name
         self._is_mysql = dialect == mysql.NAME
         one_writer = dialect == "sqlite"
@@ -171,23 +189,26 @@ class SqlBackend:
         found: list[str] = []
         column: Any = SqlTraceInfo.request_id
         with self._store.ManagedSessionMaker() as session:
-            for ids in in_portions(trace_ids, IDS_MAX):
+            for ids in in_portions(trace_ids):
                 found += session.scalars(sa.select(column).where(column.in_(ids)))
         return found
 
     def spans(self, info: TraceInfo) -> list[Span]:
         if TraceTagKey.SPANS_LOCATION not in info.tags:
             return []  # its record was written, its spans were not
+        if is_archived(info):
+            return self._archived.spans(info)
         with mapped(f"reading trace {info.trace_id}"):
             trace = self._store.get_trace(info.trace_id, allow_partial=True)
         spans: list[Span] = list(trace.data.spans)
         return spans
 
     def write_new(self, infos: Sequence[TraceInfo], spans: Mapping[str, Sequence[Span]]) -> None:
-        with _clashes_told(self._store, infos), mapped("storing traces"):
+        told = partial(self._archived.told, [info.trace_id for info in infos])
+        with _clashes_told(self._store, infos), mapped("storing traces"), told():
             for info in infos:
                 self._store.start_trace(info)
-        with mapped("storing spans"):
+        with mapped("storing spans"), told():
             for experiment_id, some in calls(
                 infos, spans, bytes_max=CALL_BYTES_MAX, traces_max=CALL_TRACES_MAX
             ):
@@ -196,8 +217,9 @@ class SqlBackend:
             self._put_back(infos, spans)
 
     def add_spans(self, experiment_id: str, spans: Sequence[Span]) -> None:
+        trace_ids = list({span.trace_id for span in spans})
         with mapped("adding spans"):
-            self._log_spans(experiment_id, list(spans))
+            self._archived.write(trace_ids, lambda: self._log_spans(experiment_id, list(spans)))
 
     def _log_spans(self, experiment_id: str, spans: list[Span]) -> None:
         if not self._is_mysql:
@@ -210,28 +232,27 @@ class SqlBackend:
 
     def put_info(self, info: TraceInfo) -> None:
         with _clashes_told(self._store, [info]), mapped(f"updating trace {info.trace_id}"):
-            self._store.start_trace(info)
+            self._archived.write([info.trace_id], lambda: self._store.start_trace(info))
 
     def add_assessment(self, assessment: Assessment) -> None:
         with mapped(f"storing assessment {assessment.assessment_id}"):
             try:
                 self._store.create_assessment(assessment)
-            except MlflowException:
-                owner = self.owners([assessment.assessment_id or ""])
-                if owner.get(assessment.assessment_id or "") != assessment.trace_id:
+            except MlflowException as error:
+                name = assessment.assessment_id or ""
+                owner = self.owners([name]).get(name)
+                if owner is None:
                     raise
+                if owner != assessment.trace_id:
+                    raise PoisonError(
+                        f"assessment {name} of trace {assessment.trace_id} has an id that one of trace "
+                        f"{owner} has"
+                    ) from error
                 # another worker stored the same assessment between our look and our write
 
     def owners(self, assessment_ids: Sequence[str]) -> dict[str, str]:
-        owners: dict[str, str] = {}
-        table = SqlAssessments
         with mapped("looking up assessments"), self._store.ManagedSessionMaker() as session:
-            for ids in in_portions(assessment_ids, IDS_MAX):
-                query: Any = sa.select(table.assessment_id, table.trace_id).where(
-                    table.assessment_id.in_(ids)
-                )
-                owners.update((row[0], row[1]) for row in session.execute(query))
-        return owners
+            return owners_of(session, assessment_ids)
 
     def newest_traces(
         self,
@@ -257,6 +278,7 @@ class SqlBackend:
         return [info for info in of_it if info.client_request_id == client_request_id]
 
     def close(self) -> None:
+        self._archived.close()
         try:
             self._store.engine.dispose()
         except Exception:

@@ -3,13 +3,14 @@
 import json
 import logging
 import re
-from typing import Final, NamedTuple
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from spanferry_worker.telemetry import LogEvent
 
-__all__ = ["Limits", "Texts", "ascii_length"]
+__all__ = ["Limits", "Texts", "Written", "ascii_length", "escaped", "loaded"]
 
 _logger = logging.getLogger(__name__)
 
@@ -20,9 +21,19 @@ TOO_DEEP: Final = b"nested deeper than MLflow can read: "
 """Makes the text of a JSON value no JSON itself: MLflow unwraps strings that hold JSON."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _NUL_ESCAPE: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+SMALL_BYTES: Final = 64
+SMALL_MAX: Final = 2_000
+"""JSON texts up to that size are remembered, so many of them: types, levels, models come again."""
+_LOADED_CHARS: Final = 400
+_LOADED_MAX: Final = 2_000
+"""... and values, which several columns of one span are read from."""
 _SAID_MAX: Final = 1_000
 """Kinds that it says of: keys are the app's, and may be any number."""
-_NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_ASCII: Final = bytes(range(128))
+_BRACKETS: Final = b"[]{}"
+_PLAIN: Final = bytes(byte for byte in range(127) if byte not in _BRACKETS)
+"""What neither nests nor becomes longer where json.dumps escapes what is not ASCII."""
+_NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in _BRACKETS)
 
 
 class Limits(NamedTuple):
@@ -43,11 +54,22 @@ class Limits(NamedTuple):
     param_value_chars: int = 6000
 
 
+class Written(NamedTuple):
+    """A JSON text that is to stand in another one."""
+
+    text: str
+    escaped: bytes
+    """It in UTF-8 between the quotes of a JSON string."""
+    growth: int
+    """How many characters longer that is once json.dumps has escaped what is not ASCII."""
+
+
 class Texts:
     """Cuts, cleans and formats text for one sink. Says once for each kind that it cuts something."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self._small = lru_cache(SMALL_MAX)(self._written)
         self._said: set[str] = set()
 
     def clean(self, text: str) -> str:
@@ -85,16 +107,24 @@ class Texts:
         That is Python's separators and unescaped non-ASCII, because searches match on both. What
         is not JSON, or nested deeper than MLflow can read, becomes a JSON string of its text.
         """
-        if b"\\u" not in raw:
-            try:
-                text = msgspec.json.format(raw, indent=0).decode()
-            except (msgspec.MsgspecError, ValueError, RecursionError):
-                text = self._json_slowly(raw)
-        else:
-            text = self._json_slowly(raw)
-        if len(raw) > self.limits.json_depth and self._too_deep(raw):
-            return self._json_string(TOO_DEEP + raw)
-        return text
+        return self.written(raw).text
+
+    def written(self, raw: bytes) -> Written:
+        """The same text, and what it takes within another one."""
+        return self._small(raw) if len(raw) <= SMALL_BYTES else self._written(raw)
+
+    def _written(self, raw: bytes) -> Written:
+        odd = raw.translate(None, _PLAIN)
+        if len(odd) > self.limits.json_depth and self._too_deep(raw, odd):
+            return escaped(self._json_string(TOO_DEEP + raw))
+        if raw.rfind(b"\\u") >= 0:  # from its rarer end: that takes half as long
+            return escaped(self._json_slowly(raw))
+        try:
+            encoded = msgspec.json.format(raw, indent=0)
+            text = encoded.decode()
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return escaped(self._json_slowly(raw))
+        return Written(text, _between_quotes(encoded), _growth(odd))
 
     def json_value(self, raw: bytes) -> object:
         """The value of a JSON text; its text where it is none."""
@@ -122,13 +152,13 @@ class Texts:
     def _json_string(self, raw: bytes) -> str:
         return json.dumps(self.clean(raw.decode("utf-8", "replace")), ensure_ascii=False)
 
-    def _too_deep(self, raw: bytes) -> bool:
+    def _too_deep(self, raw: bytes, odd: bytes) -> bool:
         """Whether brackets nest deeper than the limit, found by peeling off the innermost pairs.
 
         Brackets within strings count too, so it may err towards "too deep" for very odd text. MLflow
         reads a string that looks like JSON as JSON, even where its brackets are never closed.
         """
-        brackets = raw.translate(None, _NOT_BRACKETS)
+        brackets = odd.translate(None, _NOT_BRACKETS)
         if len(brackets) <= self.limits.json_depth:
             return False
         if raw[:2] in {b'"[', b'"{'} and _overflows(raw):
@@ -141,14 +171,43 @@ class Texts:
         return bool(brackets)
 
 
-def ascii_length(text: str) -> int:
-    """How long a JSON text is once json.dumps has escaped what is not ASCII in it."""
-    escaped = text.count("\x7f")  # which is ASCII, and escaped
-    if not text.isascii():
-        units = len(text.encode("utf-16-le", "surrogatepass")) // 2
-        escaped += units - len(text.encode("ascii", "ignore"))
-        return units + _ESCAPE_CHARS * escaped
-    return len(text) + _ESCAPE_CHARS * escaped
+def loaded(text: str) -> Any:
+    """The value of a JSON text, which nobody may change. Raises ValueError and RecursionError."""
+    return _loaded(text) if len(text) <= _LOADED_CHARS else json.loads(text)
+
+
+@lru_cache(_LOADED_MAX)
+def _loaded(text: str) -> Any:
+    return json.loads(text)
+
+
+def escaped(text: str) -> Written:
+    """A JSON text that Python's codec has written."""
+    encoded = text.encode()
+    return Written(text, _between_quotes(encoded), _growth(encoded.translate(None, _PLAIN)))
+
+
+def ascii_length(encoded: bytes) -> int:
+    """How long a JSON text in UTF-8 is once json.dumps has escaped what is not ASCII in it."""
+    return len(encoded) + _growth(encoded.translate(None, _PLAIN))
+
+
+def _between_quotes(encoded: bytes) -> bytes:
+    """JSON has no control characters: nothing else needs an escape."""
+    return encoded.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+
+
+def _growth(odd: bytes) -> int:
+    """By the characters of a JSON text in UTF-8 that are not among _PLAIN."""
+    if not odd:
+        return 0
+    growth = _ESCAPE_CHARS * odd.count(b"\x7f")  # which is ASCII, and escaped
+    if not odd.isascii():
+        others = odd.translate(None, _ASCII)
+        characters = others.decode("utf-8", "surrogatepass")
+        units = len(characters.encode("utf-16-le", "surrogatepass")) // 2
+        growth += (1 + _ESCAPE_CHARS) * units - len(others)
+    return growth
 
 
 def _overflows(raw: bytes) -> bool:

@@ -6,15 +6,22 @@ from operator import methodcaller
 from typing import Final
 
 from mlflow.entities import Span, Trace, TraceInfo
-from mlflow.tracing.constant import TraceMetadataKey, TraceTagKey
+from mlflow.tracing.constant import SpansLocation, TraceMetadataKey, TraceTagKey
 
 import spanferry_schemas as wire
 from spanferry_schemas import trace_id_text
-from spanferry_worker.errors import PartlyRefusedError, PoisonError, TraceNotFoundError
+from spanferry_worker.errors import (
+    PartlyRefusedError,
+    PoisonError,
+    TraceNotFoundError,
+    TransientError,
+)
+from spanferry_worker.services.mlflow_archive import is_archived
 from spanferry_worker.services.mlflow_artifacts import Artifacts
-from spanferry_worker.services.mlflow_backend import Backend, traces_of_request
+from spanferry_worker.services.mlflow_assess import Assessor, is_alone
+from spanferry_worker.services.mlflow_backend import Backend
 from spanferry_worker.services.mlflow_build import EntityBuilder, prompt_versions
-from spanferry_worker.services.mlflow_errors import RefusedError, is_missing
+from spanferry_worker.services.mlflow_errors import RefusedError, elsewhere, is_missing
 from spanferry_worker.services.mlflow_merge import (
     Change,
     is_restored,
@@ -25,7 +32,7 @@ from spanferry_worker.services.mlflow_merge import (
     unstored_spans,
 )
 from spanferry_worker.services.mlflow_resolve import Resolver
-from spanferry_worker.services.mlflow_trace_rows import RowBuilder, TraceRows
+from spanferry_worker.services.mlflow_trace_rows import NewTrace, RowBuilder, TraceRows
 from spanferry_worker.stages.trace import AssembledTrace
 from spanferry_worker.telemetry import LogEvent
 
@@ -33,6 +40,7 @@ __all__ = ["Writer"]
 
 _logger = logging.getLogger(__name__)
 
+_IN_DATABASE: Final = SpansLocation.TRACKING_STORE.value
 READ_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of stored spans that are read at once: twice a batch. The others are read one by one."""
 
@@ -53,18 +61,20 @@ class Writer:
         self._backend = backend
         self._builder = builder
         self._resolver = resolver
+        self._assessor = Assessor(backend, builder, resolver)
         self._artifacts = artifacts
         self._extract = extract
         self._rows = None if backend.bulk is None else RowBuilder(builder)
         self._prompts_failed = False
+        self._stays_said = False
 
     def write(self, batch: Sequence[AssembledTrace]) -> None:
         """As Sink.write. Repeating a batch changes nothing: what is stored is looked up first."""
         if self._extract is not None:
             batch = [self._extract(trace) for trace in batch]
-        stored = self._backend.infos(
-            list({trace_id_text(t.trace_id) for t in batch if t.trace_id is not None})
-        )
+        # Feedback by itself needs no records then: to look them up takes ten times as long as to store it.
+        blind = self._assessor.finds_traces
+        stored = self._backend.infos(_ids(one for one in batch if not (blind and is_alone(one))))
         new: dict[str, AssembledTrace] = {}
         rest: list[int] = []
         for place, trace in enumerate(batch):
@@ -79,9 +89,15 @@ class Writer:
         refused = self._write_new(new) if new else {}
         errors = {
             place: refused[trace_id_text(trace.trace_id)]
-            for place, trace in enumerate(batch)
+            for place, trace in enumerate(batch if refused else ())
             if trace.trace_id is not None and trace_id_text(trace.trace_id) in refused
         }
+
+        known = None if blind else (stored.keys() | new.keys()) - refused.keys()
+        rest, unplaced = self._assessor.at_once(batch, rest, stored, known)
+        errors |= unplaced
+        if alone := [batch[place] for place in rest if blind and is_alone(batch[place])]:
+            stored |= self._backend.infos([one for one in _ids(alone) if one not in stored])
 
         spans = _read_at_once(self._backend, [batch[place] for place in rest], stored)
 
@@ -89,7 +105,7 @@ class Writer:
             trace = batch[place]
             with self._backend.writing:
                 if trace.trace_id is None:
-                    self._assess_by_request(trace)
+                    self._assessor.add_by_request(trace)
                 else:
                     trace_id = trace_id_text(trace.trace_id)
                     self._merge(trace, stored.get(trace_id), spans.pop(trace_id, None))
@@ -102,8 +118,10 @@ class Writer:
 
     def _write_new(self, traces: dict[str, AssembledTrace]) -> dict[str, PoisonError]:
         """Returns errors by trace id, where some are refused and the others stored."""
-        rows = self._made_rows(traces)
-        bulk = self._backend.bulk
+        bulk, archived = self._backend.bulk, self._backend.archived
+        rows: Sequence[TraceRows] = self._made_rows(traces)
+        if archived is not None:
+            rows = archived.before_insert(rows)
         with self._backend.writing:
             inserted = frozenset[str]() if bulk is None else bulk.insert(rows)
             left = {key: trace for key, trace in traces.items() if key not in inserted}
@@ -113,16 +131,17 @@ class Writer:
 
     def _made_rows(self, traces: dict[str, AssembledTrace]) -> list[TraceRows]:
         """For the fast way, where there is one: rows of all that may go it."""
-        rows: list[TraceRows] = []
         if self._rows is None:
-            return rows
+            return []
+        new: list[NewTrace] = []
         for trace_id, trace in traces.items():
-            experiment_id = self._resolver.experiment_id(trace.trace)
+            try:
+                experiment_id = self._resolver.experiment_id(trace.trace)
+            except PoisonError:
+                continue  # refused with those that are left
             model_id = self._model_id(trace.trace, experiment_id)
-            made = self._rows.rows(trace_id, trace, experiment_id=experiment_id, model_id=model_id)
-            if made is not None:
-                rows.append(made)
-        return rows
+            new.append(NewTrace(trace_id, trace, experiment_id, model_id))
+        return self._rows.rows(new)
 
     def _write_one_by_one(self, traces: dict[str, AssembledTrace]) -> dict[str, PoisonError]:
         """By MLflow's own methods. Returns errors by trace id."""
@@ -149,8 +168,16 @@ class Writer:
             spans[trace_id] = entities
         try:
             self._backend.write_new(infos, spans)
-        except RefusedError as error:
+        except PoisonError as error:
+            # two services began them in two experiments at once: the next try adds to what is there
+            if (ids := elsewhere(error)) and self._backend.infos(ids):
+                raise TransientError(f"somebody else was faster: {error}") from error
+            if not isinstance(error, RefusedError):
+                raise
             refused |= error.refused
+        if (archived := self._backend.archived) is not None:
+            for info in infos:
+                archived.archive(info)
         return refused
 
     def _complete_new(self, traces: dict[str, AssembledTrace]) -> None:
@@ -183,24 +210,25 @@ class Writer:
         """
         trace_id = trace_id_text(trace.trace_id or b"")
         info = info or self._backend.infos([trace_id]).get(trace_id)
-        if info is None:
-            if trace.spans:  # deleted meanwhile, or never finished: it is new
-                for error in self._write_new({trace_id: trace}).values():
-                    raise error
+        if info is not None:
+            try:
+                info = self._merge_spans(trace, info, spans)
+                self._assessor.add(trace, info)
+                self._add_beside([(trace, info)])
+            except PoisonError as error:
+                missing = error.__cause__ is not None and is_missing(error.__cause__)
+                if not missing or self._backend.infos([trace_id]):
+                    raise
+            else:
                 return
+        if not trace.spans:
             raise TraceNotFoundError(
                 f"MLflow has no trace {trace_id}: what belongs to it (feedback, tags) waits in the "
                 "dead letters and can be replayed when the trace is stored"
             )
-        info = self._merge_spans(trace, info, spans)
-        stored = {one.assessment_id: one for one in info.assessments}
-        for assessment in _unique(trace.assessments):
-            if assessment.assessment_id not in stored:
-                overridden = stored.get(assessment.overrides)
-                entity = self._builder.assessments.entity(trace_id, assessment, overridden)
-                self._backend.add_assessment(entity)
-                stored[assessment.assessment_id] = entity
-        self._add_beside([(trace, info)])
+        # deleted meanwhile, or never finished: it is new, as it is to MLflow's own methods
+        for refusal in self._write_new({trace_id: trace}).values():
+            raise refusal
 
     def _add_beside(self, traces: Iterable[tuple[AssembledTrace, TraceInfo]]) -> None:
         """What MLflow keeps beside a stored trace: its attachments, its links to prompts."""
@@ -242,7 +270,7 @@ class Writer:
     def _merge_spans(
         self, trace: AssembledTrace, info: TraceInfo, stored: list[Span] | None
     ) -> TraceInfo:
-        part = trace.trace
+        part, archived = trace.trace, self._backend.archived
         came = [self._builder.spans.entity(trace.trace_id or b"", span) for span in trace.spans]
         change: Change | None = None
         written: list[Span] = []
@@ -265,10 +293,33 @@ class Writer:
             return info
         merged = merged_info(self._builder, info, part, came, change, state=state)
         self._move(merged, part, came)
-        if not same_info(merged, info):
-            self._backend.put_info(merged)
+        changed = not same_info(merged, info)
+        if changed:
+            self._put_info(merged, info)
         self._delete_tags(info, part)
+        if archived is not None and (written or changed or not is_archived(info)):
+            archived.archive(merged)
         return info
+
+    def _put_info(self, merged: TraceInfo, stored: TraceInfo) -> None:
+        """Write it over the stored one; in the stored one's experiment where MLflow moves no trace."""
+        try:
+            self._backend.put_info(merged)
+        except PoisonError as error:
+            if not elsewhere(error) or merged.experiment_id == stored.experiment_id:
+                raise
+            if not self._stays_said:
+                self._stays_said = True
+                _logger.warning(
+                    "traces stay in the experiment of the part that came first, because MLflow moves none; "
+                    "trace %s in %s, though its root names %s",
+                    merged.trace_id,
+                    stored.experiment_id,
+                    merged.experiment_id,
+                    extra=LogEvent.WRITE_PARTLY(),
+                )
+            merged.experiment_id = stored.experiment_id
+            self._backend.put_info(merged)
 
     def _move(self, info: TraceInfo, part: wire.TracePart, came: Sequence[Span]) -> None:
         """Let the service that has the root decide on the experiment; link the model if none is."""
@@ -286,35 +337,9 @@ class Writer:
         params = self._builder.model_params(part)
         return self._resolver.model_id(part.active_model, experiment_id, params)
 
-    def _assess_by_request(self, trace: AssembledTrace) -> None:
-        """Attach assessments to the newest trace of their client request id."""
-        owners = self._backend.owners([a.assessment_id for a in trace.assessments])
-        for assessment in _unique(trace.assessments):
-            if owners is not None and assessment.assessment_id in owners:
-                continue
-            request_id = self._builder.client_request_id(assessment.client_request_id or "")
-            experiment_ids = self._experiments(trace.trace)
-            found = traces_of_request(
-                self._backend, request_id, experiment_ids, assessment.created_ns
-            )
-            if not found:
-                raise TraceNotFoundError(
-                    f"MLflow has no trace with the client request id {request_id!r}: the assessment "
-                    f"{assessment.name!r} waits in the dead letters and can be replayed"
-                )
-            stored = {a.assessment_id: a for info in found for a in info.assessments}
-            if assessment.assessment_id not in stored:
-                overridden = stored.get(assessment.overrides)
-                entity = self._builder.assessments.entity(found[0].trace_id, assessment, overridden)
-                self._backend.add_assessment(entity)
 
-    def _experiments(self, part: wire.TracePart) -> list[str]:
-        ids = self._resolver.known_experiments()
-        try:
-            ids.append(self._resolver.experiment_id(part))
-        except PoisonError as error:
-            _logger.debug("searching without it: %s", error, extra=LogEvent.WRITE_DETAIL())
-        return list(dict.fromkeys(ids))
+def _ids(traces: Iterable[AssembledTrace]) -> list[str]:
+    return list({trace_id_text(one.trace_id) for one in traces if one.trace_id is not None})
 
 
 def _tried(places: Iterable[int], write: Callable[[int], None]) -> dict[int, PoisonError]:
@@ -341,7 +366,7 @@ def _read_at_once(
     left = READ_BYTES_MAX
     for trace in traces:
         info = stored.get(trace_id_text(trace.trace_id or b"")) if trace.spans else None
-        if info is None or TraceTagKey.SPANS_LOCATION not in info.tags:
+        if info is None or info.tags.get(TraceTagKey.SPANS_LOCATION) != _IN_DATABASE:
             continue
         size = info.trace_metadata.get(TraceMetadataKey.SIZE_BYTES, "")
         left -= int(size) if size.isdecimal() else READ_BYTES_MAX
@@ -352,7 +377,3 @@ def _read_at_once(
         return {}
     found: list[Trace] = backend.ask("reading traces", methodcaller("batch_get_traces", ids))
     return {one.info.trace_id: list(one.data.spans) for one in found}
-
-
-def _unique(assessments: Sequence[wire.Assessment]) -> list[wire.Assessment]:
-    return list({assessment.assessment_id: assessment for assessment in assessments}.values())

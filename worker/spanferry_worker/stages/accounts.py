@@ -134,6 +134,13 @@ class Account(Struct, array_like=True):
             first, last = self.gaps.pop(0)
             self.counts.lost += last - first + 1
 
+    def doubt(self) -> int:
+        """What is missing may have come where nobody has counted: it is unaccounted. How many that are."""
+        count = sum(last - first + 1 for first, last in self.gaps)
+        self.counts.unaccounted += count
+        self.gaps = []
+        return count
+
     def _fill(self, sequence: int) -> bool:
         """A number that was missing has come; False where it was not."""
         at = bisect_right(self.gaps, sequence, key=lambda gap: gap[0]) - 1
@@ -162,7 +169,7 @@ class Page(Struct, array_like=True, tag=1):
     number: int
     accounts: list[Account]
     begun_ms: int = 0
-    """Which owner wrote it: the one whose assignment began then."""
+    """Which owner wrote it: the one whose assignment began then. An owner begins after all before it."""
 
 
 class Place(Struct, array_like=True, tag=2):
@@ -179,8 +186,16 @@ class Place(Struct, array_like=True, tag=2):
     """When that was found."""
     written_ms: int = 0
     begun_ms: int = 0
-    """Which owner wrote it. An owner writes all pages first: a page of another one came late, from a
-    worker that had lost the partition."""
+    """Which owner wrote it, after all of its pages. What another one wrote has another key: it may come
+    late, from a worker that has lost the partition, and changes nothing."""
+
+    def doubts(self, account: Account) -> bool:
+        """Whether numbers that follow in an account may have been decided in the hole.
+
+        A number that comes late is no sign that those after it have not come: they are missing only once
+        the producer has given one since the hole.
+        """
+        return account.offset < self.hole_offset or account.seen_ms < self.hole_ms
 
 
 class Folded(Struct, array_like=True, tag=3):
@@ -194,6 +209,8 @@ class Folded(Struct, array_like=True, tag=3):
     missing: int = 0
     counts: Counts = msgspec.field(default_factory=Counts)
     ids: list[bytes] = []
+    begun_ms: int = 0
+    """Which owner wrote it."""
 
     def take(self, account: Account) -> None:
         """Add one that is gone."""
@@ -228,18 +245,12 @@ class Entry(NamedTuple):
 
 def key_of(kept: Kept) -> bytes:
     """What the newer of two entries has in common with the older."""
-    detail: object = None
-    match kept:
-        case Page():
-            detail = kept.number
-        case Told():
-            # A producer's reports may come in another partition once the topic has grown.
-            key = (kept.group, kept.topic, 4, None, kept.report.producer_id)
-            return _encoder.encode(key)
-        case _:
-            pass
+    if isinstance(kept, Told):
+        # A producer's reports may come in another partition once the topic has grown.
+        return _encoder.encode((kept.group, kept.topic, 4, None, kept.report.producer_id))
+    number = kept.number if isinstance(kept, Page) else None
     tag = kept.__struct_config__.tag
-    return _encoder.encode((kept.group, kept.topic, tag, kept.partition, detail))
+    return _encoder.encode((kept.group, kept.topic, tag, kept.partition, number, kept.begun_ms))
 
 
 def write_entry(kept: Kept) -> Entry:

@@ -1,16 +1,17 @@
 """assemble: fragments and feedback become traces. Time comes in; nothing is waited for here."""
 
+import itertools
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
-from msgspec import Struct
-
-from spanferry_schemas import Assessment, Attachment, End, Fragment, Span, TracePart
+from spanferry_schemas import Assessment, Fragment, Span, TracePart
 from spanferry_worker.stages.decode import Decoded
-from spanferry_worker.stages.footprint import TRACE_BYTES, event_bytes
+from spanferry_worker.stages.footprint import event_bytes
 from spanferry_worker.stages.giants import GiantPolicy, Giants, marked
+from spanferry_worker.stages.open_trace import OpenTrace, Tally
 from spanferry_worker.stages.parts import merge_parts, without_own
-from spanferry_worker.stages.trace import AssembledTrace, FinishReason, Position
+from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 
 __all__ = ["AssemblePolicy", "Assembler"]
 
@@ -27,8 +28,8 @@ class AssemblePolicy(GiantPolicy, frozen=True, kw_only=True):
     feedback_grace_s: float = 5.0
     """Feedback or tags whose trace is not open here wait this long for it."""
     bytes_max: int = 128 * 1024 * 1024
-    """What all open traces of the process may take in memory; above it payloads of giants are cut,
-    then the oldest traces are written early."""
+    """What all open traces of the process may take in memory; above it those that nothing has come for
+    are folded, then payloads of giants are cut, then the oldest traces are written early."""
     released_traces_max: int = 50_000
     """Written traces remembered in the process, so that late spans need not wait `idle_s`; its
     partitions share them."""
@@ -43,75 +44,8 @@ class AssemblePolicy(GiantPolicy, frozen=True, kw_only=True):
             raise ValueError("bytes_max must be at least 1, released_traces_max at least 0")
 
 
-class _Tally(Struct, gc=False):
-    """What the end markers of a trace say, against what has come."""
-
-    spans: int = 0
-    spans_wanted: int = 0
-    contexts_out: int = 0
-    remote_ends: int = 0
-    root_ended: bool = False
-    whole: bool = False
-    """Was complete once, and stays so: what comes then is a repeat or a surplus."""
-
-    def count(self, end: End) -> None:
-        self.spans_wanted += end.spans
-        self.contexts_out += end.contexts_out
-        if end.remote_parent:
-            self.remote_ends += 1
-        else:
-            self.root_ended = True
-
-    def completed(self) -> bool:
-        """True once: at the event that makes the trace complete as the wire defines it, see End."""
-        if self.whole or not (
-            self.root_ended
-            and self.spans >= self.spans_wanted
-            and self.remote_ends >= self.contexts_out
-        ):
-            return False
-        self.whole = True
-        return True
-
-
-class _Open:
-    """A trace that is being assembled, or what came late for one, or feedback without one."""
-
-    __slots__ = (
-        "assessments",
-        "attachments",
-        "cut",
-        "first_ms",
-        "held_bytes",
-        "keys",
-        "part",
-        "positions",
-        "seen_ms",
-        "size",
-        "spans",
-        "tally",
-        "trace_id",
-    )
-
-    def __init__(self, trace_id: bytes | None, now_ms: int, tally: _Tally) -> None:
-        self.trace_id = trace_id
-        self.first_ms = now_ms
-        self.seen_ms = now_ms
-        self.tally = tally
-        self.part: TracePart | None = None
-        self.spans: dict[bytes, Span] = {}
-        self.assessments: dict[str, Assessment] = {}
-        self.attachments: dict[str, Attachment] = {}
-        self.keys: set[object] = set()
-        self.positions: list[Position] = []
-        self.size = 0
-        self.held_bytes = 0
-        self.cut = False
-        """Its payloads are cut to previews, those too that still come: see Giants."""
-
-
 _Key = bytes | str
-_Shelf = OrderedDict[_Key, _Open]
+_Shelf = OrderedDict[_Key, OpenTrace]
 
 
 class Assembler:
@@ -127,13 +61,15 @@ class Assembler:
         self._age_ms = int(policy.age_s * 1000)
         self._late_ms = int(policy.late_grace_s * 1000)
         self._feedback_ms = int(policy.feedback_grace_s * 1000)
-        # By opening; the idle order holds the same traces by their last record.
+        # By opening; the two others hold the same traces by their last record, those before that were
+        # folded, or are not worth it.
         self._open: _Shelf = OrderedDict()
+        self._resting: _Shelf = OrderedDict()
         self._idle: _Shelf = OrderedDict()
         self._late: _Shelf = OrderedDict()
         self._alone: _Shelf = OrderedDict()
-        self._released: OrderedDict[bytes, _Tally] = OrderedDict()
-        self._giants: Giants[_Open] = Giants(policy)
+        self._released: OrderedDict[bytes, Tally] = OrderedDict()
+        self._giants: Giants[OpenTrace] = Giants(policy)
         self.released_max = policy.released_traces_max
         """How many written traces this partition may remember."""
         self.held_bytes = 0
@@ -152,28 +88,27 @@ class Assembler:
         if entry is None:
             beside = not event.spans and event.end is None
             shelf, entry = self._shelve(trace_id, now_ms, beside=beside)
+        elif entry.folded:
+            self.held_bytes += entry.unfold()
         size = decoded.size
         if entry.cut:
             event, freed = self._giants.cut_on_arrival(event)
             size -= freed
         self.spans_repeated += _merge(entry, event, decoded)
-        self._hold(entry, event_bytes(event, size))
+        self.held_bytes += entry.hold(event_bytes(event, size))
         if entry.tally.completed():
             late = shelf is self._late
             return self._release(entry, FinishReason.LATE if late else FinishReason.COMPLETE)
         if shelf is self._open:
             entry.seen_ms = now_ms
-            self._idle.move_to_end(trace_id)
+            if self._resting.pop(trace_id, None) is not None:
+                self._idle[trace_id] = entry
+            else:
+                self._idle.move_to_end(trace_id)
             self._giants.saw(trace_id, entry)
         return None
 
-    def _hold(self, entry: _Open, held_bytes: int) -> None:
-        if not entry.held_bytes:
-            held_bytes += TRACE_BYTES
-        entry.held_bytes += held_bytes
-        self.held_bytes += held_bytes
-
-    def _shelve(self, trace_id: bytes, now_ms: int, *, beside: bool) -> tuple[_Shelf, _Open]:
+    def _shelve(self, trace_id: bytes, now_ms: int, *, beside: bool) -> tuple[_Shelf, OpenTrace]:
         """The entry for a trace that is not open: late, or new with the feedback that waited.
 
         `beside`: without spans, like tags that are set on a trace of long ago. It waits as feedback
@@ -184,16 +119,16 @@ class Assembler:
             return self._late, entry
         tally = self._released.get(trace_id)
         if tally is not None:
-            entry = self._late[trace_id] = _Open(trace_id, now_ms, tally)
+            entry = self._late[trace_id] = OpenTrace(trace_id, now_ms, tally)
             return self._late, entry
         if beside:
             entry = self._alone.get(trace_id)
             if entry is None:
-                entry = self._alone[trace_id] = _Open(trace_id, now_ms, _Tally())
+                entry = self._alone[trace_id] = OpenTrace(trace_id, now_ms, Tally())
             return self._alone, entry
         entry = self._alone.pop(trace_id, None)
         if entry is None:
-            entry = _Open(trace_id, now_ms, _Tally())
+            entry = OpenTrace(trace_id, now_ms, Tally())
         entry.first_ms = now_ms
         self._open[trace_id] = self._idle[trace_id] = entry
         return self._open, entry
@@ -203,27 +138,41 @@ class Assembler:
         entry = self._open.get(key) or self._late.get(key) or self._alone.get(key)
         if entry is None:
             tally = self._released.get(key) if isinstance(key, bytes) else None
-            entry = _Open(event.trace_id, now_ms, tally or _Tally())
+            entry = OpenTrace(event.trace_id, now_ms, tally or Tally())
             (self._alone if tally is None else self._late)[key] = entry
+        was_folded = bool(entry.folded)
+        if was_folded:
+            self.held_bytes += entry.unfold()
         entry.assessments[event.assessment_id] = event
         entry.positions += decoded.positions
         entry.size += decoded.size
-        self._hold(entry, event_bytes(event, decoded.size))
+        self.held_bytes += entry.hold(event_bytes(event, decoded.size))
+        if was_folded:
+            self.held_bytes -= entry.fold()
 
-    def expire(self, now_ms: int) -> list[AssembledTrace]:
-        """What has waited long enough, by the partition's time. Call it a few times a second."""
-        out = [
+    def expire(self, now_ms: int, open_max: int = sys.maxsize) -> list[AssembledTrace]:
+        """What has waited long enough, by the partition's time. Call it a few times a second.
+
+        Of open traces no more than `open_max`: the others come out by a later call.
+        """
+        late = [
             *self._release_due(self._late, now_ms - self._late_ms, FinishReason.LATE),
             *self._release_due(self._alone, now_ms - self._feedback_ms, FinishReason.LATE),
-            *self._release_due(self._open, now_ms - self._age_ms, FinishReason.AGE),
         ]
-        idle_since_ms = now_ms - self._idle_ms
-        while self._idle:
-            entry = next(iter(self._idle.values()))
-            if entry.seen_ms > idle_since_ms:
+        due = itertools.chain(
+            self._release_due(self._open, now_ms - self._age_ms, FinishReason.AGE),
+            self._release_idle(self._resting, now_ms - self._idle_ms),
+            self._release_idle(self._idle, now_ms - self._idle_ms),
+        )
+        return [*late, *itertools.islice(due, open_max)]
+
+    def _release_idle(self, shelf: _Shelf, since_ms: int) -> Iterator[AssembledTrace]:
+        """Release what nothing has come for since a moment."""
+        while shelf:
+            entry = next(iter(shelf.values()))
+            if entry.seen_ms > since_ms:
                 break
-            out.append(self._release(entry, FinishReason.IDLE))
-        return out
+            yield self._release(entry, FinishReason.IDLE)
 
     def _release_due(
         self, shelf: _Shelf, since_ms: int, reason: FinishReason
@@ -239,6 +188,19 @@ class Assembler:
     def largest_giant_bytes(self) -> int:
         """What the largest trace takes that `cut_giant` can make smaller; 0 where there is none."""
         return self._giants.largest_bytes
+
+    def fold_idlest(self) -> int | None:
+        """Keep the trace as bytes that nothing has come for for longest; the bytes that this freed.
+
+        None where there is none that was not looked at since something came for it.
+        """
+        if not self._idle:
+            return None
+        trace_id, entry = self._idle.popitem(last=False)
+        self._resting[trace_id] = entry
+        freed = 0 if self._giants.is_giant(entry) else entry.fold()
+        self.held_bytes -= freed
+        return freed
 
     def cut_giant(self) -> int | None:
         """Cut the payloads of the largest giant, which stays open; the bytes that it freed.
@@ -260,18 +222,22 @@ class Assembler:
                 return self._release(next(iter(shelf.values())), reason)
         return None
 
-    def drain(self) -> list[AssembledTrace]:
-        """Everything that is held, with reason DRAIN: the worker stops and leaves nothing behind."""
+    def drain(self) -> Iterator[AssembledTrace]:
+        """Everything that is held, one by one, with reason DRAIN: the worker stops and leaves nothing."""
         entries = [*self._open.values(), *self._late.values(), *self._alone.values()]
-        return [self._release(entry, FinishReason.DRAIN) for entry in entries]
+        for entry in entries:
+            yield self._release(entry, FinishReason.DRAIN)
 
-    def _release(self, entry: _Open, reason: FinishReason) -> AssembledTrace:
+    def _release(self, entry: OpenTrace, reason: FinishReason) -> AssembledTrace:
         """Take an entry off its shelf and remember it, so that what follows is known to be late."""
+        if entry.folded:
+            self.held_bytes += entry.unfold()
         trace_id = entry.trace_id
         if trace_id is None:
             self._alone.pop(_client_key(entry))
         elif self._open.pop(trace_id, None) is not None:
-            del self._idle[trace_id]
+            if self._resting.pop(trace_id, None) is None:
+                del self._idle[trace_id]
             self._giants.gone(trace_id)
             self._remember(trace_id, entry.tally)
         elif self._late.pop(trace_id, None) is not None:
@@ -294,7 +260,7 @@ class Assembler:
             held_bytes=entry.held_bytes,
         )
 
-    def _remember(self, trace_id: bytes, tally: _Tally) -> None:
+    def _remember(self, trace_id: bytes, tally: Tally) -> None:
         self._released[trace_id] = tally
         self._released.move_to_end(trace_id)
         while len(self._released) > self.released_max:
@@ -305,19 +271,13 @@ class Assembler:
         """How many traces are open or wait as late additions."""
         return len(self._open) + len(self._late) + len(self._alone)
 
-    @property
-    def held_spans(self) -> int:
-        """How many spans these have; for tests and debugging, not for every tick."""
-        shelves = (self._open, self._late, self._alone)
-        return sum(len(entry.spans) for shelf in shelves for entry in shelf.values())
 
-
-def _client_key(entry: _Open) -> _Key:
+def _client_key(entry: OpenTrace) -> _Key:
     first = next(iter(entry.assessments.values()))
     return first.client_request_id or first.assessment_id
 
 
-def _merge(entry: _Open, event: Fragment, decoded: Decoded) -> int:
+def _merge(entry: OpenTrace, event: Fragment, decoded: Decoded) -> int:
     """Put a fragment into its trace; how many of its spans were repeats."""
     entry.positions += decoded.positions
     entry.size += decoded.size
@@ -326,7 +286,8 @@ def _merge(entry: _Open, event: Fragment, decoded: Decoded) -> int:
     if event.end is not None or event.trace is not None:
         key = _repeat_key(event, decoded.origin)
         if key is None or key not in entry.keys:
-            entry.keys.add(key)
+            if key is not None:
+                entry.keys.add(key)
             if event.end is not None:
                 entry.tally.count(event.end)
             if event.trace is not None:
@@ -343,7 +304,7 @@ def _merge(entry: _Open, event: Fragment, decoded: Decoded) -> int:
     return repeated
 
 
-def _add_part(entry: _Open, part: TracePart, spans: Sequence[Span]) -> None:
+def _add_part(entry: OpenTrace, part: TracePart, spans: Sequence[Span]) -> None:
     """A later part over an earlier one; but what each process says for itself, its experiment above
     all, is what the root's process says, whichever comes first."""
     known = entry.part
@@ -355,12 +316,12 @@ def _add_part(entry: _Open, part: TracePart, spans: Sequence[Span]) -> None:
     entry.part = merge_parts(known, part)
 
 
-def _repeat_key(event: Fragment, origin: bytes | None) -> object | None:
-    """What a resend of this fragment shares with it and no other fragment does.
+def _repeat_key(event: Fragment, origin: bytes | None) -> int | None:
+    """What a resend of this fragment shares with it and no other fragment does: a hash of 64 bits.
 
     The spans themselves, because a resend may come under another producer's number; only where
     there are none, the number. None: not to be told.
     """
     if event.spans:
-        return (event.end, *((span.span_id, span.end_ns) for span in event.spans))
-    return None if origin is None else (event.end, origin)
+        return hash((event.end, *((span.span_id, span.end_ns) for span in event.spans)))
+    return None if origin is None else hash((event.end, origin))

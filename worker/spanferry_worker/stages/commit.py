@@ -37,6 +37,10 @@ class OffsetTracker:
         for offset in offsets:
             self._open.pop(offset, None)
 
+    def open_offsets(self, end: int) -> list[int]:
+        """The undecided records below this offset."""
+        return [offset for offset in self._open if offset < end]
+
     def watermark(self) -> int | None:
         """The offset to commit: that of the first undecided record, or the next one to be read.
 

@@ -15,6 +15,7 @@ __all__ = [
     "PartitionClock",
     "PollSizer",
     "Record",
+    "Room",
     "SequenceLedger",
     "StallDetector",
 ]
@@ -47,7 +48,7 @@ class FlowPolicy(Struct, frozen=True, kw_only=True):
 
     held_bytes_max: int = 256 * 1024 * 1024
     """What records that are not stored yet take in memory, as objects and rows; above it intake
-    pauses. The process takes more: about 250 MB for Python with MLflow, and working room."""
+    pauses. Less where `process.memory_bytes_max` leaves less."""
     resume_ratio: float = 0.5
     """Intake goes on once this part of `held_bytes_max` is left."""
     poll_records_max: int = 100
@@ -65,19 +66,39 @@ class FlowPolicy(Struct, frozen=True, kw_only=True):
             raise ValueError("held_bytes_max must be at least poll_bytes_max")
 
 
+class Room:
+    """How much may be held: what the policy says, or less where less memory is left."""
+
+    __slots__ = ("_policy", "held_bytes_max")
+
+    def __init__(self, policy: FlowPolicy) -> None:
+        self._policy = policy
+        self.held_bytes_max = policy.held_bytes_max
+
+    @property
+    def waiting_bytes_max(self) -> int:
+        """Of that, what may wait for more to come, so that intake goes on one day."""
+        return int(self.held_bytes_max * self._policy.resume_ratio)
+
+    def fit(self, left_bytes: int) -> bool:
+        """Hold no more than what is left; False where that is too little for one poll, which is held then."""
+        poll_bytes = self._policy.poll_bytes_max
+        self.held_bytes_max = min(self._policy.held_bytes_max, max(left_bytes, poll_bytes))
+        return left_bytes >= poll_bytes
+
+
 class FlowGate:
     """Whether intake may go on: closes above the limit, opens again well below it."""
 
-    __slots__ = ("_close_above", "_open_below", "closed")
+    __slots__ = ("_room", "closed")
 
-    def __init__(self, policy: FlowPolicy) -> None:
-        self._close_above = policy.held_bytes_max
-        self._open_below = int(policy.held_bytes_max * policy.resume_ratio)
+    def __init__(self, room: Room) -> None:
+        self._room = room
         self.closed = False
 
     def update(self, held_bytes: int) -> bool:
         """True where intake must wait."""
-        limit = self._open_below if self.closed else self._close_above
+        limit = self._room.waiting_bytes_max if self.closed else self._room.held_bytes_max
         self.closed = held_bytes > limit
         return self.closed
 

@@ -8,10 +8,12 @@ from typing import Final
 
 from spanferry_schemas import Assessment, Fragment, Span, TracePart
 
-__all__ = ["PIECE_BYTES", "RECORD_BYTES", "TRACE_BYTES", "event_bytes"]
+__all__ = ["FOLDED_BYTES", "PIECE_BYTES", "RECORD_BYTES", "TRACE_BYTES", "event_bytes"]
 
 TRACE_BYTES: Final = 900
 """An open trace: its place on the shelves, its dicts and lists."""
+FOLDED_BYTES: Final = 650
+"""An open trace that is folded, beside its bytes."""
 RECORD_BYTES: Final = 200
 """A record: its position, and that it is not decided yet."""
 PIECE_BYTES: Final = 400

@@ -61,8 +61,12 @@ class Giants(Generic[_G]):
 
     def saw(self, trace_id: bytes, trace: _G) -> None:
         """An open trace has grown."""
-        if trace.held_bytes > self._policy.giant_bytes and not trace.cut:
+        if self.is_giant(trace) and not trace.cut:
             self._uncut[trace_id] = trace
+
+    def is_giant(self, trace: _G) -> bool:
+        """Whether it is large enough to be one."""
+        return trace.held_bytes > self._policy.giant_bytes
 
     def gone(self, trace_id: bytes) -> None:
         """A trace is not open any more."""

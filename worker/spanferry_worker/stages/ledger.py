@@ -91,6 +91,24 @@ class Window:
             if outcomes[at] == Outcome.UNDECIDED:
                 outcomes[at] = outcome
 
+    def waiting_from(self, offset: int) -> int:
+        """Records from there on that are to be counted: reports are not."""
+        at = bisect_left(self._offsets, offset, self._start)
+        return len(self._offsets) - at - self._outcomes.count(Outcome.REPORT, at)
+
+    def outcomes_from(self, watermark: int, count: int) -> bytes:
+        """What became of at most so many records from this offset on, a byte for each offset."""
+        own, at = self._offsets, bisect_left(self._offsets, watermark, self._start)
+        end = bisect_left(own, watermark + count, at)
+        if at == end:
+            return b""
+        if own[end - 1] - watermark == end - 1 - at:
+            return bytes(self._outcomes[at:end])
+        found = bytearray(own[end - 1] - watermark + 1)
+        for place in range(at, end):
+            found[own[place] - watermark] = self._outcomes[place]
+        return bytes(found)
+
     def pop(self, watermark: int) -> Iterable[tuple[int, bytes, int, int, Outcome]]:
         """Take out what lies below: offset, producer, number, time, outcome of each, in order."""
         end = bisect_left(self._offsets, watermark, self._start)
@@ -123,7 +141,8 @@ class Ledger:
         self._keep_ms = int(policy.keep_s * 1000)
         self._producers_max = policy.producers_max
         self._books = books
-        self._window = Window()
+        self.window = Window()
+        """What was read and is not counted yet."""
         self.place = Place(*books)
         """How far the accounts are true."""
         self.folded = Folded(*books)
@@ -134,8 +153,14 @@ class Ledger:
         self._pages: set[int] = set()
         self._told: set[bytes] = set()
         self._taken_back: list[Entry] = []
+        self._outdated: list[bytes] = []
+        """Keys of what the owners before this one wrote."""
+        self._begins_after_ms = 0
+        self.hole: tuple[int, int] | None = None
+        """Offsets, the last not included, that were committed and that the owners before have not counted."""
         self._gone_changed = False
         self._rewritten_ms = self._looked_ms = 0
+        self.is_begun = False
         self._begun_ms: int | None = None
         """Set while the first record is to tell where the partition goes on."""
         self.counted: Counter[str] = Counter()
@@ -147,11 +172,11 @@ class Ledger:
         """A record was read. Without a readable header: UNNUMBERED and -1."""
         if self._begun_ms is not None:
             self._go_on_at(offset, self._begun_ms)
-        self._window.read(offset, producer_id, sequence, time_ms)
+        self.window.read(offset, producer_id, sequence, time_ms)
 
     def decided(self, offsets: Iterable[int], outcome: Outcome) -> None:
         """What became of records, by their offsets. The first word on a record stands."""
-        self._window.decided(offsets, outcome)
+        self.window.decided(offsets, outcome)
 
     def tell(self, report: Report) -> None:
         """A producer's report has come."""
@@ -170,6 +195,7 @@ class Ledger:
         `resumed_at`: the committed offset that the partition goes on at, where it is known: else that
         is where the first record lies. `end`: one past its last record, where that is known.
         """
+        self.is_begun = True
         place = self._take_over(kept)
         if place is not None and end is not None and place.offset > end:
             # The partition was made anew: offsets began again, numbers did not.
@@ -177,14 +203,14 @@ class Ledger:
                 account.offset = 0
             place = Place(*self._books)
         self.place = place or Place(*self._books)
-        self.place.begun_ms = now_ms
+        self.place.begun_ms = max(now_ms, self._begins_after_ms + 1)
         self._begun_ms = None
-        goes_on_at = self._window.first if resumed_at is None else resumed_at
+        goes_on_at = self.window.first if resumed_at is None else resumed_at
         if goes_on_at is None:
             self._begun_ms = now_ms
         else:
             self._go_on_at(goes_on_at, now_ms)
-        self._pages = set(range(_PAGES))
+        self.rewrite()
 
     def go_on(self, kept: Iterable[Kept], now_ms: int) -> None:
         """The entries could be read only now that some was folded: what is kept goes before that.
@@ -194,44 +220,54 @@ class Ledger:
         some = [one for one in kept if (one.group, one.topic, one.partition) == self._books]
         if any(isinstance(one, Place) for one in some):
             self.begin(some, resumed_at=self.place.offset, end=None, now_ms=now_ms)
-        self.rewrite()
+        else:
+            self.rewrite()
 
     def _take_over(self, kept: Iterable[Kept]) -> Place | None:
-        """Where a topic that has grown shows two states of one thing, the one further on stands."""
+        """What the last owner wrote stands, whatever of those before it came later.
+
+        Where a topic that has grown shows two states of one thing, the one further on stands.
+        """
+        some = [one for one in kept if (one.group, one.topic, one.partition) == self._books]
+        places = [one for one in some if isinstance(one, Place)]
+        place = max(places, key=lambda one: (one.begun_ms, one.offset), default=None)
+        owner = 0 if place is None else place.begun_ms
         self.accounts = {}
-        place: Place | None = None
-        owners: set[int] = set()
-        for one in kept:
-            if (one.group, one.topic, one.partition) != self._books:
+        self._outdated = []
+        self._begins_after_ms = owner
+        for one in some:
+            if isinstance(one, Told):
+                self.tell(one.report)
                 continue
-            match one:
-                case Page():
-                    _take_page(self.accounts, one)
-                    owners.add(one.begun_ms)
-                case Place():
-                    place = one if place is None or one.offset >= place.offset else place
-                case Folded():
-                    self.folded = max(self.folded, one, key=lambda folded: folded.producers)
-                case Told():
-                    self.tell(one.report)
+            self._outdated.append(key_of(one))
+            self._begins_after_ms = max(self._begins_after_ms, one.begun_ms)
+            if one.begun_ms != owner:
+                continue
+            if isinstance(one, Page):
+                _take_page(self.accounts, one)
+            elif isinstance(one, Folded):
+                self.folded = max(self.folded, one, key=lambda folded: folded.producers)
         self._gone = set(self.folded.ids)
         for producer_id in self._gone & self.accounts.keys():
             # Added to the gone, and not taken back before the worker died.
             del self.accounts[producer_id]
-        if place is not None and owners - {place.begun_ms}:
-            place.hole_offset, place.hole_ms = place.offset, place.written_ms
         return place
 
     def _go_on_at(self, offset: int, now_ms: int) -> None:
         """What lies between the ledger and this was decided, or removed, while nobody kept it."""
         self._begun_ms = None
         if offset > self.place.offset:
+            if self.place.written_ms:
+                self.hole = (self.place.offset, offset)
             self.place.hole_offset, self.place.hole_ms = offset, now_ms
             self.place.offset = offset
+            for account in self.accounts.values():
+                self.counted["unaccounted"] += account.doubt()
+            self._pages = set(range(_PAGES))
 
     def fold(self, watermark: int, now_ms: int) -> None:
         """Count what lies below the watermark, which is about to be committed."""
-        for offset, producer_id, sequence, time_ms, outcome in self._window.pop(watermark):
+        for offset, producer_id, sequence, time_ms, outcome in self.window.pop(watermark):
             if outcome not in {Outcome.REPORT, Outcome.UNDECIDED}:
                 self._count(offset, producer_id, sequence, time_ms, outcome)
         self.place.offset = max(self.place.offset, watermark)
@@ -260,7 +296,7 @@ class Ledger:
         elif offset < account.offset:
             return  # counted before, by who owned the partition then
         else:
-            doubtful = account.offset < self.place.hole_offset
+            doubtful = self.place.doubts(account)
         skipped = account.counts.unaccounted
         name = account.take(None if sequence < 0 else sequence, outcome, doubtful=doubtful)
         account.offset = offset + 1
@@ -293,6 +329,7 @@ class Ledger:
         self._pages = set(range(_PAGES))
         self._told = set(self.reports)
         self._gone_changed = self.folded.producers > 0
+        self._taken_back += [Entry(key, None) for key in self._outdated]
 
     def changes(self, now_ms: int) -> list[Entry]:
         """What is to be written now, and counts as written. After a failure call `rewrite`.
@@ -300,20 +337,16 @@ class Ledger:
         The gone come first: a worker that dies in between leaves a producer in both, which `begin` sees.
         """
         self.place.written_ms = now_ms
+        self.folded.begun_ms = self.place.begun_ms
         kept: list[Kept] = [self.folded] if self._gone_changed else []
         for number in sorted(self._pages):
             some = [one for one in self.accounts.values() if _page_of(one.producer_id) == number]
             kept.append(Page(*self._books, number, some, self.place.begun_ms))
         kept += [Told(*self._books, self.reports[one]) for one in sorted(self._told)]
-        entries = [*map(write_entry, kept), *self._taken_back, write_entry(self.place)]
+        entries = [*map(write_entry, kept), write_entry(self.place), *self._taken_back]
         self._pages, self._told, self._taken_back = set(), set(), []
         self._gone_changed = False
         return entries
-
-    @property
-    def missing(self) -> int:
-        """Numbers of the producers told apart that are nowhere."""
-        return sum(account.missing for account in self.accounts.values())
 
 
 def _take_page(accounts: dict[bytes, Account], page: Page) -> None:

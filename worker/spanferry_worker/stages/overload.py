@@ -1,4 +1,4 @@
-"""What is done when open traces take more memory than they may: cut giants, THEN write early.
+"""What is done when open traces take more memory than they may: fold, THEN cut giants, THEN write early.
 
 The step before is not here: intake pauses while the worker as a whole holds too much (see FlowGate).
 """
@@ -24,12 +24,13 @@ class Shed(NamedTuple):
 def shed(assemblers: Sequence[Assembler], bytes_max: int) -> Shed:
     """Make all of them together hold at most `bytes_max`.
 
-    First payloads of giants are cut, the largest first, THEN traces are given out as they stand: the
-    oldest of the fullest assembler first.
+    First traces that nothing came for are kept as bytes, in turns those of the fullest assembler; that loses
+    nothing. THEN payloads of giants are cut, the largest first, THEN traces are given out as they stand:
+    the oldest of the fullest assembler first.
     """
     cut = 0
     written: list[tuple[int, AssembledTrace]] = []
-    held = [assembler.held_bytes for assembler in assemblers]
+    held = _folded(assemblers, bytes_max)
     total = sum(held)
     while total > bytes_max:
         largest = max(assemblers, key=lambda each: each.largest_giant_bytes)
@@ -46,3 +47,19 @@ def shed(assemblers: Sequence[Assembler], bytes_max: int) -> Shed:
             held[index] = assemblers[index].held_bytes
         total = sum(held)
     return Shed(cut, written)
+
+
+def _folded(assemblers: Sequence[Assembler], bytes_max: int) -> list[int]:
+    """Fold as much as is needed, if there is as much; what each holds then."""
+    held = [assembler.held_bytes for assembler in assemblers]
+    left = set(range(len(assemblers)))
+    total = sum(held)
+    while total > bytes_max and left:
+        index = max(left, key=held.__getitem__)
+        freed = assemblers[index].fold_idlest()
+        if freed is None:
+            left.discard(index)
+        else:
+            held[index] -= freed
+            total -= freed
+    return held

@@ -18,7 +18,16 @@ from spanferry_worker.stages.accounts import (
 from spanferry_worker.stages.consume import Record
 from spanferry_worker.stages.ledger import Ledger, LedgerPolicy
 
-__all__ = ["COUNTED", "PartitionStatement", "Row", "Statement", "state"]
+__all__ = [
+    "ACCOUNTED",
+    "COUNTED",
+    "PartitionStatement",
+    "Row",
+    "Statement",
+    "Summary",
+    "state",
+    "sum_up",
+]
 
 COUNTED: Final = (
     "produced",
@@ -33,6 +42,9 @@ COUNTED: Final = (
     "repeated",
 )
 """What a Row counts."""
+
+ACCOUNTED: Final = ("stored", "sampled", "dead_lettered", "in_flight", "settled", "unaccounted")
+"""What becomes of records that are there."""
 
 
 class Row(Struct, kw_only=True):
@@ -140,7 +152,7 @@ class PartitionStatement:
         if account is None:
             forgotten = producer_id in folded.ids or folded.producers > len(folded.ids)
             return self.kept and not place.hole_offset and not forgotten
-        return account.offset >= place.hole_offset
+        return not place.doubts(account)
 
 
 class Statement(Struct, frozen=True):
@@ -221,3 +233,42 @@ def _compare(row: Row, report: Report, parts: Iterable[PartitionStatement]) -> N
             row.places = {**row.places, part.partition: [*row.places.get(part.partition, []), last]}
         else:
             row.unaccounted += unseen
+
+
+class Summary(Struct, frozen=True):
+    """What a worker can say of its partitions at once, without reading anything."""
+
+    totals: Row
+    """`missing` is of the producers told apart; what apps say of numbers that nobody has read is left to
+    `state`, which knows every partition."""
+    producers: int
+    """Told apart, by partition."""
+    wrong: int
+    """Producers that do not add up, each once."""
+    written_off: int
+    """Missing of producers whose accounts are closed."""
+
+
+def sum_up(ledgers: Iterable[tuple[Ledger, int]]) -> Summary:
+    """Of every partition its ledger, and how many records in it are not read yet."""
+    totals, reports, wrong = Row(), dict[bytes, Report](), set[bytes]()
+    producers = written_off = 0
+    for ledger, unread in ledgers:
+        producers += len(ledger.accounts)
+        for producer_id, account in ledger.accounts.items():
+            totals.take(account.counts, account.following)
+            if missing := account.missing:
+                totals.missing += missing
+                wrong.add(producer_id)
+        totals.take(ledger.folded.counts, ledger.folded.following)
+        written_off += ledger.folded.missing
+        waiting = ledger.window.waiting_from(ledger.place.offset) + unread
+        totals.in_flight += waiting
+        totals.produced += waiting
+        for producer_id, report in ledger.reports.items():
+            known = reports.get(producer_id)
+            if known is None or known.made_ns < report.made_ns:
+                reports[producer_id] = report
+    totals.dropped = sum(sum(report.dropped.values()) for report in reports.values())
+    totals.produced += totals.dropped
+    return Summary(totals, producers, len(wrong), written_off)

@@ -2,15 +2,14 @@
 
 from collections import deque
 from collections.abc import Callable, Container, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from spanferry_worker.stages.trace import AssembledTrace
+from spanferry_worker.stages.trace import AssembledTrace, FinishReason
 
 __all__ = [
     "Bisection",
-    "DeadLetterBreaker",
     "Queued",
     "RetryPolicy",
     "WaitingRoom",
@@ -62,6 +61,7 @@ class Queued(NamedTuple):
 
 
 Batch = list[Queued]
+_UNFINISHED: Final = frozenset({FinishReason.IDLE, FinishReason.AGE})
 
 
 class _Waiting(NamedTuple):
@@ -89,11 +89,16 @@ class WriteQueue:
         A batch under way counts twice: the rows made of it are about as large as it is.
         """
         self.held_traces = 0
+        self.held_unfinished = 0
+        """Of these, what was given out as it stands because it was due."""
+        self.share = 1.0
+        """Of `batch_traces_max` and `batch_bytes_max`: a batch takes no more."""
 
     def add(self, item: Queued, now_ms: int) -> None:
         """A decided trace. `now_ms` is the process's own clock here and below."""
         self.held_bytes += item.trace.memory_bytes
         self.held_traces += 1
+        self.held_unfinished += item.trace.reason in _UNFINISHED
         key = _key(item)
         waiting = _Waiting(item, now_ms)
         behind = self._busy.get(key)
@@ -102,6 +107,14 @@ class WriteQueue:
             self._push(waiting)
         else:
             behind.append(waiting)
+
+    def spare(self, batches: int) -> int:
+        """How many unfinished traces are missing to so many batches of them."""
+        return max(0, self._traces_max * batches - self.held_unfinished)
+
+    @property
+    def _traces_max(self) -> int:
+        return max(1, round(self._policy.batch_traces_max * self.share))
 
     def take(self, now_ms: int, *, flush: bool = False) -> Batch | None:
         """The next batch if one is full, or has waited long enough, or `flush` asks for the rest.
@@ -112,9 +125,11 @@ class WriteQueue:
             return None
         batch: Batch = []
         size = 0
-        while self._ready and len(batch) < self._policy.batch_traces_max:
+        traces_max = self._traces_max
+        while self._ready and len(batch) < traces_max:
             item = self._ready[0].item
-            if batch and size + item.trace.memory_bytes > self._policy.batch_bytes_max:
+            full = size + item.trace.memory_bytes > self._policy.batch_bytes_max * self.share
+            if batch and full:
                 break
             # What is likely to be refused again must not have others written twice.
             if batch and (item.absent_since_ms is None) != (batch[0].absent_since_ms is None):
@@ -132,6 +147,12 @@ class WriteQueue:
             or self._ready_bytes >= self._policy.batch_bytes_max
             or now_ms - self._ready[0].since_ms >= self._linger_ms
         )
+
+    def fill(self, batch: Sequence[Queued]) -> float:
+        """How much it has of the largest batch there may be; 1 is that."""
+        size = sum(item.trace.memory_bytes for item in batch)
+        policy = self._policy
+        return max(len(batch) / policy.batch_traces_max, size / policy.batch_bytes_max)
 
     def due_in_ms(self, now_ms: int) -> int | None:
         """How long until `take` gives a batch if nothing is added; None where nothing is ready."""
@@ -183,6 +204,7 @@ class WriteQueue:
     def _account(self, item: Queued) -> None:
         self.held_bytes -= item.trace.memory_bytes
         self.held_traces -= 1
+        self.held_unfinished -= item.trace.reason in _UNFINISHED
 
 
 def _key(item: Queued) -> object:
@@ -288,38 +310,3 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
         """The wait after the `attempt`-th failure (from 1). `chance`: uniform in [0, 1)."""
         full = min(self.retry_max_s, self.retry_initial_s * 2.0 ** min(attempt - 1, 32))
         return full * (0.5 + 0.5 * chance)
-
-
-class DeadLetterBreaker:
-    """Says when so much of the recent input would be dead that the fault must be ours.
-
-    Looks at the last `window` records, in blocks, so that it forgets; below `count_min` bad ones it
-    never trips.
-    """
-
-    _BLOCKS = 10
-
-    def __init__(self, *, ratio_max: float, window: int, count_min: int) -> None:
-        self._ratio_max = ratio_max
-        self._block_size = max(1, window // self._BLOCKS)
-        self._count_min = count_min
-        self._blocks: deque[list[int]] = deque([[0, 0]])
-        self.seen = 0
-        """All in the window."""
-        self.bad = 0
-        """Bad ones in the window."""
-
-    def saw(self, *, good: int = 0, bad: int = 0) -> bool:
-        """Count; True where the ratio of bad ones is now above the limit."""
-        block = self._blocks[-1]
-        block[0] += good + bad
-        block[1] += bad
-        self.seen += good + bad
-        self.bad += bad
-        if block[0] >= self._block_size:
-            self._blocks.append([0, 0])
-            if len(self._blocks) > self._BLOCKS:
-                seen, lost = self._blocks.popleft()
-                self.seen -= seen
-                self.bad -= lost
-        return bad > 0 and self.bad >= self._count_min and self.bad > self.seen * self._ratio_max

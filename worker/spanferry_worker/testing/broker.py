@@ -1,7 +1,7 @@
 """A Kafka in memory: partitions, offsets, consumer groups that rebalance eagerly, dead letters."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spanferry_worker.errors import TransientError
@@ -37,10 +37,24 @@ class MemoryBroker:
         self.first_offsets = [0] * partitions
         """Set by a test that lets retention remove records."""
         self.committed: dict[Partition, int] = {}
+        self.notes: dict[Partition, str] = {}
+        """Beside what is committed."""
         self._members: list[MemoryLog] = []
         self._moving = asyncio.Lock()
         self.arrived = asyncio.Event()
         self._waiting: dict[asyncio.Future[None], None] = {}
+
+    def commit(self, offsets: Mapping[Partition, int], notes: Mapping[Partition, str]) -> None:
+        """What the group has committed."""
+        self.committed.update(offsets)
+        self.notes.update({one: notes.get(one, "") for one in offsets})
+
+    def resumed(
+        self, partitions: Iterable[Partition]
+    ) -> tuple[dict[Partition, int], dict[Partition, str]]:
+        """Where those of these go on of which something is committed, and what is noted there."""
+        found = {one: self.committed[one] for one in partitions if one in self.committed}
+        return found, {one: self.notes.get(one, "") for one in found}
 
     @property
     def partitions(self) -> list[Partition]:
@@ -146,7 +160,7 @@ class MemoryLog:
         self._positions = {p: max(committed.get(p, 0), first[p.partition]) for p in partitions}
         if self._owner is not None:
             self._owner.assigned(frozenset(partitions))
-            self._owner.resumed({p: committed[p] for p in partitions if p in committed})
+            self._owner.resumed(*self._broker.resumed(partitions))
 
     async def poll(
         self, *, timeout_s: float, records_max: int
@@ -196,11 +210,13 @@ class MemoryLog:
         records = self._broker.records
         return {p: len(records[p.partition]) - offset for p, offset in self._positions.items()}
 
-    async def commit(self, offsets: Mapping[Partition, int]) -> bool:
+    async def commit(
+        self, offsets: Mapping[Partition, int], notes: Mapping[Partition, str] | None = None
+    ) -> bool:
         """See RecordLog."""
         if not offsets.keys() <= self._positions.keys():
             return False
-        self._broker.committed.update(offsets)
+        self._broker.commit(offsets, notes or {})
         return True
 
     async def read(self, positions: Sequence[Position]) -> list[Record]:

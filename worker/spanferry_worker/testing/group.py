@@ -104,11 +104,17 @@ class MemoryGroup:
         self._heard[member_id] = asyncio.get_running_loop().time()
         return Beat.WELL if self._deadline is None else Beat.REBALANCE
 
-    def commit(self, member_id: int, generation: int, offsets: Mapping[Partition, int]) -> bool:
+    def commit(
+        self,
+        member_id: int,
+        generation: int,
+        offsets: Mapping[Partition, int],
+        notes: Mapping[Partition, str],
+    ) -> bool:
         """Take offsets of a member whose generation stands, also while a rebalance begins."""
         if member_id not in self._heard or generation != self.generation:
             return False
-        self.broker.committed.update(offsets)
+        self.broker.commit(offsets, notes)
         return True
 
     def expel(self, member_id: int | None) -> None:
@@ -209,12 +215,12 @@ class GroupLog:
         }
         self._moving = False
         owner.assigned(frozenset(share.partitions))
-        resumed = {one: committed[one] for one in share.partitions if one in committed}
+        resumed, notes = self._broker.resumed(share.partitions)
         try:
             await self._wire.trip("committed.answered")
         except TransientError:
             resumed = {}
-        owner.resumed(resumed)
+        owner.resumed(resumed, notes)
 
     async def _coordinate(self, owner: PartitionOwner) -> None:
         while True:
@@ -293,13 +299,15 @@ class GroupLog:
         records = self._broker.records
         return {p: len(records[p.partition]) - offset for p, offset in self._positions.items()}
 
-    async def commit(self, offsets: Mapping[Partition, int]) -> bool:
+    async def commit(
+        self, offsets: Mapping[Partition, int], notes: Mapping[Partition, str] | None = None
+    ) -> bool:
         """See RecordLog. The request names member and generation as of when it is sent."""
         member_id, generation = self._member_id, self._generation
         if member_id is None or not offsets.keys() <= self._positions.keys():
             return False
         await self._wire.trip("commit.asked")
-        done = self._group.commit(member_id, generation, offsets)
+        done = self._group.commit(member_id, generation, offsets, notes or {})
         await self._wire.trip("commit.answered")
         return done
 

@@ -1,0 +1,1 @@
+"""MLflow's UI in a real browser, on the same traces by each way into a store."""

@@ -1,0 +1,1 @@
+"""`spanferry retention`: delete old traces from MLflow, a few at a time."""
