@@ -1,6 +1,8 @@
 """Many rows into one table, by the fastest way that a database and its driver have."""
 
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final, NamedTuple, Protocol
 
 import sqlalchemy as sa
@@ -12,6 +14,8 @@ __all__ = ["Insert", "Table", "insert_for"]
 
 STATEMENT_BYTES: Final = 1_000_000
 """Rows of one INSERT for MySQL: more is not faster. A longer row has a statement of its own."""
+STATEMENT_ROWS: Final = 1024
+"""Rows of one INSERT for SQLite, as far as it takes so many values in one."""
 _UTF8: Final = frozenset({"utf8mb4", "utf8mb3", "utf8"})
 _TYPES: Final = sa.text(
     "SELECT attname, atttypid FROM pg_attribute "
@@ -57,6 +61,8 @@ def insert_for(one: Table, dialect: sa.Dialect) -> Insert:
             return _Copy(one, dialect)
         case mysql.NAME, "pymysql":
             return _ManyRows(one, dialect)
+        case "sqlite", _:
+            return _ManyAtOnce(one, dialect)
         case _:
             return _ExecuteMany(one, dialect)
 
@@ -72,6 +78,42 @@ class _ExecuteMany:
 
     def write(self, connection: sa.Connection, rows: Rows) -> None:
         connection.exec_driver_sql(self._statement, list(self._decoded(rows)))
+
+
+class _ManyAtOnce:
+    """INSERTs of many rows for SQLite.
+
+    Python's driver lets other threads run while a statement does, and has to wait for them after each:
+    with a statement a row a writer does little but wait, as long as another thread makes rows.
+    """
+
+    def __init__(self, one: Table, dialect: sa.Dialect) -> None:
+        self._head = f"{_into(one, dialect)} VALUES "
+        self._marks = f"({', '.join('?' * len(one.columns))})"
+        self._columns = len(one.columns)
+        self._decoded = one.decoded
+
+    def write(self, connection: sa.Connection, rows: Rows) -> None:
+        raw: Any = connection.connection.driver_connection
+        values_max = raw.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+        rows = self._decoded(rows)
+        done = 0
+        for size in _powers_of_two(len(rows), min(STATEMENT_ROWS, values_max // self._columns)):
+            statement = self._head + ", ".join([self._marks] * size)
+            values = tuple(chain.from_iterable(rows[done : done + size]))
+            connection.exec_driver_sql(statement, values)
+            done += size
+
+
+def _powers_of_two(total: int, largest: int) -> Iterator[int]:
+    """Such as add up to it: the driver keeps a few statements then, not one for each number of rows."""
+    size = 1 << (largest.bit_length() - 1)
+    while total:
+        if size <= total:
+            yield size
+            total -= size
+        else:
+            size //= 2
 
 
 class _Copy:
