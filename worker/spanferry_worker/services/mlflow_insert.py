@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any, Final, NamedTuple, Protocol
 
 import sqlalchemy as sa
@@ -84,36 +84,36 @@ class _ManyAtOnce:
     """INSERTs of many rows for SQLite.
 
     Python's driver lets other threads run while a statement does, and has to wait for them after each:
-    with a statement a row a writer does little but wait, as long as another thread makes rows.
+    with a statement a row a writer does little but wait, as long as another thread makes rows. The
+    driver keeps the last 128 statements, of a megabyte each where they have a thousand rows; so that
+    few are enough they have certain numbers of rows, of which the last ones are empty and left out.
     """
 
     def __init__(self, one: Table, dialect: sa.Dialect) -> None:
-        self._head = f"{_into(one, dialect)} VALUES "
+        self._head = f"{_into(one, dialect)} SELECT * FROM (VALUES "  # noqa: S608 - columns of the model
         self._marks = f"({', '.join('?' * len(one.columns))})"
         self._columns = len(one.columns)
         self._decoded = one.decoded
 
     def write(self, connection: sa.Connection, rows: Rows) -> None:
         raw: Any = connection.connection.driver_connection
-        values_max = raw.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+        values_max = raw.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) - 1
+        rows_max = min(STATEMENT_ROWS, values_max // self._columns)
         rows = self._decoded(rows)
-        done = 0
-        for size in _powers_of_two(len(rows), min(STATEMENT_ROWS, values_max // self._columns)):
-            statement = self._head + ", ".join([self._marks] * size)
-            values = tuple(chain.from_iterable(rows[done : done + size]))
+        for at in range(0, len(rows), rows_max):
+            some = rows[at : at + rows_max]
+            size = min(_rounded_up(len(some)), rows_max)
+            statement = f"{self._head}{', '.join([self._marks] * size)}) LIMIT ?"
+            empty = repeat(None, (size - len(some)) * self._columns)
+            values = (*chain.from_iterable(some), *empty, len(some))
             connection.exec_driver_sql(statement, values)
-            done += size
 
 
-def _powers_of_two(total: int, largest: int) -> Iterator[int]:
-    """Such as add up to it: the driver keeps a few statements then, not one for each number of rows."""
-    size = 1 << (largest.bit_length() - 1)
-    while total:
-        if size <= total:
-            yield size
-            total -= size
-        else:
-            size //= 2
+def _rounded_up(count: int) -> int:
+    """To one of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: by less than half as much again."""
+    power = 1 << (count - 1).bit_length()
+    three_quarters = power * 3 // 4
+    return three_quarters if count <= three_quarters else power
 
 
 class _Copy:
