@@ -34,6 +34,9 @@ __all__ = [
 PARCEL_OVERHEAD_BYTES = 512
 """What a parcel costs beside its spans, for the buffer's account: objects, queue slot, trace part."""
 
+_PART_BYTES: Final = 256
+"""Of that for the trace's own part: enough for one in which only name and experiment are said."""
+
 _TEXT_OVERHEAD_BYTES: Final = 128
 """What a tag, or a text of the metadata, takes beside its characters."""
 
@@ -48,9 +51,11 @@ def encoded(spans: list[SentSpan]) -> list[bytes]:
 
 
 def part_size(part: TracePart) -> int:
-    """About what a trace's own part takes, in bytes. Other threads may be changing it."""
+    """About what a trace's own part takes, in bytes, beside what PARCEL_OVERHEAD_BYTES has of it. Other
+    threads may be changing it.
+    """
     texts = len(part.tags) + len(part.metadata) + len(part.model_params)
-    return _written_size(part) + texts * _TEXT_OVERHEAD_BYTES
+    return max(_written_size(part) + texts * _TEXT_OVERHEAD_BYTES - _PART_BYTES, 0)
 
 
 def assessment_size(assessment: Assessment) -> int:
