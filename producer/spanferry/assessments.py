@@ -10,7 +10,7 @@ from spanferry import values
 from spanferry.entities import stack_trace
 from spanferry.log import say_once
 from spanferry.opening import complain_not_enabled
-from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Parcel
+from spanferry.parcel import Parcel, assessment_size
 from spanferry.process import PROCESS
 from spanferry.spans import NO_OP_SPAN_TRACE_ID
 from spanferry_schemas import Assessment, assessment_key, trace_id_bytes
@@ -190,6 +190,5 @@ def send(assessment: Assessment) -> Assessment | None:
     if PROCESS.finish_above < 0:
         assessment = PROCESS.finisher.assessment(assessment)
     key = assessment.trace_id or assessment_key(assessment.client_request_id or "")
-    size = PARCEL_OVERHEAD_BYTES + len(assessment.value) + len(assessment.rationale or "")
-    outlet.put(Parcel(key, size, assessment=assessment))
+    outlet.put(Parcel(key, assessment_size(assessment), assessment=assessment))
     return assessment

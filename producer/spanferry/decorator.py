@@ -88,6 +88,10 @@ def trace(  # noqa: PLR0913, PLR0917  MLflow's signature
     the outputs. `set_outputs` inside a function goes before its result. `trace_destination` and
     `sampling_ratio_override` (0 to 1) apply where the call starts a trace.
 
+    Of a generator's items no more is kept than `payload_bytes_max` lets through: the span says in
+    `spanferry.cut` how many bytes there were, in `spanferry.cut.items` how many items. A reducer is
+    given every item, so with one all of them stay in memory until the end: none for what never ends.
+
     Raises ValueError, when decorating and never when called, for a ratio outside of 0 to 1 and for
     an `output_reducer` on what is not a generator.
     """

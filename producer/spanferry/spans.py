@@ -13,6 +13,7 @@ from spanferry.ended_span import (
     attributes_size,
     level_of,
     moments_size,
+    names_size,
     with_level,
 )
 from spanferry.entities import (
@@ -135,6 +136,7 @@ class Span(SpanRecorder):
             tags = self.trace.facts.tags
             if self._is_root and tags.get(mlflow_keys.TAG_TRACE_NAME) == self._name:
                 tags[mlflow_keys.TAG_TRACE_NAME] = values.text(name)
+                self.trace.name = ""  # of use only while there are no facts
             self._name = name
 
     def attach(self, attachment: Any) -> str:
@@ -210,14 +212,17 @@ class Span(SpanRecorder):
                 return  # the process that started the span has it too, and ends it
             inputs, outputs, attributes = self._inputs, self._outputs, self._attributes
             size = SPAN_OVERHEAD_BYTES + len(inputs or b"") + len(outputs or b"")
+            try:
+                size += len(self._name) + len(self._span_type)
+            except Exception:  # noqa: BLE001  the app may have given no texts
+                size += names_size(self._name, self._span_type)
             if attributes is not None:
                 size += attributes_size(attributes)
-            if self._events or self._links or status is _FAILED:
+            if self._events or self._links or self._message:
                 size += len(self._message) + moments_size(self._events, self._links)
-            ended = EndedSpan(
-                self.span_id_bytes, self._parent_id, self._name, self._span_type, self._start_ns, end_ns,
-                status, self._message, inputs, outputs, attributes, self._events, self._links,
-            )  # fmt: skip
+            ended = EndedSpan(self.span_id_bytes, self._parent_id, self._name, self._span_type,
+                self._start_ns, end_ns, status, self._message, inputs, outputs, attributes,
+                self._events, self._links)  # fmt: skip
             if size > process.finish_above:
                 size = process.finisher.span(ended, size, trace)
             if forked:
@@ -236,7 +241,7 @@ class Span(SpanRecorder):
                 ):
                     trace.look()
                 return
-            if trace.keeps_spans or process.finish_above < 0:
+            if trace.own_facts is not None or trace.keeps_spans or process.finish_above < 0:
                 trace.finish(ended, size, error=False, duration_ns=end_ns - self._start_ns)
             else:
                 trace.root = ended

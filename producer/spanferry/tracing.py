@@ -11,7 +11,6 @@ from spanferry.dressing import Dressing, TraceDestination, dress
 from spanferry.entities import LinkLike, SpanLogLevel, SpanType, nanoseconds_of
 from spanferry.log import say_once
 from spanferry.opening import complain_not_enabled, open_span
-from spanferry.parcel import TEXT_OVERHEAD_BYTES
 from spanferry.propagation import (
     get_tracing_context_headers_for_http_request,
     set_tracing_context_from_http_request_headers,
@@ -146,11 +145,9 @@ def update_current_trace(  # noqa: C901, PLR0913, PLR0917  MLflow's signature
             if session_id is not None:
                 own = session_id if type(session_id) is str else values.text(session_id)
                 texts[_SESSION] = own if own.isascii() else values.clean(own)
-                trace.pending_bytes += len(own)
             if user is not None:
                 own = user if type(user) is str else values.text(user)
                 texts[_USER] = own if own.isascii() else values.clean(own)
-                trace.pending_bytes += len(own)
         if model_id:
             facts.metadata[mlflow_keys.METADATA_MODEL_ID] = values.text(model_id)
             facts.active_model, facts.model_params = None, {}
@@ -186,7 +183,6 @@ def _add_texts(
                 say_once(f"text-{what}", "values of %s are stored as text: %s", what, own_key)
         if own_key not in leave_out:
             kept[own_key] = own_text
-            trace.pending_bytes += TEXT_OVERHEAD_BYTES + len(own_key) + len(own_text)
     trace.changed = True
 
 
@@ -197,7 +193,6 @@ def _show(
     facts = trace.facts
     facts.request_preview = _preview(request_preview) or facts.request_preview
     facts.response_preview = _preview(response_preview) or facts.response_preview
-    trace.weigh(facts.request_preview, facts.response_preview)
     if state is not None:
         facts.state = _state(state) or facts.state
 
