@@ -13,6 +13,7 @@ from spanferry.log import say_once
 from spanferry.redacting.fields import Fields, Needles, fold
 from spanferry.redacting.presets import FIELDS, RULES, Rule
 from spanferry.redaction import Redaction
+from spanferry.stopping import let_through
 from spanferry_schemas import mlflow_keys
 
 __all__ = ["WITHHELD", "Redactor"]
@@ -90,7 +91,8 @@ class Redactor:
             if made != data:
                 self._redacted += 1
             return self._json(made, key)
-        except Exception as error:  # noqa: BLE001  the app must not see it, and nobody the value
+        except BaseException as error:  # noqa: BLE001  the app must not see it, and nobody the value
+            let_through(error)
             self._say_withheld(error)
             return _WITHHELD_JSON
 
@@ -107,7 +109,8 @@ class Redactor:
                 redacted = values.text(self._function(text, place or key))
             mark = self._mark_of(key)
             redacted = self._text(redacted) if mark is None else mark
-        except Exception as error:  # noqa: BLE001  the app must not see it, and nobody the value
+        except BaseException as error:  # noqa: BLE001  the app must not see it, and nobody the value
+            let_through(error)
             self._say_withheld(error)
             return WITHHELD
         if redacted != text:
@@ -188,7 +191,7 @@ class Redactor:
     def _mark_of(self, key: str) -> str | None:
         return None if not self._fields or key.startswith(_OWN_KEY) else self._fields.mark_of(key)
 
-    def _say_withheld(self, error: Exception) -> None:
+    def _say_withheld(self, error: BaseException) -> None:
         self._withheld += 1
         say_once(
             "redaction",
