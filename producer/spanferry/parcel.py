@@ -4,6 +4,7 @@ Everything in a parcel is finished: nothing of it may change after `Outlet.put`,
 thread reads it at its own time. Spans that end after their trace's root may still join it until then.
 """
 
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Protocol, TypeAlias
@@ -15,6 +16,7 @@ from spanferry.settings import Settings
 from spanferry_schemas import Assessment, Attachment, End, TracePart
 
 __all__ = [
+    "NO_ROOM_BYTES",
     "PARCEL_OVERHEAD_BYTES",
     "TEXT_OVERHEAD_BYTES",
     "DropReason",
@@ -29,6 +31,9 @@ __all__ = [
 
 PARCEL_OVERHEAD_BYTES = 512
 """What a parcel costs beside its spans, for the buffer's account: objects, queue slot, trace part."""
+
+NO_ROOM_BYTES = sys.maxsize
+"""The size of a parcel that no buffer has room for: it is counted as dropped at once."""
 
 TEXT_OVERHEAD_BYTES = 128
 """What a tag, or a text of the metadata, takes beside its characters."""
@@ -51,7 +56,7 @@ class DropReason(StrEnum):
     REFUSED = "refused"
     """The topic takes not even the smallest records."""
     BROKEN = "broken"
-    """Could not be encoded: a fault of ours."""
+    """Could not be handed over or encoded: a fault of ours."""
 
 
 def none_dropped() -> dict[str, int]:
@@ -113,6 +118,7 @@ class Parcel(Struct, gc=False):
     `error` says whether a span has status ERROR, `root_duration_ns` is 0 where the root is not in
     it, `session` is the trace's session id where it is known. `remote`: another service owns the
     trace, so this process's environment is not the trace's. `attachments` are counted in `size` too.
+    `broken`: the trace could not be handed over; this is here to be counted, of NO_ROOM_BYTES.
     """
 
     trace_id: bytes
@@ -127,6 +133,7 @@ class Parcel(Struct, gc=False):
     remote: bool = False
     attachments: Sequence[Attachment] = ()
     whole: Whole | None = None
+    broken: bool = False
 
     @property
     def ends_trace(self) -> bool:
