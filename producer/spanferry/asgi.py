@@ -14,6 +14,7 @@ from spanferry.log import say_once
 from spanferry.opening import open_span
 from spanferry.propagation import parse_context
 from spanferry.spans import NO_OP_SPAN, Span
+from spanferry.stopping import let_through
 from spanferry.tracing import update_current_trace
 
 __all__ = ["TraceMiddleware"]
@@ -116,7 +117,8 @@ class TraceMiddleware:
             if span is NO_OP_SPAN:
                 return None
             return _Exchange(span, scope, headers, self._body_bytes_max, named=bool(self._name))
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+        except BaseException as error:  # noqa: BLE001  the app must not see our troubles
+            let_through(error)
             say_once("asgi", "a request could not be traced: %s", values.text(error))
             return None
 
@@ -206,7 +208,8 @@ class _Exchange:
             return
         try:
             self._describe(span)
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+        except BaseException as error:  # noqa: BLE001  the app must not see our troubles
+            let_through(error)
             say_once("asgi-end", "a request could not be described: %s", values.text(error))
         span.end()
 
@@ -215,7 +218,8 @@ class _Exchange:
             self._status = int(message["status"])
             if self._response.bytes_max:
                 self._response.content_type = _headers(message).get("content_type", "")
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+        except BaseException as error:  # noqa: BLE001  the app must not see our troubles
+            let_through(error)
             say_once("asgi-start", "a response could not be read: %s", values.text(error))
 
     def _describe(self, span: Span) -> None:

@@ -19,6 +19,7 @@ def parcels_dropped(put: BufferCounts, drops: "DropCounts") -> dict[str, int]:
         **drops.parcels,
         DropReason.FULL.value: put.dropped_full + drops.parcels[DropReason.FULL.value],
         DropReason.OVERSIZE.value: put.dropped_oversize + drops.parcels[DropReason.OVERSIZE.value],
+        DropReason.BROKEN.value: put.dropped_broken + drops.parcels[DropReason.BROKEN.value],
     }
 
 

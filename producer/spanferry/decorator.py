@@ -16,6 +16,7 @@ from spanferry.entities import LinkLike, SpanLogLevel, SpanType
 from spanferry.log import say_once
 from spanferry.opening import open_span
 from spanferry.spans import NO_OP_SPAN, Span
+from spanferry.stopping import let_through
 from spanferry.stream import Stream
 from spanferry_schemas import mlflow_keys
 
@@ -174,7 +175,8 @@ class _Opening:
             if inputs is None:
                 say_once("inputs", "the arguments of %s could not be recorded", options.name)
             span.set_inputs(inputs)
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+        except BaseException as error:  # noqa: BLE001  the app must not see our troubles
+            let_through(error)
             say_once("span-inputs", "inputs could not be recorded: %s", values.text(error))
         return span
 

@@ -15,6 +15,7 @@ from spanferry.giants import GIANT_BYTES, give_way, remember
 from spanferry.log import say_once
 from spanferry.process import PROCESS
 from spanferry.settings import Settings
+from spanferry.stopping import let_through
 from spanferry_schemas import Assessment, Span, SpanEvent, SpanLink, TracePart, mlflow_keys
 from spanferry_schemas.cutting import CUT_ATTRIBUTE, cut_json, cut_object, cut_sizes
 
@@ -147,7 +148,8 @@ class Finisher:
     def _change(self, span: EndedSpan, size: int, trace: "Marked | None") -> int:
         try:
             return self._finish(span, size, trace)
-        except Exception as error:  # noqa: BLE001  the span stays, its content does not
+        except BaseException as error:  # noqa: BLE001  the span stays, its content does not
+            let_through(error)
             say_once("finishing", "a span could not be looked into: %s", type(error).__name__)
             span.inputs = span.outputs = span.attributes = None
             span.events, span.links, span.message = (), (), ""
@@ -214,8 +216,9 @@ class Finisher:
         redactor = self.redactor
         if redactor is None:
             return part
-        named = {key: part.metadata[key] for key in _IDENTITIES if key in part.metadata}
-        metadata = redactor.texts(part.metadata, "metadata")
+        given = part.metadata.copy()  # other threads may be changing it
+        named = {key: given[key] for key in _IDENTITIES if key in given}
+        metadata = redactor.texts(given, "metadata")
         request_id = part.client_request_id
         if not redactor.identities:
             metadata.update(named)
@@ -226,9 +229,9 @@ class Finisher:
             client_request_id=request_id,
             request_preview=_redacted_text(redactor, part.request_preview, "request_preview"),
             response_preview=_redacted_text(redactor, part.response_preview, "response_preview"),
-            tags=redactor.texts(part.tags, "tag"),
+            tags=redactor.texts(part.tags.copy(), "tag"),
             metadata=metadata,
-            model_params=redactor.texts(part.model_params, "model_param"),
+            model_params=redactor.texts(part.model_params.copy(), "model_param"),
         )
 
     def assessment(self, given: Assessment) -> Assessment:

@@ -4,6 +4,7 @@ Everything in a parcel is finished: nothing of it may change after `Outlet.put`,
 thread reads it at its own time. Spans that end after their trace's root may still join it until then.
 """
 
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, Protocol, TypeAlias
@@ -17,6 +18,7 @@ from spanferry.values import text
 from spanferry_schemas import Assessment, Attachment, End, TracePart
 
 __all__ = [
+    "NO_ROOM_BYTES",
     "PARCEL_OVERHEAD_BYTES",
     "DropReason",
     "Outlet",
@@ -36,6 +38,9 @@ PARCEL_OVERHEAD_BYTES = 512
 
 _PART_BYTES: Final = 256
 """Of that for the trace's own part: enough for one in which only name and experiment are said."""
+
+NO_ROOM_BYTES = sys.maxsize
+"""The size of a parcel that no buffer has room for: it is counted as dropped at once."""
 
 _TEXT_OVERHEAD_BYTES: Final = 128
 """What a tag, or a text of the metadata, takes beside its characters."""
@@ -86,7 +91,7 @@ class DropReason(StrEnum):
     REFUSED = "refused"
     """The topic takes not even the smallest records."""
     BROKEN = "broken"
-    """Could not be encoded: a fault of ours."""
+    """Could not be handed over or encoded: a fault of ours."""
 
 
 def none_dropped() -> dict[str, int]:
@@ -148,6 +153,7 @@ class Parcel(Struct, gc=False):
     `error` says whether a span has status ERROR, `root_duration_ns` is 0 where the root is not in
     it, `session` is the trace's session id where it is known. `remote`: another service owns the
     trace, so this process's environment is not the trace's. `attachments` are counted in `size` too.
+    `broken`: the trace could not be handed over; this is here to be counted, of NO_ROOM_BYTES.
     """
 
     trace_id: bytes
@@ -162,6 +168,7 @@ class Parcel(Struct, gc=False):
     remote: bool = False
     attachments: Sequence[Attachment] = ()
     whole: Whole | None = None
+    broken: bool = False
 
     @property
     def ends_trace(self) -> bool:

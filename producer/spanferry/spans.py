@@ -33,7 +33,8 @@ from spanferry.log import say_once
 from spanferry.parcel import PARCEL_OVERHEAD_BYTES
 from spanferry.process import PROCESS, new_span_id
 from spanferry.span_recorder import SpanRecorder
-from spanferry.trace_state import LiveTrace
+from spanferry.stopping import let_through
+from spanferry.trace_state import LiveTrace, lose
 from spanferry_schemas import Attachment, StatusCode, mlflow_keys, trace_id_text
 
 __all__ = [
@@ -179,7 +180,8 @@ class Span(SpanRecorder):
                 self.set_status(status)
             if end_time_ns is not None:
                 now_ns = nanoseconds_of(end_time_ns) or now_ns
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+        except BaseException as error:  # noqa: BLE001  the app must not see our troubles
+            let_through(error)
             say_once("span-end", "a span could not be handed over: %s", values.text(error))
         self.close(now_ns)
         if end_time_ns is not None:
@@ -189,7 +191,8 @@ class Span(SpanRecorder):
         """What is due is so by the clock, whatever time the app has given."""
         try:
             self.trace.look()
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+        except BaseException as error:  # noqa: BLE001  the app must not see our troubles
+            let_through(error)
             say_once("span-end", "a span could not be handed over: %s", values.text(error))
 
     def close(self, end_ns: int) -> None:  # noqa: C901, PLR0912  see `_Process`
@@ -250,8 +253,19 @@ class Span(SpanRecorder):
                 trace.defaults.outlet.put(trace)
             _LAST_TRACE.anywhere = trace.trace_id
             _LAST_TRACE.here.set(trace.trace_id)
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
-            say_once("span-end", "a span could not be handed over: %s", values.text(error))
+        except BaseException as error:  # noqa: BLE001  the app must not see our troubles
+            self._lost(end_ns, error)
+            let_through(error)
+
+    def _lost(self, end_ns: int, error: BaseException) -> None:
+        """The span could not be handed over."""
+        say_once("span-end", "a span could not be handed over: %s", values.text(error))
+        if self._end_ns is None:
+            self._end_ns = end_ns
+        try:
+            lose(self.trace, root=self._is_root)
+        except Exception as trouble:  # noqa: BLE001  the app must not see our troubles
+            say_once("span-lost", "a trace was lost, and not counted: %s", values.text(trouble))
 
     def settle(self) -> None:
         """Write down what nobody has said: the log level that follows from the type."""

@@ -10,6 +10,7 @@ from spanferry.finishing import payload_limit
 from spanferry.log import say_once
 from spanferry.span_recorder import EVENTS_MAX
 from spanferry.spans import Span
+from spanferry.stopping import let_through
 from spanferry_schemas import SpanEvent as WireEvent
 from spanferry_schemas import mlflow_keys
 from spanferry_schemas.cutting import CUT_ATTRIBUTE, CUT_ITEMS_ATTRIBUTE
@@ -112,7 +113,8 @@ class Stream:
             return
         try:
             reduced = self._reducer(self._items)
-        except Exception as error:  # noqa: BLE001  the app's reducer, but its result is only ours
+        except BaseException as error:  # noqa: BLE001  the app's reducer, but its result is only ours
+            let_through(error)
             say_once("reducer", "output_reducer failed: %s", values.text(error))
             reduced = self._items
         if reduced is not None:

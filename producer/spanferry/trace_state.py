@@ -10,7 +10,9 @@ from msgspec.structs import replace
 from spanferry import outlet as outlets
 from spanferry.ended_span import EndedSpan
 from spanferry.parcel import (
+    NO_ROOM_BYTES,
     PARCEL_OVERHEAD_BYTES,
+    DropReason,
     Outlet,
     Parcel,
     SentSpan,
@@ -23,7 +25,7 @@ from spanferry.values import text
 from spanferry.watching import Account
 from spanferry_schemas import Attachment, End, TracePart, mlflow_keys
 
-__all__ = ["INCOMPLETE", "LiveTrace", "OpenedSpan", "TraceDefaults"]
+__all__ = ["INCOMPLETE", "LiveTrace", "OpenedSpan", "TraceDefaults", "lose"]
 
 T = TypeVar("T")
 
@@ -273,6 +275,27 @@ class LiveTrace(Struct, eq=False):
         """A span of a forked process: what waits here is the parent's, and so is the end marker."""
         target = outlets.current() or self.defaults.outlet
         target.put(Parcel(self.trace_id, size + PARCEL_OVERHEAD_BYTES, [span], error=error))
+
+
+def lose(trace: LiveTrace, *, root: bool) -> None:
+    """A span has ended and could not be handed over. With the local root the trace is lost: it is
+    counted as dropped, whatever of it waits or comes later. Without another one it says that it is
+    incomplete."""
+    if trace.root is not None or trace.forks != PROCESS.forks:
+        return  # the outlet has the trace, or another process
+    if not root:
+        trace.facts.metadata[INCOMPLETE] = _DROPPED
+        trace.changed = True
+        return
+    trace.root = _HANDED_OVER
+    if trace.whole is None:
+        trace.whole = Whole()
+    trace.whole.lose(DropReason.BROKEN)
+    _taken(trace.pending)
+    _taken(trace.attachments)
+    parcel = Parcel(trace.trace_id, NO_ROOM_BYTES, end=End(0), whole=trace.whole, broken=True)
+    trace.defaults.outlet.put(parcel)
+    trace.look()
 
 
 def _taken(waiting: list[T] | None) -> list[T]:

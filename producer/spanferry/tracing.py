@@ -17,6 +17,7 @@ from spanferry.propagation import (
 )
 from spanferry.spans import NoOpSpan, Span, get_last_active_trace_id
 from spanferry.starting import start_span
+from spanferry.stopping import let_through
 from spanferry.trace_state import LiveTrace
 from spanferry_schemas import TraceState, mlflow_keys
 
@@ -155,7 +156,8 @@ def update_current_trace(  # noqa: C901, PLR0913, PLR0917  MLflow's signature
             facts.client_request_id = values.text(client_request_id)
         if request_preview is not None or response_preview is not None or state is not None:
             _show(trace, request_preview, response_preview, state)
-    except Exception as error:  # noqa: BLE001  whatever a user's object does
+    except BaseException as error:  # noqa: BLE001  whatever a user's object does
+        let_through(error)
         say_once("update", "update_current_trace could not use it all: %s", values.text(error))
     trace.changed = True
 
@@ -170,7 +172,8 @@ def _add_texts(
     kept = trace.facts.tags if what == "tags" else trace.facts.metadata
     try:
         pairs = list(given.items())
-    except Exception:  # noqa: BLE001  whatever a user's mapping does
+    except BaseException as error:  # noqa: BLE001  whatever a user's mapping does
+        let_through(error)
         say_once(f"texts-{what}", "%s must be a dict, %s is left out", what, type(given))
         return
     for key, value in pairs:
