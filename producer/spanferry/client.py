@@ -79,6 +79,7 @@ class Client:
         Traces that are open may go on: what of them has ended is sent as at the interpreter's exit,
         and the rest follows if there is one.
         """
+        bridge.hand_over_what_has_ended()
         try:
             self._ending.flush_or_spool(self._settings.exit_timeout_s)
         finally:
