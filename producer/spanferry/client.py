@@ -83,7 +83,8 @@ class Client:
         try:
             self._ending.flush_or_spool(self._settings.exit_timeout_s)
         finally:
-            self._sender.go_on()
+            if not self._ending.under_way:  # this was asked for in the middle of it
+                self._sender.go_on()
 
     def before_fork(self) -> "Rest | None":
         """Wait for the sender to rest; what is returned is to `begin` again once it is over."""

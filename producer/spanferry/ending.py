@@ -74,6 +74,11 @@ class Ending:
         """Of the last end: for so long the sender may take to come to its own."""
         self._said: tuple[int, int] | None = None
 
+    @property
+    def under_way(self) -> bool:
+        """Whether some thread is at it."""
+        return self._whose_turn != 0
+
     def flush_or_spool(self, timeout_s: float) -> bool:
         """Flush; what Kafka does not take in time goes to the spool, or is said to be lost.
 

@@ -175,11 +175,17 @@ class Directory:
         `grown_from`: what it has already; 0 where there is none yet.
         """
         more = self.reserved_for(size) - (self.reserved_for(grown_from) if grown_from else 0)
-        descriptor = os.open(self.path / _ROOM_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            if not _lock_soon(descriptor):
+        with self.locked() as held:
+            if not held:
                 raise OSError(errno.EBUSY, "another process keeps the folder's lock")
             yield self.used_bytes() + more <= self.bytes_max
+
+    @contextlib.contextmanager
+    def locked(self) -> Generator[bool, None, None]:
+        """Whether nobody else looks at the sizes meanwhile: a name that changes then may be missed."""
+        descriptor = os.open(self.path / _ROOM_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            yield _lock_soon(descriptor)
         finally:
             with contextlib.suppress(OSError):  # a child that was forked meanwhile has a copy
                 fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -129,7 +129,9 @@ class Log:
         with self._trouble_is_said():
             if self._fsync is not SpoolFsync.NEVER:
                 opened.writer.sync()
-        with self._trouble_is_said():
+        with self._trouble_is_said(), contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # no folder any more
+                stack.enter_context(self._directory.locked())
             opened.segment.path = opened.writer.close()
         self._sealed(opened.segment)
 
