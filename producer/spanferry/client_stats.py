@@ -89,8 +89,8 @@ class Stats(Struct, frozen=True, kw_only=True):
     certificate, authentication, authorization, advertised, topic, unacknowledged, lost, replaced,
     settings, too large, refused."""
     spool_bytes_used: int = 0
-    """What its folder holds, all processes' together, segments that are written to as full ones;
-    looked at every 5 seconds."""
+    """What its folder holds, all processes' together, and what is reserved for segments that are being
+    written; looked at every 5 seconds."""
     spool_bytes: int = 0
     """The limit of `spool_bytes_used`; 0 without a spool."""
     spool_bytes_put: int = 0
