@@ -227,6 +227,7 @@ def disable() -> None:
 def _switch_off() -> None:
     client = _client
     if client is not None:
+        bridge.hand_over_what_has_ended()
         bridge.switch_off()
     _install(None)
     if client is not None:

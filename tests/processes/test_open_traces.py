@@ -24,11 +24,11 @@ def names(fragments: list[Fragment]) -> list[list[str]]:
     return [[span.name for span in one.spans] for one in fragments]
 
 
-@pytest.mark.parametrize("ending", ["exit", "sigterm"])
+@pytest.mark.parametrize("ending", ["exit", "sigterm", "disable"])
 def test_what_has_ended_arrives_however_the_process_ends(
     kafka: KafkaServer, topic: str, environment: dict[str, str], ending: str
 ) -> None:
-    words = [APP, "wait" if ending == "sigterm" else "exit"]
+    words = [APP, "wait" if ending == "sigterm" else ending]
     with program(*words, environment=environment) as running:
         running.wait_for("traced")
         if ending == "sigterm":

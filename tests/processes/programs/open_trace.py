@@ -1,6 +1,6 @@
 """An app whose trace is open when it ends, made by MLflow's API. `python -m ...open_trace ENDING`
 
-ENDING: exit, wait, uvicorn (a server's shutdown in the middle: the process, and its trace, go on).
+ENDING: exit, wait, disable, uvicorn (a server's shutdown in the middle: the process, and its trace, go on).
 """
 
 import asyncio
@@ -54,6 +54,8 @@ def main(ending):
     print("traced", flush=True)
     if ending == "wait":
         sys.stdin.readline()
+    if ending == "disable":
+        spanferry.disable()
     del root
 
 
