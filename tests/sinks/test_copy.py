@@ -47,9 +47,9 @@ def test_psycopg2_asks_the_server_once_for_many_rows(postgres: PostgresServer) -
     asked: list[str] = []
 
     class Counting(psycopg2.extensions.cursor):
-        def execute(self, query: Any, variables: Any = None) -> None:
+        def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 - psycopg2's
             asked.append("execute")
-            super().execute(query, variables)
+            super().execute(query, vars)
 
         def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
             asked.append("copy")

@@ -194,8 +194,8 @@ def test_workers_that_make_a_model_at_the_same_time_make_one(place: Place) -> No
     ]
     params = {"llm": "small"}
     with ThreadPoolExecutor(workers) as threads:
-        found = threads.map(lambda one: one.model_id("agent", experiment_id, {}), resolvers)
-        (model_id,) = set(found)
+        asked = [threads.submit(one.model_id, "agent", experiment_id, {}) for one in resolvers]
+        (model_id,) = {one.result() for one in asked}
     (model,) = place.store.search_logged_models([experiment_id])
     assert (model.model_id, str(model.status)) == (model_id, "READY")
     later = Resolver(place.store, default_experiment="d", tracking_uri=place.uri)
