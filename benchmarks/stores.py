@@ -10,8 +10,8 @@ that rotates; ratios are those of one round, and medians over rounds are what to
 sync to disk as in production. The ways:
 
 - raw: rows that were made beforehand, put into the four tables that a trace without feedback has, by COPY
-  of ready text (PostgreSQL), executemany (SQLite) or INSERTs of many rows (MariaDB), a transaction
-  a batch: no writer can be faster on this machine.
+  of ready text (PostgreSQL) or INSERTs of many rows (SQLite, MariaDB), a transaction a batch: no writer
+  can be faster on this machine.
 - spanferry: the worker's sink, from assembled traces on: look up, make rows, insert.
 - spanferry, MLflow's methods: the same with mlflow.bulk off: start_trace, then log_spans in batches.
 - MLflow: log_spans and start_trace for each trace, in the order of MLflow's own SDK.

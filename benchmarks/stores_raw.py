@@ -4,12 +4,14 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import psycopg
 import pymysql
 from sqlalchemy import make_url
 
+from spanferry_worker.services.mlflow_insert import STATEMENT_ROWS
 from spanferry_worker.services.mlflow_sink import CONCURRENCY
 
 __all__ = ["RAW", "Prepared", "Run", "in_threads"]
@@ -29,21 +31,33 @@ def in_threads(work: Callable[[Any], None], shares: Sequence[Any]) -> None:
 
 
 def raw_sqlite(uri: str, prepared: Prepared, stack: contextlib.ExitStack) -> Run:
-    """executemany."""
+    """INSERTs of many rows, whose texts and values were made before."""
     raw = sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=30)
     stack.callback(raw.close)
     raw.execute("PRAGMA foreign_keys = ON")
+    batches = [
+        [one for named, rows in batch for one in _many_at_once(*named, rows)] for batch in prepared
+    ]
 
     def run() -> None:
-        for batch in prepared:
+        for batch in batches:
             with raw:
-                for (name, columns), rows in batch:
-                    marks = ", ".join("?" * len(columns))
-                    raw.executemany(
-                        f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({marks})", rows
-                    )
+                for statement, values in batch:
+                    raw.execute(statement, values)
 
     return run
+
+
+def _many_at_once(
+    name: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    marks = f"({', '.join('?' * len(columns))})"
+    for at in range(0, len(rows), STATEMENT_ROWS):
+        some = rows[at : at + STATEMENT_ROWS]
+        yield (
+            f"INSERT INTO {name} ({', '.join(columns)}) VALUES {', '.join([marks] * len(some))}",
+            tuple(chain.from_iterable(some)),
+        )
 
 
 def raw_postgres(uri: str, prepared: Prepared, stack: contextlib.ExitStack) -> Run:

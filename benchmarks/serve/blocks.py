@@ -16,7 +16,7 @@ from benchmarks.serve.processes import App, Load
 from benchmarks.serve.report import BlockFigures, make_block
 from tests.services.kafka import KafkaServer
 
-__all__ = ["Taken", "each_request", "limping", "settle", "take"]
+__all__ = ["Taken", "limping", "settle", "take"]
 
 SPANS = 5
 WARM_UP_S = 0.5
@@ -28,7 +28,7 @@ class Taken(msgspec.Struct):
 
     figures: BlockFigures
     latency_us: list[int]
-    """One a request; where the load generator gives quantiles only, made of those."""
+    """So that those of all blocks can be put together."""
     made: int
     """Traces, warm-up included."""
     before: Account
@@ -83,16 +83,7 @@ def take(app: App, load: Load, case: Case, number: int, seconds: float, *, flush
         failed=answers.failed,
     )
     made = app.account().answered - began.answered
-    return Taken(figures, each_request(answers), made, began)
-
-
-def each_request(answers: Answers) -> list[int]:
-    """A latency for every request, so that blocks can be put together: of a thousand quantiles each
-    stands for a thousandth of the requests."""
-    known, count = answers.latency_us, answers.requests
-    if not known or len(known) >= count:
-        return known
-    return [known[at * len(known) // count] for at in range(count)]
+    return Taken(figures, answers.latency_us, made, began)
 
 
 def _load(app: App, load: Load, case: Case, seconds: float, *, warm_up: bool) -> Answers:

@@ -45,7 +45,7 @@ class Answers(msgspec.Struct, kw_only=True):
 
     latency_us: list[int]
     """Of every request that was answered within the time; open: of all, where one that was never
-    answered counts as long as it was waited for. wrk gives 1,000 percentiles instead."""
+    answered counts as long as it was waited for. wrk's are more than its requests: see `Load`."""
     elapsed_s: float
     """Open: until the last one was due."""
     requests: int = 0

@@ -201,7 +201,8 @@ class Load:
         return msgspec.json.decode(self._process.stdout.readline(), type=Answers)
 
     def _by_wrk(self, wrk: str, app: App, seconds: float, connections: int) -> Answers:
-        """wrk takes whole seconds."""
+        """wrk takes whole seconds. Where an answer was late it adds latencies of requests that would have
+        been sent meanwhile: there are more of them than requests."""
         done = subprocess.run(
             [
                 wrk, "--threads=1", f"--connections={connections}",
@@ -212,7 +213,7 @@ class Load:
         )  # fmt: skip
         found = json.loads(done.stdout.splitlines()[-1])
         return Answers(
-            latency_us=found["latency_us"],
+            latency_us=[value for value, count in found["latency_us"] for _ in range(count)],
             elapsed_s=found["microseconds"] / 1e6,
             failed=found["failed"],
             requests=found["requests"],

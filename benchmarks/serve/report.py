@@ -38,7 +38,7 @@ class Row(msgspec.Struct, kw_only=True):
     p50: Figure
     p99: Figure
     p999: float | None
-    """Of all blocks together; None where the load generator keeps no single latencies."""
+    """Of all blocks together; None where they have fewer than 1,000 latencies."""
     cpu: Figure
     rss_mb: float
     """The most after a block."""
@@ -96,7 +96,7 @@ class Report(msgspec.Struct, kw_only=True):
 def make_row(
     case: str, tier: str, blocks: list[BlockFigures], latency_us: list[int], made: int, lost: int
 ) -> Row:
-    """A row from its blocks; `latency_us` are all of them where they are known."""
+    """A row from its blocks; `latency_us` are those of all of them."""
     pooled = sorted(latency_us)
     return Row(
         case=case,

@@ -14,6 +14,7 @@ from spanferry.log import say_once
 from spanferry.opening import open_span
 from spanferry.propagation import parse_context
 from spanferry.spans import NO_OP_SPAN, Span
+from spanferry.stopping import let_through
 from spanferry.tracing import update_current_trace
 
 __all__ = ["TraceMiddleware"]
@@ -25,6 +26,11 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _SERVER_ERROR: Final = 500
+
+_CHARS_MAX: Final = 8_192
+"""Of a request's path as a name, and of an id in a header. MLflow holds less of each: 4,096 of a trace's
+name, 50 of a client request id, 250 of a session, 8,000 of a user. The worker cuts there, after secrets
+were replaced, so that what is stored is the same as if all of it had come that far."""
 
 _WANTED: Final = {
     b"traceparent": "traceparent",
@@ -43,6 +49,10 @@ class TraceMiddleware:
     where the caller traces with spanferry too, the request belongs to the caller's trace. An
     exception that leaves the app and a status from 500 on are errors. Other connections than HTTP pass
     untouched.
+
+    Clients may send long headers and paths: of each of the three, and of the name, 8,192 characters are
+    taken, and MLflow holds 50 of a client request id, 250 of a session and 8,000 of a user, as they begin.
+    `url.path` has the whole path.
     """
 
     def __init__(  # noqa: PLR0913  options of a middleware, by name
@@ -102,12 +112,13 @@ class TraceMiddleware:
                 return None
             headers = _headers(scope)
             caller = self._caller(headers)
-            name = self._name or f"{scope['method']} {path}"
+            name = self._name or f"{scope['method']} {path}"[:_CHARS_MAX]
             span = open_span(name, self._span_type, caller)
             if span is NO_OP_SPAN:
                 return None
             return _Exchange(span, scope, headers, self._body_bytes_max, named=bool(self._name))
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+        except BaseException as error:  # noqa: BLE001  the app must not see our troubles
+            let_through(error)
             say_once("asgi", "a request could not be traced: %s", values.text(error))
             return None
 
@@ -137,10 +148,24 @@ class _Exchange:
         if not self.span.recording or self.span.trace.remote:
             return
         update_current_trace(
-            client_request_id=self._headers.get("client_request_id"),
-            session_id=self._headers.get("session_id"),
-            user=self._headers.get("user"),
+            client_request_id=self._id("client_request_id"),
+            session_id=self._id("session_id"),
+            user=self._id("user"),
         )
+
+    def _id(self, name: str) -> str | None:
+        """What a header says of the trace, as much as may be of use."""
+        given = self._headers.get(name)
+        if given is None or len(given) <= _CHARS_MAX:
+            return given
+        say_once(
+            f"asgi-{name}",
+            "a header with a %s of %d characters has come: %d are taken, MLflow holds fewer",
+            name,
+            len(given),
+            _CHARS_MAX,
+        )
+        return given[:_CHARS_MAX]
 
     def receiving(self, receive: Receive) -> Receive:
         """`receive` for the app."""
@@ -183,7 +208,8 @@ class _Exchange:
             return
         try:
             self._describe(span)
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+        except BaseException as error:  # noqa: BLE001  the app must not see our troubles
+            let_through(error)
             say_once("asgi-end", "a request could not be described: %s", values.text(error))
         span.end()
 
@@ -192,7 +218,8 @@ class _Exchange:
             self._status = int(message["status"])
             if self._response.bytes_max:
                 self._response.content_type = _headers(message).get("content_type", "")
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+        except BaseException as error:  # noqa: BLE001  the app must not see our troubles
+            let_through(error)
             say_once("asgi-start", "a response could not be read: %s", values.text(error))
 
     def _describe(self, span: Span) -> None:

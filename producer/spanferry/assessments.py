@@ -10,9 +10,10 @@ from spanferry import values
 from spanferry.entities import stack_trace
 from spanferry.log import say_once
 from spanferry.opening import complain_not_enabled
-from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Parcel
+from spanferry.parcel import Parcel, assessment_size
 from spanferry.process import PROCESS
 from spanferry.spans import NO_OP_SPAN_TRACE_ID
+from spanferry.stopping import let_through
 from spanferry_schemas import Assessment, assessment_key, trace_id_bytes
 from spanferry_schemas.limits import SPAN_ID_BYTES
 
@@ -148,7 +149,8 @@ def source_of(source: SourceLike | None, default: str) -> tuple[str, str]:
     try:
         given = values.text(source.source_type).upper()
         source_id = values.text(source.source_id or "default")
-    except Exception as error:  # noqa: BLE001  whatever a user's object does
+    except BaseException as error:  # noqa: BLE001  whatever a user's object does
+        let_through(error)
         say_once("source", "an assessment's source could not be used: %s", values.text(error))
         return default, "default"
     if given not in _SOURCE_TYPES:
@@ -170,7 +172,8 @@ def error_of(error: Exception | ErrorLike | str) -> tuple[str, str | None, str |
             None if message is None else values.text(message),
             None if stack is None else values.text(stack),
         )
-    except Exception as trouble:  # noqa: BLE001  whatever a user's object does
+    except BaseException as trouble:  # noqa: BLE001  whatever a user's object does
+        let_through(trouble)
         say_once("error", "an assessment's error could not be used: %s", values.text(trouble))
         return "ASSESSMENT_ERROR", None, None
 
@@ -178,7 +181,8 @@ def error_of(error: Exception | ErrorLike | str) -> tuple[str, str | None, str |
 def _representation(error: Exception) -> str:
     try:
         return values.clean(repr(error))
-    except Exception:  # noqa: BLE001  whatever a user's exception does
+    except BaseException as trouble:  # noqa: BLE001  whatever a user's exception does
+        let_through(trouble)
         return ""
 
 
@@ -190,6 +194,5 @@ def send(assessment: Assessment) -> Assessment | None:
     if PROCESS.finish_above < 0:
         assessment = PROCESS.finisher.assessment(assessment)
     key = assessment.trace_id or assessment_key(assessment.client_request_id or "")
-    size = PARCEL_OVERHEAD_BYTES + len(assessment.value) + len(assessment.rationale or "")
-    outlet.put(Parcel(key, size, assessment=assessment))
+    outlet.put(Parcel(key, assessment_size(assessment), assessment=assessment))
     return assessment

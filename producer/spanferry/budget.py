@@ -69,6 +69,9 @@ to be made of."""
 WATCH_ONE_OF_SLOW: Final = 16
 """... or of so many where values are recorded on a slow way: all spans together pay less than 1 us each."""
 
+_NAME_CHARS_MAX: Final = 250
+"""Of the slowest span's name, which is kept and said."""
+
 _SLOW_S: Final = 10.0
 """So long after such a value."""
 
@@ -223,7 +226,7 @@ class Guard:
             cost_ms / budget_ms if of_values else 0.0,
             account.cpu_ns / 1e6 / budget_ms if account.with_cpu else -1.0,
             cost_ms / size,
-            text(account.slowest),
+            text(account.slowest)[:_NAME_CHARS_MAX],
         )
 
     def _is_over(self) -> bool:

@@ -32,14 +32,15 @@ def _giant_of(bytes_max: int) -> int:
 class BufferCounts(Struct, frozen=True):
     """Totals since a buffer was made. A trace is counted at the parcel that ends it.
 
-    At any moment: parcels == settled + dropped_full + dropped_oversize + what waits or is in flight
-    (parcels dropped after they were taken are counted as settled here, and by the sender).
+    At any moment: parcels == settled + dropped_full + dropped_oversize + dropped_broken + what waits or
+    is in flight (parcels dropped after they were taken are counted as settled here, and by the sender).
     """
 
     parcels: int = 0
     traces: int = 0
     dropped_full: int = 0
     dropped_oversize: int = 0
+    dropped_broken: int = 0
     traces_dropped: dict[str, int] = field(default_factory=none_dropped)
     """Traces by the reason for which they were."""
 
@@ -61,6 +62,7 @@ class Buffer:
 
     __slots__ = (
         "_bytes_max",
+        "_dropped_broken",
         "_dropped_full",
         "_dropped_oversize",
         "_dropped_traces",
@@ -87,6 +89,7 @@ class Buffer:
         """Of those, parcels that end no trace."""
         self._dropped_full = 0
         self._dropped_oversize = 0
+        self._dropped_broken = 0
         self._dropped_traces = none_dropped()
         self.on_put: Callable[[], None] | None = None
         """Called after a `put` until it is set to None: starts who takes."""
@@ -106,6 +109,7 @@ class Buffer:
             self._put - self._put_parts,
             self._dropped_full,
             self._dropped_oversize,
+            self._dropped_broken,
             dict(self._dropped_traces),
         )
 
@@ -177,7 +181,10 @@ class Buffer:
 
     def _drop(self, waiting: Waiting) -> None:
         dropped = waiting.parcel()  # lets go of its spans
-        if dropped.size > self._easy_bytes_max:
+        if dropped.broken:
+            reason = DropReason.BROKEN
+            self._dropped_broken += 1
+        elif dropped.size > self._easy_bytes_max:
             reason = DropReason.OVERSIZE
             self._dropped_oversize += 1
         else:
@@ -187,6 +194,8 @@ class Buffer:
             reason = waiting.whole.lose(reason)
         if waiting.ends_trace:
             self._dropped_traces[reason.value] += 1
+        if dropped.broken:  # that has been said where it broke
+            return
         say_hourly(
             "buffer-full",
             "the buffer of %d bytes is full: traces are dropped and counted, see stats()",

@@ -5,7 +5,6 @@ import contextlib
 import importlib
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Unpack
 
@@ -66,21 +65,26 @@ class Client:
 
     def close(self, timeout_s: float) -> bool:
         """Flush, then end the sender. False, and one line in the log, where traces are left."""
-        deadline_s = time.monotonic() + timeout_s
+        stop_s = STOP_S
         try:
-            return self._ending.flush_or_spool(timeout_s)
-        except KeyboardInterrupt:
-            deadline_s = 0.0
-            raise
+            flushed = self._ending.flush_or_spool(timeout_s)
+            stop_s = timeout_s + STOP_S
+            return flushed
         finally:
-            self._sender.stop(max(deadline_s - time.monotonic(), STOP_S))
+            self._sender.stop(min(stop_s, self._ending.left_s))
 
     def flush_before_termination(self) -> None:
-        """As `close`, for a process that is about to end or, as a container's first one, may not."""
+        """As `close`, for a process that is about to end or, as a container's first one, may not.
+
+        Traces that are open may go on: what of them has ended is sent as at the interpreter's exit,
+        and the rest follows if there is one.
+        """
+        bridge.hand_over_what_has_ended()
         try:
             self._ending.flush_or_spool(self._settings.exit_timeout_s)
         finally:
-            self._sender.go_on()
+            if not self._ending.under_way:  # this was asked for in the middle of it
+                self._sender.go_on()
 
     def before_fork(self) -> "Rest | None":
         """Wait for the sender to rest; what is returned is to `begin` again once it is over."""

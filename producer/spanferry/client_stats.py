@@ -19,6 +19,7 @@ def parcels_dropped(put: BufferCounts, drops: "DropCounts") -> dict[str, int]:
         **drops.parcels,
         DropReason.FULL.value: put.dropped_full + drops.parcels[DropReason.FULL.value],
         DropReason.OVERSIZE.value: put.dropped_oversize + drops.parcels[DropReason.OVERSIZE.value],
+        DropReason.BROKEN.value: put.dropped_broken + drops.parcels[DropReason.BROKEN.value],
     }
 
 
@@ -88,8 +89,8 @@ class Stats(Struct, frozen=True, kw_only=True):
     certificate, authentication, authorization, advertised, topic, unacknowledged, lost, replaced,
     settings, too large, refused."""
     spool_bytes_used: int = 0
-    """What its folder holds, all processes' together, segments that are written to as full ones;
-    looked at every 5 seconds."""
+    """What its folder holds, all processes' together, and what is reserved for segments that are being
+    written; looked at every 5 seconds."""
     spool_bytes: int = 0
     """The limit of `spool_bytes_used`; 0 without a spool."""
     spool_bytes_put: int = 0

@@ -16,6 +16,7 @@ from spanferry.entities import LinkLike, SpanLogLevel, SpanType
 from spanferry.log import say_once
 from spanferry.opening import open_span
 from spanferry.spans import NO_OP_SPAN, Span
+from spanferry.stopping import let_through
 from spanferry.stream import Stream
 from spanferry_schemas import mlflow_keys
 
@@ -87,6 +88,10 @@ def trace(  # noqa: PLR0913, PLR0917  MLflow's signature
     generators each item is an event, and all of them, or what `output_reducer` makes of them, are
     the outputs. `set_outputs` inside a function goes before its result. `trace_destination` and
     `sampling_ratio_override` (0 to 1) apply where the call starts a trace.
+
+    Of a generator's items no more is kept than `payload_bytes_max` lets through: the span says in
+    `spanferry.cut` how many bytes there were, in `spanferry.cut.items` how many items. A reducer is
+    given every item, so with one all of them stay in memory until the end: none for what never ends.
 
     Raises ValueError, when decorating and never when called, for a ratio outside of 0 to 1 and for
     an `output_reducer` on what is not a generator.
@@ -170,7 +175,8 @@ class _Opening:
             if inputs is None:
                 say_once("inputs", "the arguments of %s could not be recorded", options.name)
             span.set_inputs(inputs)
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+        except BaseException as error:  # noqa: BLE001  the app must not see our troubles
+            let_through(error)
             say_once("span-inputs", "inputs could not be recorded: %s", values.text(error))
         return span
 

@@ -7,6 +7,7 @@ from spanferry import values
 from spanferry.entities import LinkLike, SpanLogLevel
 from spanferry.log import say_once
 from spanferry.spans import Span
+from spanferry.stopping import let_through
 from spanferry_schemas import mlflow_keys
 
 __all__ = ["Dressing", "TraceDestination", "destination_of", "dress", "set_run"]
@@ -28,7 +29,8 @@ def destination_of(destination: TraceDestination) -> str | None:
     """The experiment's id in a destination; None where it has none."""
     try:
         return destination.experiment_id
-    except Exception as error:  # noqa: BLE001  whatever a user's object does
+    except BaseException as error:  # noqa: BLE001  whatever a user's object does
+        let_through(error)
         say_once("destination-id", "a trace destination has no id: %s", values.text(error))
         return None
 
@@ -50,7 +52,8 @@ def dress(
             span.set_log_level(log_level)
         for link in links or ():
             span.add_link(link)
-    except Exception as error:  # noqa: BLE001  whatever a user's object does
+    except BaseException as error:  # noqa: BLE001  whatever a user's object does
+        let_through(error)
         say_once("dress", "a span could not be given it all: %s", values.text(error))
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "level_of",
     "moments_size",
     "named",
+    "names_size",
     "with_level",
 ]
 
@@ -66,7 +67,8 @@ class EndedSpan(Struct, gc=False):
     @property
     def size(self) -> int:
         """About what it takes, in bytes."""
-        size = SPAN_OVERHEAD_BYTES + len(self.inputs or b"") + len(self.outputs or b"")
+        size = SPAN_OVERHEAD_BYTES + names_size(self.name, self.span_type)
+        size += len(self.inputs or b"") + len(self.outputs or b"")
         if self.attributes is not None:
             size += attributes_size(self.attributes)
         return size + len(self.message) + moments_size(self.events, self.links)
@@ -105,6 +107,14 @@ class EndedSpan(Struct, gc=False):
             list(self.events) if self.events else [],
             list(self.links) if self.links else [],
         )
+
+
+def names_size(name: Any, span_type: Any) -> int:
+    """About what a span's name and type take, in bytes, whatever the app has given."""
+    try:
+        return len(name) + len(span_type)
+    except Exception:  # noqa: BLE001  None, or something of which only the text is sent
+        return sum(len(text(one)) for one in (name, span_type) if one is not None)
 
 
 def attributes_size(attributes: dict[str, bytes]) -> int:

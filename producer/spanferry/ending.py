@@ -1,7 +1,9 @@
 """A client's end: what waits is flushed, what Kafka does not take is spooled, and one line says what is
-left. All of it within one deadline, however often it is asked for.
+left. All of it within `exit_timeout_s` and STOP_S, however often it is asked for, and whatever Kafka and
+the disk do.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -19,19 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["STOP_S", "Ending"]
 
 STOP_S: Final = 0.5
-"""For so long the sender may take to end once nothing is left for it to do."""
+"""For so long an end may take beyond its time: the disk writes on, and the sender ends."""
 
 _FLUSH_SHARE: Final = 0.6
 """Of the time, where the disk needs no more than the rest."""
 _DISK_BYTES_PER_S: Final = 24 * 1024 * 1024
 _DISK_PARCELS_PER_S: Final = 8_000
 """What the sender encodes and writes in a second, of large traces and of small ones, on a busy machine."""
-_WRITE_ON_S: Final = 0.3
-"""Of STOP_S, because a sender that has put away all that it could has hardly anything left to end."""
 _LAST_S: Final = 0.3
 """While Kafka takes it as fast as the disk would, for so long before the end it is the disk's turn."""
 _ONE_END_S: Final = 2.0
 """A server's shutdown flushes, and so does the interpreter's exit right after it: one end."""
+_AGAIN_S: Final = 0.2
+"""What has come in between gets as much of an end whose time is used up."""
 _TURN_S: Final = 0.01
 _NEVER_S: Final = float("-inf")
 
@@ -66,48 +68,59 @@ class Ending:
         self._sender = sender
         self._stats = stats
         self._turn = original("_thread", "allocate_lock")()
-        self._begun_s = self._failed_s = _NEVER_S
+        self._whose_turn = 0
+        self._failed_s = self._over_s = _NEVER_S
+        self.left_s = 0.0
+        """Of the last end: for so long the sender may take to come to its own."""
         self._said: tuple[int, int] | None = None
+
+    @property
+    def under_way(self) -> bool:
+        """Whether some thread is at it."""
+        return self._whose_turn != 0
 
     def flush_or_spool(self, timeout_s: float) -> bool:
         """Flush; what Kafka does not take in time goes to the spool, or is said to be lost.
 
-        One thread at a time: a SIGTERM comes in the middle of an exit, and finds it done.
+        One thread at a time: a SIGTERM comes in the middle of an exit, and finds it done; a handler
+        of the app's that asks for it in the very thread that is at it does not wait.
         Where the spool had to take something the sender rests afterwards, so that what is said stays
         true; `Sender.go_on` lets it go on. A Ctrl-C in the middle ends the waiting, and goes on when
         that is done.
         """
         while not self._turn.acquire(blocking=False):  # by another greenlet of this thread maybe
+            if self._whose_turn == threading.get_ident():
+                return False
             time.sleep(_TURN_S)
         try:
-            return self._flush_or_spool(self._left_of(timeout_s))
+            self._whose_turn = threading.get_ident()
+            now_s = time.monotonic()
+            if now_s - self._failed_s > _ONE_END_S:
+                self.left_s = timeout_s + STOP_S
+            self._over_s = now_s + self.left_s
+            return self._flush_or_spool(timeout_s)
         finally:
+            self.left_s = max(self._over_s - time.monotonic(), 0.0)
+            self._whose_turn = 0
             self._turn.release()
 
     def _flush_or_spool(self, timeout_s: float) -> bool:
-        deadline_s = time.monotonic() + timeout_s
         spooled_before = self._stats().traces_spooled
         interrupt: KeyboardInterrupt | None = None
+        wanted_s = max(self.left_s - STOP_S, min(timeout_s, _AGAIN_S))
         try:
-            flushed = self._flush(timeout_s)
+            flushed = self._flush(min(wanted_s, self.left_s))
         except KeyboardInterrupt as error:
             flushed, interrupt = False, error
-            deadline_s = min(deadline_s, time.monotonic() + STOP_S)
+            self._over_s = min(self._over_s, time.monotonic() + 2 * STOP_S)
         if not flushed and self._settings.spool_dir:
-            self._sender.put_away(max(deadline_s - time.monotonic(), 0.0) + _WRITE_ON_S)
+            self._sender.put_away(max(self._over_s - time.monotonic(), 0.0))
         self._failed_s = _NEVER_S if flushed else time.monotonic()
         self._report(flushed, spooled_before, timeout_s)
         totals.tell(last=True)
         if interrupt is not None:
             raise interrupt
         return flushed
-
-    def _left_of(self, timeout_s: float) -> float:
-        """Of an end that has waited in vain just before, the rest of its time."""
-        now_s = time.monotonic()
-        if now_s - self._failed_s > _ONE_END_S:
-            self._begun_s = now_s
-        return max(timeout_s - (now_s - self._begun_s), min(timeout_s, STOP_S))
 
     def _flush(self, timeout_s: float) -> bool:
         if not self._settings.spool_dir:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from spanferry import values
+from spanferry.stopping import let_through
 from spanferry_schemas import SpanEvent as WireEvent
 from spanferry_schemas import SpanLink as WireLink
 from spanferry_schemas import StatusCode, trace_id_text
@@ -153,7 +154,8 @@ def stack_trace(exception: BaseException) -> str:
     """The exception and those that led to it, as Python prints them."""
     try:
         return values.clean("".join(traceback.format_exception(exception)).strip())
-    except Exception:  # noqa: BLE001  an exception's own text may raise
+    except BaseException as error:  # noqa: BLE001  an exception's own text may raise
+        let_through(error)
         return values.text(exception)
 
 
@@ -186,13 +188,14 @@ def status_of(status: object) -> tuple[StatusCode, str] | None:
     """Code and message of a status, a code or a code's name, MLflow's too; None where it is none."""
     try:
         code = str(getattr(status, "status_code", status))
-        message = getattr(status, "description", None)
-    except Exception:  # noqa: BLE001  whatever a user's object does
+        message = getattr(status, "description", None) or None
+    except BaseException as error:  # noqa: BLE001  whatever a user's object does
+        let_through(error)
         return None
     known = StatusCode.__members__.get(code.rpartition(".")[2])
     if known is None:
         return None
-    return known, values.text(message) if message and known is StatusCode.ERROR else ""
+    return known, values.text(message) if message is not None and known is StatusCode.ERROR else ""
 
 
 def log_level_of(level: object) -> SpanLogLevel | None:

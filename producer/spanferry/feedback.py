@@ -18,6 +18,7 @@ from spanferry.assessments import (
 )
 from spanferry.log import say_once
 from spanferry.process import new_assessment_id
+from spanferry.stopping import let_through
 from spanferry.texts import usable_texts
 from spanferry_schemas import Assessment, AssessmentKind, mlflow_keys
 
@@ -147,7 +148,8 @@ def log_assessment(
         return None
     try:
         return _log_entity(trace_id, client_request_id, assessment)
-    except Exception as error:  # noqa: BLE001  whatever a user's object does
+    except BaseException as error:  # noqa: BLE001  whatever a user's object does
+        let_through(error)
         say_once("assessment-like", "an assessment could not be used: %s", values.text(error))
         return None
 

@@ -10,13 +10,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from spanferry import values
-from spanferry.ended_span import EndedSpan
+from spanferry.ended_span import EndedSpan, names_size
 from spanferry.giants import GIANT_BYTES, give_way, remember
 from spanferry.log import say_once
 from spanferry.process import PROCESS
 from spanferry.settings import Settings
+from spanferry.stopping import let_through
 from spanferry_schemas import Assessment, Span, SpanEvent, SpanLink, TracePart, mlflow_keys
-from spanferry_schemas.cutting import CUT_ATTRIBUTE, cut_json, cut_object
+from spanferry_schemas.cutting import CUT_ATTRIBUTE, cut_json, cut_object, cut_sizes
 
 if TYPE_CHECKING:
     from spanferry.redacting.redactor import Redactor
@@ -29,6 +30,7 @@ __all__ = [
     "FinishingCounts",
     "finisher_of",
     "may_attach",
+    "payload_limit",
     "shorten",
 ]
 
@@ -146,7 +148,8 @@ class Finisher:
     def _change(self, span: EndedSpan, size: int, trace: "Marked | None") -> int:
         try:
             return self._finish(span, size, trace)
-        except Exception as error:  # noqa: BLE001  the span stays, its content does not
+        except BaseException as error:  # noqa: BLE001  the span stays, its content does not
+            let_through(error)
             say_once("finishing", "a span could not be looked into: %s", type(error).__name__)
             span.inputs = span.outputs = span.attributes = None
             span.events, span.links, span.message = (), (), ""
@@ -155,7 +158,7 @@ class Finisher:
             return size
 
     def _finish(self, span: EndedSpan, size: int, trace: "Marked | None") -> int:
-        before = _bytes_of(span.inputs, span.outputs, span.attributes, span.events)
+        before = _bytes_of(span)
         redactor = self.redactor
         if self._shortening is not None:
             self._note_shortened(span, self._shortening, trace)
@@ -174,10 +177,10 @@ class Finisher:
                 span.message = redactor.text(span.message, "", "status")
             span.events = _redacted_events(redactor, span.events)
             span.links = _redacted_links(redactor, span.links)
-        after = _bytes_of(span.inputs, span.outputs, span.attributes, span.events)
+        after = _bytes_of(span)
         if after > self._payload_bytes_max:
             self._cut(span)
-            after = _bytes_of(span.inputs, span.outputs, span.attributes, span.events)
+            after = _bytes_of(span)
         return size + after - before
 
     def wire_span(self, span: Span) -> Span:
@@ -213,8 +216,9 @@ class Finisher:
         redactor = self.redactor
         if redactor is None:
             return part
-        named = {key: part.metadata[key] for key in _IDENTITIES if key in part.metadata}
-        metadata = redactor.texts(part.metadata, "metadata")
+        given = part.metadata.copy()  # other threads may be changing it
+        named = {key: given[key] for key in _IDENTITIES if key in given}
+        metadata = redactor.texts(given, "metadata")
         request_id = part.client_request_id
         if not redactor.identities:
             metadata.update(named)
@@ -225,9 +229,9 @@ class Finisher:
             client_request_id=request_id,
             request_preview=_redacted_text(redactor, part.request_preview, "request_preview"),
             response_preview=_redacted_text(redactor, part.response_preview, "response_preview"),
-            tags=redactor.texts(part.tags, "tag"),
+            tags=redactor.texts(part.tags.copy(), "tag"),
             metadata=metadata,
-            model_params=redactor.texts(part.model_params, "model_param"),
+            model_params=redactor.texts(part.model_params.copy(), "model_param"),
         )
 
     def assessment(self, given: Assessment) -> Assessment:
@@ -289,14 +293,18 @@ def may_attach() -> bool:
 
 def finisher_of(settings: Settings) -> Finisher:
     """What the options ask for."""
-    limit = settings.payload_bytes_max
-    if limit is None:
-        limit = settings.buffer_bytes // 2
+    limit = payload_limit(settings) or _NEVER
     if settings.redact is None:
-        return Finisher(None, limit or _NEVER)
+        return Finisher(None, limit)
     from spanferry.redacting.redactor import Redactor  # noqa: PLC0415  for those who redact
 
-    return Finisher(Redactor(settings.redact), limit or _NEVER)
+    return Finisher(Redactor(settings.redact), limit)
+
+
+def payload_limit(settings: Settings) -> int:
+    """Bytes of a payload above which it is cut; 0: never."""
+    limit = settings.payload_bytes_max
+    return settings.buffer_bytes // 2 if limit is None else limit
 
 
 def shorten(level: int) -> None:
@@ -335,21 +343,21 @@ def _replace_large(
             for event in span.events
         ]
     if cut:
-        attributes[CUT_ATTRIBUTE] = msgspec.json.encode(cut)
+        earlier = cut_sizes(
+            attributes.get(CUT_ATTRIBUTE, b"{}")
+        )  # of a stream that was not kept whole
+        attributes[CUT_ATTRIBUTE] = msgspec.json.encode({**cut, **earlier})
         span.attributes = attributes
     return len(cut)
 
 
-def _bytes_of(
-    inputs: bytes | None,
-    outputs: bytes | None,
-    attributes: dict[str, bytes] | None,
-    events: Sequence[SpanEvent],
-) -> int:
-    size = len(inputs or b"") + len(outputs or b"")
-    if attributes:
-        size += sum(map(len, attributes.copy().values()))
-    return size + sum(len(event.attributes) + len(event.name) for event in events)
+def _bytes_of(span: EndedSpan) -> int:
+    """What may become more or less."""
+    size = names_size(span.name, span.span_type) + len(span.message)
+    size += len(span.inputs or b"") + len(span.outputs or b"")
+    if span.attributes:
+        size += sum(map(len, span.attributes.copy().values()))
+    return size + sum(len(event.attributes) + len(event.name) for event in span.events)
 
 
 def _redacted(redactor: "Redactor", attributes: dict[str, bytes]) -> dict[str, bytes]:

@@ -25,6 +25,10 @@ PIECE_BYTES: Final = 256 * 1024
 NAMES_MAX: Final = 1_000
 """Names of spans that are remembered."""
 
+_NAME_CHARS_MAX: Final = 250
+"""Of a name that is remembered. A longer one, such as a path that a client has made up, is rather not
+the name of others."""
+
 _RUN_MAX: Final = 1_000
 """Members of a container that are written in one call."""
 
@@ -42,7 +46,7 @@ give_way: Final[Callable[[], object]] = getattr(os, "sched_yield", lambda: time.
 def remember(name: object) -> None:
     """A span of that name was a giant."""
     giants = PROCESS.giants
-    if type(name) is str and len(giants) < NAMES_MAX:
+    if type(name) is str and len(name) <= _NAME_CHARS_MAX and len(giants) < NAMES_MAX:
         giants.add(name)
         PROCESS.roomy = False
 

@@ -16,7 +16,9 @@ __all__ = ["Rest", "SenderLoop"]
 
 _REST_S: Final = 1.0
 _LOADED_S: Final = 10.0
+_LOOK_S: Final = 0.1
 _GIVE_WAY_S: Final = 0.0005
+_GIVE_WAYS: Final = 100
 
 
 _get_ident: Final[Callable[[], int]] = original("_thread", "get_ident")
@@ -48,14 +50,25 @@ class Rest:
         self._awake.release()
 
     def give_way(self) -> None:
-        """Between the two: whoever waits gets it, which a lock does not promise."""
-        if self._asked_for:
+        """Between the two: whoever waits gets it, which a lock does not promise.
+
+        A thread that is woken takes a while to run where the processor has much to do.
+        """
+        for _ in range(_GIVE_WAYS):
+            if not self._asked_for or self._awake.locked():
+                return
             time.sleep(_GIVE_WAY_S)
 
     def load(self, module: str) -> None:
-        """Import it on the sender's thread, which a fork waits for. Raises what the import raises."""
+        """Import it on the sender's thread, which a fork waits for; who waits already goes first.
+
+        Raises what the import raises.
+        """
         self._loading = True
         try:
+            self.begin()
+            self.give_way()
+            self.end()
             importlib.import_module(module)
         finally:
             self._loading = False
@@ -67,7 +80,15 @@ class Rest:
             return False
         self._asked_for += 1
         try:
-            return bool(self._awake.acquire(timeout=_LOADED_S if self._loading else _REST_S))
+            began_s = now_s = time.monotonic()
+            until_s = began_s + _REST_S
+            while now_s < until_s:
+                if self._awake.acquire(timeout=min(until_s - now_s, _LOOK_S)):
+                    return True
+                now_s = time.monotonic()
+                if self._loading:
+                    until_s = max(until_s, min(now_s + _REST_S, began_s + _LOADED_S))
+            return False
         finally:
             self._asked_for -= 1
 

@@ -9,6 +9,7 @@ from spanferry import values
 from spanferry.context import CurrentToken, RemoteParent, current, leave
 from spanferry.log import say_once
 from spanferry.spans import NoOpSpan
+from spanferry.stopping import let_through
 from spanferry_schemas.limits import SPAN_ID_BYTES, TRACE_ID_BYTES
 
 __all__ = [
@@ -141,7 +142,8 @@ def _parent(headers: Mapping[str, str]) -> RemoteParent | None:
     try:
         found = {values.text(name).lower(): values.text(value) for name, value in headers.items()}
         return parse_context(found.get(_PARENT, ""), found.get(_STATE, ""), ours_only=False)
-    except Exception as error:  # noqa: BLE001  whatever a framework's headers do
+    except BaseException as error:  # noqa: BLE001  whatever a framework's headers do
+        let_through(error)
         say_once("headers", "request headers could not be read: %s", values.text(error))
     return None
 

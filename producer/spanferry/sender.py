@@ -39,7 +39,7 @@ _AWAY_S: Final = 1.0
 _LOOK_S: Final = 0.2
 """Between two looks at how much time a flush is to leave over."""
 _ANSWER_S: Final = 0.2
-"""The sender may be waiting for a disk when the time for it is over."""
+"""Of the time for the disk: the sender may be waiting for it when nothing more is to be written."""
 
 _OF_THE_MAIN_THREAD: Final = (
     signal.SIGTERM,
@@ -135,11 +135,11 @@ class Sender:
         if not self.start():
             return False
         self._rests = True
-        asked = _PutAway(time.monotonic() + timeout_s, concurrent.futures.Future())
+        asked = _PutAway(time.monotonic() + timeout_s - _ANSWER_S, concurrent.futures.Future())
         self._put_away.append(asked)
         self._wake_up()
         try:
-            asked.done.result(timeout_s + _ANSWER_S)
+            asked.done.result(timeout_s)
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             return False
         return self._buffer.used_bytes == 0

@@ -21,6 +21,7 @@ from spanferry.giants import encode_in_pieces
 from spanferry.log import say_once
 from spanferry.process import PROCESS
 from spanferry.span_view import SpanView
+from spanferry.stopping import let_through
 from spanferry.values import AS_IT_CAME, ITS_TEXT, STRICT, dumps, encode
 from spanferry_schemas import SpanEvent as WireEvent
 from spanferry_schemas import StatusCode, mlflow_keys
@@ -68,7 +69,8 @@ class SpanRecorder(SpanView):
                     self._inputs = encode_in_pieces(inputs)
                 else:
                     self._inputs = dumps(inputs, None, STRICT)[ITS_TEXT]
-            except Exception:  # noqa: BLE001  whatever a user's value does
+            except BaseException as error:  # noqa: BLE001  whatever a user's value does
+                let_through(error)
                 self._inputs = encode(inputs, self.attach)
 
     def set_outputs(self, outputs: Any) -> None:
@@ -81,7 +83,8 @@ class SpanRecorder(SpanView):
                     self._outputs = encode_in_pieces(outputs)
                 else:
                     self._outputs = dumps(outputs, None, STRICT)[ITS_TEXT]
-            except Exception:  # noqa: BLE001  whatever a user's value does
+            except BaseException as error:  # noqa: BLE001  whatever a user's value does
+                let_through(error)
                 self._outputs = encode(outputs, self.attach)
 
     def set_attribute(self, key: str, value: Any) -> None:
@@ -97,7 +100,8 @@ class SpanRecorder(SpanView):
         """Set several attributes."""
         try:
             pairs = list(attributes.items())
-        except Exception:  # noqa: BLE001  whatever a user's mapping does
+        except BaseException as error:  # noqa: BLE001  whatever a user's mapping does
+            let_through(error)
             say_once("attributes", "attributes must be a dict, %s is left out", type(attributes))
             return
         for key, value in pairs:
@@ -136,7 +140,8 @@ class SpanRecorder(SpanView):
         """Add a moment. One named `exception` raises the log level to ERROR."""
         try:
             wire = event_to_wire(event)
-        except Exception as error:  # noqa: BLE001  whatever a user's event does
+        except BaseException as error:  # noqa: BLE001  whatever a user's event does
+            let_through(error)
             say_once("event", "a span event could not be used: %s", values.text(error))
             return
         if not self.is_open("event"):
@@ -156,7 +161,8 @@ class SpanRecorder(SpanView):
         """Point to another span."""
         try:
             wire = link_to_wire(link)
-        except Exception as error:  # noqa: BLE001  whatever a user's link does
+        except BaseException as error:  # noqa: BLE001  whatever a user's link does
+            let_through(error)
             say_once("link", "a span link could not be used: %s", values.text(error))
             return
         if self.is_open("link"):
@@ -176,7 +182,8 @@ class SpanRecorder(SpanView):
             )
             self.add_event(event)
             self.set_status(SpanStatus(SpanStatusCode.ERROR, message))
-        except Exception as error:  # noqa: BLE001  whatever a user's exception does
+        except BaseException as error:  # noqa: BLE001  whatever a user's exception does
+            let_through(error)
             say_once("exception", "an exception could not be recorded: %s", values.text(error))
 
     def attach(self, attachment: Any) -> str:

@@ -13,6 +13,7 @@ from spanferry.ended_span import (
     attributes_size,
     level_of,
     moments_size,
+    names_size,
     with_level,
 )
 from spanferry.entities import (
@@ -32,7 +33,8 @@ from spanferry.log import say_once
 from spanferry.parcel import PARCEL_OVERHEAD_BYTES
 from spanferry.process import PROCESS, new_span_id
 from spanferry.span_recorder import SpanRecorder
-from spanferry.trace_state import LiveTrace
+from spanferry.stopping import let_through
+from spanferry.trace_state import LiveTrace, lose
 from spanferry_schemas import Attachment, StatusCode, mlflow_keys, trace_id_text
 
 __all__ = [
@@ -135,6 +137,7 @@ class Span(SpanRecorder):
             tags = self.trace.facts.tags
             if self._is_root and tags.get(mlflow_keys.TAG_TRACE_NAME) == self._name:
                 tags[mlflow_keys.TAG_TRACE_NAME] = values.text(name)
+                self.trace.name = ""  # of use only while there are no facts
             self._name = name
 
     def attach(self, attachment: Any) -> str:
@@ -177,7 +180,8 @@ class Span(SpanRecorder):
                 self.set_status(status)
             if end_time_ns is not None:
                 now_ns = nanoseconds_of(end_time_ns) or now_ns
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+        except BaseException as error:  # noqa: BLE001  the app must not see our troubles
+            let_through(error)
             say_once("span-end", "a span could not be handed over: %s", values.text(error))
         self.close(now_ns)
         if end_time_ns is not None:
@@ -187,7 +191,8 @@ class Span(SpanRecorder):
         """What is due is so by the clock, whatever time the app has given."""
         try:
             self.trace.look()
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+        except BaseException as error:  # noqa: BLE001  the app must not see our troubles
+            let_through(error)
             say_once("span-end", "a span could not be handed over: %s", values.text(error))
 
     def close(self, end_ns: int) -> None:  # noqa: C901, PLR0912  see `_Process`
@@ -210,14 +215,17 @@ class Span(SpanRecorder):
                 return  # the process that started the span has it too, and ends it
             inputs, outputs, attributes = self._inputs, self._outputs, self._attributes
             size = SPAN_OVERHEAD_BYTES + len(inputs or b"") + len(outputs or b"")
+            try:
+                size += len(self._name) + len(self._span_type)
+            except Exception:  # noqa: BLE001  the app may have given no texts
+                size += names_size(self._name, self._span_type)
             if attributes is not None:
                 size += attributes_size(attributes)
-            if self._events or self._links or status is _FAILED:
+            if self._events or self._links or self._message:
                 size += len(self._message) + moments_size(self._events, self._links)
-            ended = EndedSpan(
-                self.span_id_bytes, self._parent_id, self._name, self._span_type, self._start_ns, end_ns,
-                status, self._message, inputs, outputs, attributes, self._events, self._links,
-            )  # fmt: skip
+            ended = EndedSpan(self.span_id_bytes, self._parent_id, self._name, self._span_type,
+                self._start_ns, end_ns, status, self._message, inputs, outputs, attributes,
+                self._events, self._links)  # fmt: skip
             if size > process.finish_above:
                 size = process.finisher.span(ended, size, trace)
             if forked:
@@ -236,7 +244,7 @@ class Span(SpanRecorder):
                 ):
                     trace.look()
                 return
-            if trace.keeps_spans or process.finish_above < 0:
+            if trace.own_facts is not None or trace.keeps_spans or process.finish_above < 0:
                 trace.finish(ended, size, error=False, duration_ns=end_ns - self._start_ns)
             else:
                 trace.root = ended
@@ -245,8 +253,19 @@ class Span(SpanRecorder):
                 trace.defaults.outlet.put(trace)
             _LAST_TRACE.anywhere = trace.trace_id
             _LAST_TRACE.here.set(trace.trace_id)
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
-            say_once("span-end", "a span could not be handed over: %s", values.text(error))
+        except BaseException as error:  # noqa: BLE001  the app must not see our troubles
+            self._lost(end_ns, error)
+            let_through(error)
+
+    def _lost(self, end_ns: int, error: BaseException) -> None:
+        """The span could not be handed over."""
+        say_once("span-end", "a span could not be handed over: %s", values.text(error))
+        if self._end_ns is None:
+            self._end_ns = end_ns
+        try:
+            lose(self.trace, root=self._is_root)
+        except Exception as trouble:  # noqa: BLE001  the app must not see our troubles
+            say_once("span-lost", "a trace was lost, and not counted: %s", values.text(trouble))
 
     def settle(self) -> None:
         """Write down what nobody has said: the log level that follows from the type."""

@@ -171,8 +171,10 @@ class capture:  # noqa: N801  used as a function: `with capture() as captured`
         return self._settings
 
     def put(self, waiting: Waiting) -> None:
-        """Keep a parcel."""
-        self.parcels.append(waiting.parcel())
+        """Keep a parcel, unless it is one that would only be counted as dropped."""
+        parcel = waiting.parcel()
+        if not parcel.broken:
+            self.parcels.append(parcel)
 
     def __enter__(self) -> Self:
         self._before = outlets.install(self)

@@ -5,6 +5,7 @@ from typing import Any
 
 from spanferry import values
 from spanferry.log import say_once
+from spanferry.stopping import let_through
 
 __all__ = ["texts_of", "usable_texts"]
 
@@ -18,6 +19,7 @@ def usable_texts(given: Mapping[Any, Any] | None, what: str) -> dict[str, str]:
     """The same; nothing of what cannot be read, and said once: `what` is its name and the verb."""
     try:
         return texts_of(given or {})
-    except Exception as error:  # noqa: BLE001  whatever a user's mapping does
+    except BaseException as error:  # noqa: BLE001  whatever a user's mapping does
+        let_through(error)
         say_once(f"texts-of {what}", "%s left out: %s", what, values.text(error))
         return {}

@@ -9,13 +9,23 @@ from msgspec.structs import replace
 
 from spanferry import outlet as outlets
 from spanferry.ended_span import EndedSpan
-from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Outlet, Parcel, SentSpan, Whole
+from spanferry.parcel import (
+    NO_ROOM_BYTES,
+    PARCEL_OVERHEAD_BYTES,
+    DropReason,
+    Outlet,
+    Parcel,
+    SentSpan,
+    Whole,
+    attachment_size,
+    part_size,
+)
 from spanferry.process import PROCESS
 from spanferry.values import text
 from spanferry.watching import Account
 from spanferry_schemas import Attachment, End, TracePart, mlflow_keys
 
-__all__ = ["INCOMPLETE", "LiveTrace", "OpenedSpan", "TraceDefaults"]
+__all__ = ["INCOMPLETE", "LiveTrace", "OpenedSpan", "TraceDefaults", "lose"]
 
 T = TypeVar("T")
 
@@ -86,8 +96,8 @@ class LiveTrace(Struct, eq=False):
     pending: list[SentSpan] = []
     """Spans that have ended and wait, without the root."""
     pending_bytes: int = 0
-    """About what they take, attachments and texts of the trace's own part included; where threads
-    end spans at once an update may be lost. Of no use after the end."""
+    """About what they take, attachments included; where threads end spans at once an update may be
+    lost. Of no use after the end."""
     failed: bool = False
     """One of them has."""
     spans: int = 0
@@ -143,11 +153,7 @@ class LiveTrace(Struct, eq=False):
         if self.attachments is None:
             self.attachments = []
         self.attachments.append(attachment)
-        self.pending_bytes += len(attachment.data)
-
-    def weigh(self, *texts: str | None) -> None:
-        """Texts have been put into the trace's own part."""
-        self.pending_bytes += sum(len(text) for text in texts if text is not None)
+        self.pending_bytes += attachment_size(attachment)
 
     def add(self, span: SentSpan, size: int, *, error: bool) -> None:
         """Take a span that has ended and is not the local root, of about `size` bytes."""
@@ -178,7 +184,11 @@ class LiveTrace(Struct, eq=False):
         self.root_duration_ns = duration_ns
         self.root = root
         self.spans_at_end = self.spans
-        self.size = PARCEL_OVERHEAD_BYTES + self.pending_bytes + size
+        size += PARCEL_OVERHEAD_BYTES + self.pending_bytes
+        for facts in (self.own_facts, self.sent_facts):
+            if facts is not None:
+                size += part_size(facts)
+        self.size = size
         self.defaults.outlet.put(self)
 
     def parcel(self) -> Parcel:
@@ -210,14 +220,17 @@ class LiveTrace(Struct, eq=False):
         attachments = _taken(self.attachments)
         size = PARCEL_OVERHEAD_BYTES + self.pending_bytes
         if self.ended:
-            size = PARCEL_OVERHEAD_BYTES + sum(len(one.data) for one in attachments)
+            size = PARCEL_OVERHEAD_BYTES + sum(map(attachment_size, attachments))
             size += sum(len(one) if isinstance(one, bytes) else one.size for one in spans)
+            size += len((self.sent_facts or self.facts).metadata.get(_SESSION, ""))
         self.pending_bytes = 0
         self.due_ns = self.now_ns() + self.defaults.fragment_age_ns
         whole = Whole()
         if self.whole is None and not self.ended:  # nor was another thread faster
             self.whole = whole
         part = None if self.ended else self._sent_part()
+        if part is not None:
+            size += part_size(part)
         self.defaults.outlet.put(self._parcel_of(spans, attachments, size, part, None, 0))
 
     def _part(self) -> TracePart | None:
@@ -262,6 +275,27 @@ class LiveTrace(Struct, eq=False):
         """A span of a forked process: what waits here is the parent's, and so is the end marker."""
         target = outlets.current() or self.defaults.outlet
         target.put(Parcel(self.trace_id, size + PARCEL_OVERHEAD_BYTES, [span], error=error))
+
+
+def lose(trace: LiveTrace, *, root: bool) -> None:
+    """A span has ended and could not be handed over. With the local root the trace is lost: it is
+    counted as dropped, whatever of it waits or comes later. Without another one it says that it is
+    incomplete."""
+    if trace.root is not None or trace.forks != PROCESS.forks:
+        return  # the outlet has the trace, or another process
+    if not root:
+        trace.facts.metadata[INCOMPLETE] = _DROPPED
+        trace.changed = True
+        return
+    trace.root = _HANDED_OVER
+    if trace.whole is None:
+        trace.whole = Whole()
+    trace.whole.lose(DropReason.BROKEN)
+    _taken(trace.pending)
+    _taken(trace.attachments)
+    parcel = Parcel(trace.trace_id, NO_ROOM_BYTES, end=End(0), whole=trace.whole, broken=True)
+    trace.defaults.outlet.put(parcel)
+    trace.look()
 
 
 def _taken(waiting: list[T] | None) -> list[T]:

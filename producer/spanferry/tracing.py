@@ -11,13 +11,13 @@ from spanferry.dressing import Dressing, TraceDestination, dress
 from spanferry.entities import LinkLike, SpanLogLevel, SpanType, nanoseconds_of
 from spanferry.log import say_once
 from spanferry.opening import complain_not_enabled, open_span
-from spanferry.parcel import TEXT_OVERHEAD_BYTES
 from spanferry.propagation import (
     get_tracing_context_headers_for_http_request,
     set_tracing_context_from_http_request_headers,
 )
 from spanferry.spans import NoOpSpan, Span, get_last_active_trace_id
 from spanferry.starting import start_span
+from spanferry.stopping import let_through
 from spanferry.trace_state import LiveTrace
 from spanferry_schemas import TraceState, mlflow_keys
 
@@ -146,11 +146,9 @@ def update_current_trace(  # noqa: C901, PLR0913, PLR0917  MLflow's signature
             if session_id is not None:
                 own = session_id if type(session_id) is str else values.text(session_id)
                 texts[_SESSION] = own if own.isascii() else values.clean(own)
-                trace.pending_bytes += len(own)
             if user is not None:
                 own = user if type(user) is str else values.text(user)
                 texts[_USER] = own if own.isascii() else values.clean(own)
-                trace.pending_bytes += len(own)
         if model_id:
             facts.metadata[mlflow_keys.METADATA_MODEL_ID] = values.text(model_id)
             facts.active_model, facts.model_params = None, {}
@@ -158,7 +156,8 @@ def update_current_trace(  # noqa: C901, PLR0913, PLR0917  MLflow's signature
             facts.client_request_id = values.text(client_request_id)
         if request_preview is not None or response_preview is not None or state is not None:
             _show(trace, request_preview, response_preview, state)
-    except Exception as error:  # noqa: BLE001  whatever a user's object does
+    except BaseException as error:  # noqa: BLE001  whatever a user's object does
+        let_through(error)
         say_once("update", "update_current_trace could not use it all: %s", values.text(error))
     trace.changed = True
 
@@ -173,7 +172,8 @@ def _add_texts(
     kept = trace.facts.tags if what == "tags" else trace.facts.metadata
     try:
         pairs = list(given.items())
-    except Exception:  # noqa: BLE001  whatever a user's mapping does
+    except BaseException as error:  # noqa: BLE001  whatever a user's mapping does
+        let_through(error)
         say_once(f"texts-{what}", "%s must be a dict, %s is left out", what, type(given))
         return
     for key, value in pairs:
@@ -186,7 +186,6 @@ def _add_texts(
                 say_once(f"text-{what}", "values of %s are stored as text: %s", what, own_key)
         if own_key not in leave_out:
             kept[own_key] = own_text
-            trace.pending_bytes += TEXT_OVERHEAD_BYTES + len(own_key) + len(own_text)
     trace.changed = True
 
 
@@ -197,7 +196,6 @@ def _show(
     facts = trace.facts
     facts.request_preview = _preview(request_preview) or facts.request_preview
     facts.response_preview = _preview(response_preview) or facts.response_preview
-    trace.weigh(facts.request_preview, facts.response_preview)
     if state is not None:
         facts.state = _state(state) or facts.state
 

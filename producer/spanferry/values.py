@@ -17,6 +17,7 @@ import orjson
 
 from spanferry.log import say_once
 from spanferry.process import PROCESS
+from spanferry.stopping import let_through
 
 __all__ = [
     "AS_IT_CAME",
@@ -121,7 +122,8 @@ def encode(value: object, attach: Attach | None = None) -> bytes:
     """
     try:
         return dumps(value, None, STRICT)[:-1]
-    except Exception:  # noqa: BLE001  whatever a user's value does
+    except BaseException as error:  # noqa: BLE001  whatever a user's value does
+        let_through(error)
         return _encode_other(value, attach)
 
 
@@ -139,7 +141,8 @@ def text(value: object) -> str:
         return value if value.isascii() else clean(value)
     try:
         return clean(str.__str__(str(value)))
-    except Exception:  # noqa: BLE001  whatever a user's value does
+    except BaseException as error:  # noqa: BLE001  whatever a user's value does
+        let_through(error)
         return _representation(value)
 
 
@@ -162,7 +165,8 @@ def chunk_text(encoded: bytes) -> str:
 def _representation(value: object) -> str:
     try:
         return clean(str.__str__(repr(value)))
-    except Exception:  # noqa: BLE001  whatever a user's value does
+    except BaseException as error:  # noqa: BLE001  whatever a user's value does
+        let_through(error)
         return _note(value)
 
 
@@ -181,7 +185,8 @@ def _shown(value: object) -> str:
 def _note(value: object) -> str:
     try:
         return clean(f"{_CANNOT_RECORD} {type(value).__name__}>")
-    except Exception:  # noqa: BLE001  a metaclass can do anything
+    except BaseException as error:  # noqa: BLE001  a metaclass can do anything
+        let_through(error)
         return f"{_CANNOT_RECORD} this value>"
 
 
@@ -189,12 +194,13 @@ def _encode_other(value: object, attach: Attach | None) -> bytes:
     """What orjson does not take."""
     try:
         return _encode(value)
-    except Exception:  # noqa: BLE001, S110  whatever a user's value does
-        pass
+    except BaseException as error:  # noqa: BLE001  whatever a user's value does
+        let_through(error)
     PROCESS.slow_values = True
     try:
         return _encode(_Unfolding(attach).plain(value, 0))
-    except Exception:  # noqa: BLE001  whatever a user's value does
+    except BaseException as error:  # noqa: BLE001  whatever a user's value does
+        let_through(error)
         shown = _representation(value)
     say_once(
         "value-repr",
@@ -237,8 +243,8 @@ class _Unfolding:
         if 0 < depth <= _ATTEMPT_DEPTH_MAX or kind not in _CONTAINERS:
             try:
                 return msgspec.Raw(_encode(value))
-            except Exception:  # noqa: BLE001, S110  not plain data: unfold it
-                pass
+            except BaseException as error:  # noqa: BLE001  not plain data: unfold it
+                let_through(error)
         return self._enter(value, kind, depth + 1)
 
     def _enter(self, value: Any, kind: type, depth: int) -> Any:
@@ -268,7 +274,8 @@ class _Unfolding:
             return self._attach(value)
         try:
             content = _content(value, kind)
-        except Exception:  # noqa: BLE001  whatever a user's value does
+        except BaseException as error:  # noqa: BLE001  whatever a user's value does
+            let_through(error)
             content = value
         return _shown(value) if content is value else self.plain(content, depth)
 

@@ -5,11 +5,14 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["CUT_ATTRIBUTE", "cut_json", "cut_object"]
+__all__ = ["CUT_ATTRIBUTE", "CUT_ITEMS_ATTRIBUTE", "cut_json", "cut_object", "cut_sizes"]
 
 CUT_ATTRIBUTE: Final = "spanferry.cut"
 """Span attribute: JSON object from the name of what was cut to its original bytes; `events` counts
 what all events of the span had, and `links` how many bytes the links' attributes had."""
+
+CUT_ITEMS_ATTRIBUTE: Final = "spanferry.cut.items"
+"""Span attribute of a stream whose outputs were cut: how many items it had."""
 
 _ELLIPSIS: Final = "…".encode()
 _AROUND: Final = len(_ELLIPSIS) + 2
@@ -47,6 +50,14 @@ def cut_object(attributes: bytes, bytes_max: int) -> bytes:
         for name, value in values.items()
     }
     return msgspec.json.encode(small)
+
+
+def cut_sizes(earlier: bytes) -> dict[str, int]:
+    """What `spanferry.cut` says already; nothing where it is not what it should be."""
+    try:
+        return msgspec.json.decode(earlier, type=dict[str, int])
+    except (msgspec.MsgspecError, RecursionError):
+        return {}
 
 
 def _without_broken_tail(start: bytes) -> bytes:

@@ -3,23 +3,25 @@
 import asyncio
 import contextlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from benchmarks.report import Figure
-from benchmarks.serve.blocks import each_request
 from benchmarks.serve.cases import CASES, CLOSED, DEAD, OPEN, SLOW, STATES, Case
 from benchmarks.serve.document import PAGE, document
 from benchmarks.serve.load import Answers, Order, take
 from benchmarks.serve.plots import pictures
+from benchmarks.serve.processes import Load
 from benchmarks.serve.report import BlockFigures, Memory, Report, make_block, make_row, ratio
 from benchmarks.serve.tables import break_even, case_table, printed
 from benchmarks.serve.verdicts import verdicts
@@ -262,16 +264,26 @@ def test_what_was_not_measured_is_no_verdict() -> None:
     )
 
 
-def test_a_generators_quantiles_stand_for_its_requests() -> None:
-    quantiles = Answers(latency_us=list(range(1, 1001)), elapsed_s=1.0, requests=2_500)
-    each = each_request(quantiles)
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_wrk_tells_every_latency_so_that_rounds_have_a_p999_together(tmp_path: Path) -> None:
+    with serving(1_000_000) as (port, server), Load(tmp_path, wrk=True) as load:
+        app: Any = SimpleNamespace(port=port)
+        rounds: list[Answers] = []
+        while len(rounds) < 2 or (sum(one.requests for one in rounds) < 1_000 and len(rounds) < 9):
+            rounds.append(load.closed(app, 1.0, connections=64))
 
-    assert (len(each), each[0], each[-1]) == (2_500, 1, 1_000)
-    assert sorted(each) == each
-    assert each.count(1_000) in {2, 3}
-    few = Answers(latency_us=[5, 7], elapsed_s=1.0, requests=2)
-    assert each_request(few) == [5, 7]
-    assert each_request(Answers(latency_us=[], elapsed_s=1.0, requests=9)) == []
+    assert load.closed_by == "wrk"
+    assert len(server.bodies) >= sum(one.requests for one in rounds)
+    for answers in rounds:
+        assert answers.failed == 0
+        assert 0 < answers.requests <= len(answers.latency_us)
+        assert answers.latency_us == sorted(answers.latency_us)
+        assert 0 < answers.latency_us[-1] < 60_000_000
+    pooled = [latency for answers in rounds for latency in answers.latency_us]
+    row = make_row("c", "spanferry", [block(0, "spanferry", 30)], pooled, made=1, lost=0)
+    assert row.p999 is not None
+    above = sum(latency > row.p999 * 1_000 * 1.001 for latency in pooled)
+    assert above <= len(pooled) / 1_000
 
 
 def test_every_case_of_every_app_has_a_p999_once_there_are_a_thousand_requests() -> None:

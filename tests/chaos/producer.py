@@ -124,7 +124,7 @@ def handed_over() -> tuple[int, int]:
     current = client._client
     assert current is not None
     counts = current._buffer.counts
-    dropped = counts.dropped_full + counts.dropped_oversize
+    dropped = counts.dropped_full + counts.dropped_oversize + counts.dropped_broken
     return counts.parcels - dropped, dropped
 
 

@@ -177,3 +177,56 @@ class RaisingField:
         if name == "missing":
             raise RuntimeError("missing")
         return object.__getattribute__(self, name)
+
+
+class PanicError(BaseException):
+    """What Rust panics with under Python: no Exception."""
+
+
+class Panics:
+    """Panics whatever one does with it."""
+
+    def __getattr__(self, name: str) -> object:
+        raise PanicError(name)
+
+    def __repr__(self) -> str:
+        raise PanicError("repr")
+
+    def __str__(self) -> str:
+        raise PanicError("str")
+
+    def __bool__(self) -> bool:
+        raise PanicError("bool")
+
+
+class PanickingModel:
+    """A model that panics; it has a text."""
+
+    def model_dump(self) -> dict[str, object]:
+        raise PanicError("dump")
+
+    def __str__(self) -> str:
+        return "model"
+
+
+@dataclasses.dataclass(eq=False)
+class PanickingField:
+    """A dataclass of which a field panics."""
+
+    there: int = 1
+    missing: int = 2
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "missing":
+            raise PanicError("missing")
+        return object.__getattribute__(self, name)
+
+    def __repr__(self) -> str:
+        return "field"
+
+
+class PanickingMapping(dict):  # type: ignore[type-arg]
+    """A dict that panics when its items are wanted."""
+
+    def items(self) -> object:  # type: ignore[override]
+        raise PanicError("items")

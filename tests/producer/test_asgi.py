@@ -325,6 +325,40 @@ async def test_odd_scopes_do_not_break_the_app(scope: Any, captured: capture) ->
     assert len(sent) == 2
 
 
+@pytest.mark.usefixtures("unsaid")
+async def test_of_long_headers_and_paths_so_much_is_taken(
+    captured: capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def send(message: Any) -> None:
+        pass
+
+    long = "x" * 60_000
+    names = (b"x-request-id", b"x-session-id", b"x-user-id")
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": f"/{long}",
+        "headers": [(name, long.encode()) for name in names],
+    }
+    for _ in range(2):
+        await TraceMiddleware(app)(scope, None, send)  # type: ignore[arg-type]
+    trace = captured.traces[0]
+    taken = "x" * 8_192
+    assert trace.client_request_id == taken
+    assert trace.metadata == {"mlflow.trace.session": taken, "mlflow.trace.user": taken}
+    assert trace.name == trace.root.name == f"GET /{long}"[:8_192]
+    assert trace.root.attributes["url.path"] == f"/{long}"
+    said = [record.getMessage() for record in caplog.records]
+    assert [text for text in said if "client_request_id of 60000 characters" in text] == [
+        "a header with a client_request_id of 60000 characters has come: 8192 are taken, MLflow holds "
+        "fewer"
+    ]
+
+
 async def test_the_apps_own_names_win(captured: capture) -> None:
     async def handler(request: Request) -> JSONResponse:
         spanferry.update_current_trace(session_id="own", tags={"mlflow.traceName": "own"})

@@ -63,7 +63,7 @@ def test_while_kafka_is_as_fast_as_a_disk_it_gets_nearly_all(clock: Clock) -> No
 
 
 class Sender:
-    """It notes for how long it was asked to flush, and takes all of it, in vain."""
+    """It notes for how long it was asked to flush, and takes all of it, in vain; so does its disk."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -76,10 +76,14 @@ class Sender:
         self._clock.now_s += 0.0 if self.answers else timeout_s
         return self.answers
 
+    def put_away(self, timeout_s: float) -> bool:
+        self._clock.now_s += timeout_s
+        return False
 
-def ending_of(sender: Any) -> Ending:
+
+def ending_of(sender: Any, spool_dir: str | None = None) -> Ending:
     buffer = filled(1_000, 5)
-    settings = Settings(bootstrap_servers="none:1")
+    settings = Settings(bootstrap_servers="none:1", spool_dir=spool_dir)
     return Ending(
         settings, buffer, sender, lambda: Stats(traces=5, traces_buffered=5, buffered_bytes=5_000)
     )
@@ -93,7 +97,8 @@ def test_a_servers_shutdown_and_the_interpreters_exit_are_one_end(
     one.flush_or_spool(3.0)
     clock.now_s += 0.1
     one.flush_or_spool(3.0)
-    assert sender.asked_s == [3.0, ending.STOP_S]
+    assert sender.asked_s == pytest.approx([3.0, ending._AGAIN_S])
+    assert one.left_s == pytest.approx(ending.STOP_S - ending._AGAIN_S)
     assert [record.getMessage() for record in caplog.records] == [
         "5 traces (5000 bytes) were not acknowledged by Kafka within 3.0 s and are lost: no answer"
     ]
@@ -109,4 +114,49 @@ def test_an_end_that_was_none_leaves_the_next_one_its_time(clock: Clock) -> None
     sender.answers = True
     one.flush_or_spool(3.0)
     one.flush_or_spool(3.0)
-    assert sender.asked_s == [3.0, 3.0, ending.STOP_S, 3.0]
+    assert sender.asked_s == pytest.approx([3.0, 3.0, ending._AGAIN_S, 3.0])
+
+
+@pytest.mark.parametrize("spool_dir", [None, "/a/disk/that/hangs"])
+@pytest.mark.parametrize("timeout_s", [0.0, 0.1, 3.0])
+def test_an_end_takes_its_time_and_half_a_second_however_often_it_is_asked_for(
+    clock: Clock, timeout_s: float, spool_dir: str | None
+) -> None:
+    """What is in between is not counted: an app may serve on, and trace."""
+    one = ending_of(Sender(clock), spool_dir)
+    took_s = 0.0
+    for _ in range(5):
+        begun_s = clock.now_s
+        one.flush_or_spool(timeout_s)
+        took_s += clock.now_s - begun_s
+        assert took_s + one.left_s == pytest.approx(timeout_s + ending.STOP_S)
+        clock.now_s += 1.5
+    assert took_s >= timeout_s
+
+
+def test_a_ctrl_c_leaves_the_disk_and_the_sender_a_second(clock: Clock) -> None:
+    class Interrupted(Sender):
+        def flush(self, timeout_s: float, *_: Any) -> bool:
+            self._clock.now_s += 0.4
+            raise KeyboardInterrupt
+
+    one, begun_s = ending_of(Interrupted(clock), "/a/disk/that/hangs"), clock.now_s
+    with pytest.raises(KeyboardInterrupt):
+        one.flush_or_spool(3.0)
+    assert clock.now_s - begun_s + one.left_s == pytest.approx(1.4)
+
+
+def test_a_handler_that_asks_for_the_end_in_the_middle_of_it_does_not_wait_for_itself(
+    clock: Clock,
+) -> None:
+    class Signalled(Sender):
+        def flush(self, timeout_s: float, *_: Any) -> bool:
+            if not self.asked_s:
+                self.asked_s.append(timeout_s)
+                assert not one.flush_or_spool(3.0)
+            return super().flush(timeout_s)
+
+    sender = Signalled(clock)
+    one = ending_of(sender)
+    one.flush_or_spool(3.0)
+    assert sender.asked_s == [3.0, 3.0]

@@ -154,6 +154,8 @@ def test_a_name_is_remembered_from_its_first_giant_on(monkeypatch: pytest.Monkey
 
 def test_names_are_bounded_and_forgotten_with_the_buffer() -> None:
     buffer = new_buffer(1_000_000, DropPolicy.OLDEST)
+    remember("GET /" + "x" * 250)  # whatever a client has made up
+    assert not PROCESS.giants
     for number in range(NAMES_MAX + 5):
         remember(f"name {number}")
     remember(["no text"])

@@ -3,13 +3,18 @@
 import asyncio
 import contextlib
 import gc
+import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import Any
 
 import pytest
 
 import spanferry
+from spanferry import outlet as outlets
+from spanferry.redaction import Redaction
+from spanferry.settings import Settings
 from spanferry.testing import CapturedSpan, capture
+from spanferry_schemas.cutting import CUT_ATTRIBUTE, CUT_ITEMS_ATTRIBUTE
 
 
 def only_span(captured: capture) -> CapturedSpan:
@@ -226,3 +231,98 @@ def test_of_a_long_stream_the_newest_events_are_kept_in_order(captured: capture)
     chunks = [f"mlflow.chunk.item.{number}" for number in range(73, 200)]
     assert names == [*chunks[:77], "own", *chunks[77:]]
     assert len(only_span(captured).outputs) == 200
+
+
+def limited(**options: Any) -> capture:
+    return capture(Settings(bootstrap_servers="none:1", mlflow=False, **options))
+
+
+@spanferry.trace
+def repeated(item: Any, times: int) -> Iterator[Any]:
+    """The same item over and over."""
+    for _ in range(times):
+        yield item
+
+
+def test_of_an_endless_stream_no_more_is_kept_than_is_sent() -> None:
+    item, items = "x" * 498, 100_000
+    tracemalloc.start()
+    with limited(payload_bytes_max=100_000) as captured:
+        generator = repeated(item, items)
+        for _ in range(1_000):
+            next(generator)
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in generator:
+            pass
+        assert tracemalloc.get_traced_memory()[1] - before < 1_000_000
+    tracemalloc.stop()
+    span = only_span(captured)
+    assert span.outputs.startswith(f'["{item}","{item}"')
+    assert span.outputs.endswith("x…")
+    assert len(span.encoded_attributes()["mlflow.spanOutputs"]) <= 100_000
+    whole = items * (len(item) + 3) + 1
+    assert span.attributes[CUT_ATTRIBUTE] == {"mlflow.spanOutputs": whole}
+    assert span.attributes[CUT_ITEMS_ATTRIBUTE] == items
+    assert [span.events[0].name, span.events[-1].name] == [
+        f"mlflow.chunk.item.{items - 128}",
+        f"mlflow.chunk.item.{items - 1}",
+    ]
+    assert outlets.finished().truncated == 1
+
+
+@pytest.mark.parametrize("times", [0, 1, 99, 100, 101, 102, 150])
+def test_a_stream_is_cut_as_the_list_of_its_items_is(times: int) -> None:
+    """From the limit on, not before, and with the same preview and the same size."""
+    item = "x" * 7
+    with limited(payload_bytes_max=1_001) as captured:
+        list(repeated(item, times))
+        with spanferry.start_span("list") as span:
+            span.set_outputs([item] * times)
+    streamed, at_once = (trace.root for trace in captured.traces)
+    assert streamed.outputs == at_once.outputs
+    assert streamed.attributes.get(CUT_ATTRIBUTE) == at_once.attributes.get(CUT_ATTRIBUTE)
+    expected = times if times > 100 else None
+    assert streamed.attributes.get(CUT_ITEMS_ATTRIBUTE) == expected
+
+
+def test_a_long_stream_is_redacted_before_it_is_cut() -> None:
+    with limited(payload_bytes_max=1_000, redact=Redaction(presets=["emails"])) as captured:
+        list(repeated("bob@long-domain.example.com", 1_000))
+    span = only_span(captured)
+    assert "bob" not in str(span.outputs) + str(span.events)
+    assert span.attributes[CUT_ATTRIBUTE]["mlflow.spanOutputs"] == 30_001
+    assert span.attributes[CUT_ITEMS_ATTRIBUTE] == 1_000
+
+
+def test_a_reducer_is_given_every_item_of_a_long_stream() -> None:
+    @spanferry.trace(output_reducer=len)
+    def numbers() -> Iterator[str]:
+        yield from repeated("x" * 500, 1_000)
+
+    with limited(payload_bytes_max=1_000) as captured:
+        list(numbers())
+    outer = captured.traces[0].span("numbers")
+    assert outer.outputs == 1_000
+    assert CUT_ATTRIBUTE not in outer.attributes
+
+
+def test_where_nothing_is_cut_a_stream_is_kept_up_to_what_the_buffer_holds() -> None:
+    with limited(payload_bytes_max=0, buffer_bytes=1_000_000) as captured:
+        list(repeated("x" * 500, 1_900))
+        list(repeated("x" * 500, 9_000))
+    whole, parted = (trace.root for trace in captured.traces)
+    assert len(whole.outputs) == 1_900
+    assert CUT_ATTRIBUTE not in whole.attributes
+    assert 1_900 < len(parted.outputs) < 2_000
+    assert parted.attributes[CUT_ATTRIBUTE] == {"mlflow.spanOutputs": 9_000 * 503 + 1}
+    assert captured.parcels[1].size > 1_000_000  # more than the buffer takes
+
+
+def test_large_items_become_fewer_events() -> None:
+    with limited(payload_bytes_max=1_000_000) as captured:
+        generator = repeated("x" * 100_000, 50)
+        list(generator)
+    events = only_span(captured).events
+    names = [event.name for event in events]
+    assert names == [f"mlflow.chunk.item.{number}" for number in range(50 - len(names), 50)]
+    assert len(names) == 9

@@ -12,6 +12,7 @@ import msgspec
 
 from spanferry import outlet
 from spanferry.client import disable, enable, flush, stats
+from tests.processes.programs import timing
 from tests.producer.traffic import a_trace
 
 FORK_STRIDE = 1_000_000
@@ -86,6 +87,7 @@ def main(bootstrap_servers: str, topic: str, folder: str, mode: str, count: str)
     if mode.startswith("fork"):
         fork(int(count))
     elif mode.startswith("exit"):
+        timing.measure()
         send(0, int(count), per_s=1e6)
     elif mode.startswith("die"):
         send(0, int(count), per_s=1e6)

@@ -3,7 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from spanferry.bridge import autologging
 from spanferry.log import say_once
@@ -45,9 +45,11 @@ def switch_off() -> None:
 
 
 def hand_over_what_has_ended() -> None:
-    """Hand over the spans that have ended of traces that go on. Never raises."""
-    if _INSTALLING in sys.modules:
-        _attempt(lambda bridge: bridge.hand_over_what_has_ended())
+    """Hand over the spans that have ended of traces that go on. Never raises, and imports nothing: it
+    is called for a signal too, which may have come in the middle of an import."""
+    loaded: Any = sys.modules.get(_INSTALLING)
+    if hasattr(loaded, "hand_over_what_has_ended"):
+        _attempt(lambda bridge: bridge.hand_over_what_has_ended(), loaded)
 
 
 def _install() -> None:
@@ -56,9 +58,11 @@ def _install() -> None:
         _attempt(lambda bridge: bridge.install(accelerate=accelerate))
 
 
-def _attempt(action: Callable[[_Installing], None]) -> None:
+def _attempt(action: Callable[[_Installing], None], bridge: _Installing | None = None) -> None:
     try:
-        action(cast("_Installing", importlib.import_module(_INSTALLING)))
+        if bridge is None:
+            bridge = cast("_Installing", importlib.import_module(_INSTALLING))
+        action(bridge)
     except Exception as error:  # noqa: BLE001  the app must not see our troubles
         say_once(
             "bridge",

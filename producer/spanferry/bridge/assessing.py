@@ -10,7 +10,7 @@ from mlflow.entities.span import NO_OP_SPAN_TRACE_ID
 from spanferry import outlet as outlets
 from spanferry.bridge.recent import remember
 from spanferry.feedback import log_assessment
-from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Parcel
+from spanferry.parcel import PARCEL_OVERHEAD_BYTES, Parcel, assessment_size, part_size
 from spanferry.process import PROCESS
 from spanferry_schemas import TracePart, trace_id_bytes
 
@@ -48,7 +48,7 @@ def send(trace_id: str, assessment: Assessment) -> None:
     sent = log_assessment(trace_id, cast("Any", assessment))
     if sent is not None:
         assessment.assessment_id = sent.assessment_id
-        remember(assessment)
+        remember(assessment, assessment_size(sent))
 
 
 def send_tags(trace_id: str, *, tags: dict[str, str], deleted: tuple[str, ...]) -> None:
@@ -56,8 +56,7 @@ def send_tags(trace_id: str, *, tags: dict[str, str], deleted: tuple[str, ...]) 
     outlet = outlets.current()
     key = trace_id_bytes(trace_id)
     if outlet is not None and key is not None:
-        size = PARCEL_OVERHEAD_BYTES + sum(len(tag) + len(text) for tag, text in tags.items())
         part = TracePart(tags=tags, deleted_tags=deleted)
         if PROCESS.finish_above < 0:
             part = PROCESS.finisher.part(part)
-        outlet.put(Parcel(key, size, trace=part, remote=True))
+        outlet.put(Parcel(key, PARCEL_OVERHEAD_BYTES + part_size(part), trace=part, remote=True))

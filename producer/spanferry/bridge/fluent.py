@@ -24,6 +24,7 @@ from spanferry.opening import not_started, open_span, open_trace
 from spanferry.process import PROCESS, new_trace_id
 from spanferry.spans import NO_OP_SPAN, NoOpSpan, Span
 from spanferry.starting import NOT_BEGUN, starter
+from spanferry.stopping import let_through
 from spanferry.trace_state import TraceDefaults
 from spanferry.watching import watch
 
@@ -237,7 +238,8 @@ def _capture_function_input_args(
         if known is None:
             known = _arguments[func] = Arguments(func)
         captured = known(args, kwargs)
-    except Exception:  # noqa: BLE001  a callable that cannot be kept weakly, or has no signature
+    except BaseException as error:  # noqa: BLE001  a callable that cannot be kept weakly, or has no signature
+        let_through(error)
         captured = None
     if captured is None:
         return MLFLOWS.capture_function_input_args(func, args, kwargs)

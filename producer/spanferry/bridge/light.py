@@ -17,6 +17,7 @@ from spanferry.log import say_once
 from spanferry.span_recorder import SpanRecorder
 from spanferry.spans import NoOpSpan, Span
 from spanferry.starting import SpanBlock
+from spanferry.stopping import let_through
 from spanferry.trace_state import LiveTrace
 from spanferry_schemas import mlflow_keys, trace_id_text
 
@@ -38,7 +39,8 @@ def before_end(span: Span) -> None:
     for processor in processors:
         try:
             answer = processor(cast("LiveSpan", span))
-        except Exception as error:  # noqa: BLE001  the app's processor, but its own result is untouched
+        except BaseException as error:  # noqa: BLE001  the app's processor, but its own result is untouched
+            let_through(error)
             _complain(
                 processor, f"failed ({values.text(error)}): spans are stored as it leaves them"
             )

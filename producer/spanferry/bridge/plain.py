@@ -3,7 +3,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, cast
 
 import msgspec
@@ -29,6 +29,8 @@ from spanferry.finishing import ATTACHMENT_MARK, may_attach
 from spanferry.log import say_once
 from spanferry.opening import dress_with_ours, new_trace
 from spanferry.process import PROCESS
+from spanferry.stopping import let_through
+from spanferry.trace_state import lose
 from spanferry_schemas import (
     Attachment,
     SpanEvent,
@@ -129,8 +131,10 @@ class BridgedProcessor(BaseMlflowSpanProcessor):
             if self._export_metrics:
                 self.measure(span)
             _hand_over(span)
-        except Exception as error:  # noqa: BLE001  the app must not see our troubles
+        except BaseException as error:  # noqa: BLE001  the app must not see our troubles
             say_once("bridge-end", "a span could not be handed over: %s", values.text(error))
+            _lost(span)
+            let_through(error)
 
     def force_flush(self, timeout_millis: float = 30000) -> bool:
         """Wait until Kafka has acknowledged what was handed over, at most so long."""
@@ -222,19 +226,36 @@ def _with_experiment(span: ReadableSpan) -> ReadableSpan:
     )
 
 
-def _hand_over(span: ReadableSpan) -> None:
-    trace_id = _ids(span).trace_id.to_bytes(TRACE_ID_BYTES, "big")
-    span_id = _ids(span).span_id.to_bytes(SPAN_ID_BYTES, "big")
-    trace = OPEN.get(f"tr-{trace_id.hex()}")
-    live = None if trace is None else trace.span_dict.get(span_id.hex())
+def _place_of(span: ReadableSpan) -> tuple[BridgedTrace, LiveSpan, bool] | None:
+    """The span's trace, MLflow's LiveSpan around it and whether it is the local root; None where it is
+    not one of ours."""
+    trace = OPEN.get(f"tr-{_ids(span).trace_id:032x}")
+    live = None if trace is None else trace.span_dict.get(f"{_ids(span).span_id:016x}")
     if trace is None or live is None:
-        return
+        return None
     foreign = getattr(live._span, "_spanferry", None)
-    is_root = getattr(live._span, "_spanferry_root", False)
     if foreign is not None and foreign.trace is not None:
         trace = cast("BridgedTrace", foreign.trace)
-    wire = _wire(span, span_id, live)
-    attachments = live._attachments.values()
+    return trace, live, getattr(live._span, "_spanferry_root", False)
+
+
+def _lost(span: ReadableSpan) -> None:
+    """It could not be handed over. Never raises."""
+    try:
+        place = _place_of(span)
+        if place is not None:
+            lose(place[0], root=place[2])
+    except Exception as trouble:  # noqa: BLE001  the app must not see our troubles
+        say_once("bridge-lost", "a trace was lost, and not counted: %s", values.text(trouble))
+
+
+def _hand_over(span: ReadableSpan) -> None:
+    place = _place_of(span)
+    if place is None:
+        return
+    trace, live, is_root = place
+    wire = _wire(span, _ids(span).span_id.to_bytes(SPAN_ID_BYTES, "big"), live)
+    attachments: Collection[Any] = live._attachments.values()
     if attachments and not may_attach():
         wire = _without(attachments, wire, trace.mlflow_id)
         attachments = ()

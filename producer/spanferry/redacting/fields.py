@@ -69,15 +69,18 @@ class Fields:
         self._wild: list[tuple[re.Pattern[str], str]] = []
         self._known: dict[str, str | None] = {}
         needles: set[bytes] = set()
+        wild: list[str] = []
         for field, word in named:
             folded = folded_name(field)
             mark = f"[REDACTED:{word}]"
             if "*" in folded:
                 parts = map(re.escape, folded.split("*"))
-                self._wild.append((re.compile(".*".join(parts), re.DOTALL), mark))
+                wild.append(".*".join(parts))
+                self._wild.append((re.compile(wild[-1], re.DOTALL), mark))
             else:
                 self._exact.setdefault(folded, mark)
             needles.add(fold(max(folded.split("*"), key=len).encode()))
+        self._any_wild = re.compile("|".join(wild), re.DOTALL) if wild else None
         self.needles: Final = frozenset(needles)
         """Of every name that matches, folded, one of these is a part."""
 
@@ -92,8 +95,8 @@ class Fields:
             pass
         folded = folded_name(key)
         mark = self._exact.get(folded)
-        if mark is None:
-            mark = next((mark for wild, mark in self._wild if wild.fullmatch(folded)), None)
+        if mark is None and self._any_wild is not None and self._any_wild.fullmatch(folded):
+            mark = next(mark for wild, mark in self._wild if wild.fullmatch(folded))
         if len(self._known) >= _KNOWN_MAX:
             self._known.clear()
         self._known[key] = mark

@@ -10,9 +10,11 @@ import msgspec
 
 from spanferry import values
 from spanferry.log import say_once
+from spanferry.redacting.assignments import without_fields
 from spanferry.redacting.fields import Fields, Needles, fold
 from spanferry.redacting.presets import FIELDS, RULES, Rule
 from spanferry.redaction import Redaction
+from spanferry.stopping import let_through
 from spanferry_schemas import mlflow_keys
 
 __all__ = ["WITHHELD", "Redactor"]
@@ -90,7 +92,8 @@ class Redactor:
             if made != data:
                 self._redacted += 1
             return self._json(made, key)
-        except Exception as error:  # noqa: BLE001  the app must not see it, and nobody the value
+        except BaseException as error:  # noqa: BLE001  the app must not see it, and nobody the value
+            let_through(error)
             self._say_withheld(error)
             return _WITHHELD_JSON
 
@@ -107,7 +110,8 @@ class Redactor:
                 redacted = values.text(self._function(text, place or key))
             mark = self._mark_of(key)
             redacted = self._text(redacted) if mark is None else mark
-        except Exception as error:  # noqa: BLE001  the app must not see it, and nobody the value
+        except BaseException as error:  # noqa: BLE001  the app must not see it, and nobody the value
+            let_through(error)
             self._say_withheld(error)
             return WITHHELD
         if redacted != text:
@@ -150,7 +154,7 @@ class Redactor:
             return values.encode(mark)
         if len(data) < _JSON_BYTES_MIN and not self._must_walk:
             return data
-        if self._must_walk or _OTHER_ESCAPE.search(data) is not None:
+        if self._must_walk or self._may_hide(data):
             rules, fields = self._all, bool(self._fields)
         else:
             rules, fields = self._suspects(data)
@@ -163,6 +167,15 @@ class Redactor:
         # Encoded again though nothing has changed: what stands twice under one name was not looked at.
         seen = values.encode(holder[0])
         return data if seen == data else seen
+
+    def _may_hide(self, data: bytes) -> bool:
+        """Whether what is looked for may be in it with other letters than its own: as escapes, or in a
+        form."""
+        if _OTHER_ESCAPE.search(data) is not None:
+            return True
+        return (
+            bool(self._fields) and (b"%" in data or b"+" in data) and _FORM.search(data) is not None
+        )
 
     def _suspects(self, data: bytes) -> tuple["_Rules", bool]:
         """What may be in it: rules, none where none may, and whether fields."""
@@ -188,7 +201,7 @@ class Redactor:
     def _mark_of(self, key: str) -> str | None:
         return None if not self._fields or key.startswith(_OWN_KEY) else self._fields.mark_of(key)
 
-    def _say_withheld(self, error: Exception) -> None:
+    def _say_withheld(self, error: BaseException) -> None:
         self._withheld += 1
         say_once(
             "redaction",
@@ -317,9 +330,13 @@ class _Walk:
         return text
 
     def _replaced(self, text: str) -> str:
-        """By the rules that are suspected; once one has found something, by those behind it too,
-        because what stood around it may have hidden another secret."""
+        """By fields, and by the rules that are suspected; once something was found, by those behind it
+        too, because what stood around it may have hidden another secret."""
         changed = False
+        if self._mark_of is not None and (":" in text or "=" in text):
+            replaced = without_fields(text, self._mark_of)
+            if replaced is not text:
+                text, changed = replaced, True
         for rule, suspected in self._rules:
             if suspected or changed:
                 replaced = rule(text)
@@ -333,6 +350,8 @@ _Rules: TypeAlias = list[tuple[Callable[[str], str], bool]]
 """In their order; with each, whether it may find something."""
 
 _OTHER_ESCAPE: Final = re.compile(rb"\\[u/]")
+_FORM: Final = re.compile(rb'"[^\s=&:?{}()<>"\'\\/]{1,200}=')
+"""A string that begins as a form does."""
 _A_MARK: Final = re.compile(r"\[REDACTED:[^\]]*\]")
 
 

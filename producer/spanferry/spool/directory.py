@@ -2,12 +2,16 @@
 
 Each process writes segments of its own and holds a lock (flock) on `<owner>.lock` while it lives; the
 kernel lets go of it with the process, whatever ended it. Whoever gets the lock of another owner
-inherits its segments. A second lock, held for moments only, keeps the folder within its bytes.
+inherits its segments. A second lock, held for moments only, keeps the folder within its bytes: a
+segment that is being written counts for more than it has, by its size alone, and its owner asks for
+the lock when it goes beyond that. So nothing is noted anywhere that a death could leave behind.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
+import re
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -24,8 +28,12 @@ _SEALED: Final = ".seg"
 _CORRUPT: Final = ".corrupt"
 _SEGMENT_BYTES_MAX: Final = 16 * 1024 * 1024
 _SEGMENT_BYTES_MIN: Final = 64 * 1024
-_ATTEMPTS: Final = 20
-_ATTEMPT_S: Final = 0.002
+_NAME: Final = re.compile(r"(\d+)-([^-]+)-[^-]+(\.open|\.seg|\.corrupt)")
+_RESERVED_BYTES_MIN: Final = 16 * 1024
+_RESERVED_STEP_BYTES: Final = 1024 * 1024
+_LOCK_S: Final = 1.0
+"""For so long the lock is waited for: Kafka is away from all processes of a host at the same time."""
+_LOOK_S: Final = 0.002
 
 
 class SegmentFile(Struct, frozen=True):
@@ -122,19 +130,10 @@ class Directory:
 
     def segments(self) -> list[SegmentFile]:
         """All there are, the oldest first. Names that are not ours are left alone."""
-        found = []
-        with os.scandir(self.path) as entries:
-            for entry in entries:
-                path = Path(entry.path)
-                parts = path.stem.split("-")
-                if (
-                    path.suffix in {_OPEN, _SEALED, _CORRUPT}
-                    and len(parts) == 3
-                    and parts[0].isdecimal()
-                ):
-                    with contextlib.suppress(FileNotFoundError):  # its owner has just removed it
-                        size = entry.stat().st_size
-                        found.append(SegmentFile(path, parts[1], int(parts[0]), size))
+        found = [
+            SegmentFile(self.path / name.string, name[2], int(name[1]), size)
+            for name, size in self._sizes()
+        ]
         return sorted(found, key=lambda one: one.path.name)
 
     def owners(self) -> set[str]:
@@ -150,18 +149,43 @@ class Directory:
                 yield owner
 
     def used_bytes(self) -> int:
-        """What the segments take; one that is being written counts as full."""
+        """What the segments take, with what is reserved for those that are being written."""
         return sum(
-            one.size if one.sealed else max(one.size, self.segment_bytes) for one in self.segments()
+            self.reserved_for(size) if name[3] == _OPEN else size for name, size in self._sizes()
         )
 
+    def reserved_for(self, size: int) -> int:
+        """What an open segment of that size counts for: so far its owner writes on without asking.
+
+        It doubles, and from some size on grows by equal steps: little is held back from the others,
+        and not asked for often.
+        """
+        if size > self.segment_bytes:
+            return size
+        if size > _RESERVED_STEP_BYTES:
+            reserved = -(-size // _RESERVED_STEP_BYTES) * _RESERVED_STEP_BYTES
+        else:
+            reserved = max(_RESERVED_BYTES_MIN, 1 << (size - 1).bit_length())
+        return min(reserved, self.segment_bytes)
+
     @contextlib.contextmanager
-    def room(self, size: int) -> Generator[bool, None, None]:
-        """Whether a segment of so many bytes may be created within the block."""
+    def room(self, size: int, grown_from: int = 0) -> Generator[bool, None, None]:
+        """Whether an open segment may have so many bytes; they are to be written within the block.
+
+        `grown_from`: what it has already; 0 where there is none yet.
+        """
+        more = self.reserved_for(size) - (self.reserved_for(grown_from) if grown_from else 0)
+        with self.locked() as held:
+            if not held:
+                raise OSError(errno.EBUSY, "another process keeps the folder's lock")
+            yield self.used_bytes() + more <= self.bytes_max
+
+    @contextlib.contextmanager
+    def locked(self) -> Generator[bool, None, None]:
+        """Whether nobody else looks at the sizes meanwhile: a name that changes then may be missed."""
         descriptor = os.open(self.path / _ROOM_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            held = _lock_soon(descriptor)
-            yield held and self.used_bytes() + max(size, self.segment_bytes) <= self.bytes_max
+            yield _lock_soon(descriptor)
         finally:
             with contextlib.suppress(OSError):  # a child that was forked meanwhile has a copy
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
@@ -171,6 +195,15 @@ class Directory:
         """The path of an owner's next segment; nothing is created."""
         return self.path / f"{now_ms:013d}-{owner.name}-{number:06d}{_OPEN}"
 
+    def _sizes(self) -> Iterator[tuple[re.Match[str], int]]:
+        """The name and the size of each segment, in no order."""
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                name = _NAME.fullmatch(entry.name)
+                if name is not None:
+                    with contextlib.suppress(FileNotFoundError):  # its owner has just removed it
+                        yield name, entry.stat().st_size
+
 
 def segment_bytes_of(bytes_max: int) -> int:
     """How large segments get: a sixteenth of the whole, within bounds that suit disks."""
@@ -178,12 +211,14 @@ def segment_bytes_of(bytes_max: int) -> int:
 
 
 def _lock_soon(descriptor: int) -> bool:
-    """Try for some 40 ms: who holds it does little, unless it was stopped meanwhile."""
-    for _ in range(_ATTEMPTS):
+    """Who holds it does little, unless it was stopped meanwhile: then False, after a while."""
+    until_s = time.monotonic() + _LOCK_S
+    while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(_ATTEMPT_S)
+            if time.monotonic() > until_s:
+                return False
+            time.sleep(_LOOK_S)
         else:
             return True
-    return False

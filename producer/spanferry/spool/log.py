@@ -93,20 +93,27 @@ class Log:
 
     def append(self, owner: Owner, payload: bytes) -> tuple[Segment, int] | None:
         """Where the entry is now; None where there is no room for it, or the disk said no."""
-        opened = self._open
-        room = self._directory.segment_bytes - FRAME_BYTES - len(payload)
-        if opened is not None and opened.writer.size > room:
-            self.seal()
-            opened = None
-        if opened is None:
-            opened = self._open = self._begin(owner, payload)
-        if opened is None:
-            return None
         try:
-            return opened.segment, opened.writer.append(payload)
+            return self._append_to_open(payload) or self._begin(owner, payload)
         except Exception as error:  # noqa: BLE001  what a disk answers to may be anything
             self._health.trouble(error)
             return None
+
+    def _append_to_open(self, payload: bytes) -> tuple[Segment, int] | None:
+        """None where the entry is to go into another segment: then there is no open one any more."""
+        opened, directory = self._open, self._directory
+        if opened is None:
+            return None
+        size = opened.writer.size
+        grown = size + FRAME_BYTES + len(payload)
+        if grown <= directory.segment_bytes:
+            if grown <= directory.reserved_for(size):
+                return opened.segment, opened.writer.append(payload)
+            with directory.room(grown, grown_from=size) as there_is:
+                if there_is:
+                    return opened.segment, opened.writer.append(payload)
+        self.seal()  # it counts for what it has from now on, so that a small one may find room
+        return None
 
     def sync(self) -> None:
         """Wait for the disk, unless the policy is never to."""
@@ -122,7 +129,9 @@ class Log:
         with self._trouble_is_said():
             if self._fsync is not SpoolFsync.NEVER:
                 opened.writer.sync()
-        with self._trouble_is_said():
+        with self._trouble_is_said(), contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # no folder any more
+                stack.enter_context(self._directory.locked())
             opened.segment.path = opened.writer.close()
         self._sealed(opened.segment)
 
@@ -132,17 +141,18 @@ class Log:
         if opened is not None:
             opened.writer.forget()
 
-    def _begin(self, owner: Owner, payload: bytes) -> _Open | None:
-        with self._trouble_is_said(), self._directory.room(room_for(payload)) as there_is:
+    def _begin(self, owner: Owner, payload: bytes) -> tuple[Segment, int]:
+        with self._directory.room(room_for(payload)) as there_is:
             if not there_is:
                 raise OSError(errno.EDQUOT, "spool_bytes are used up")
             now_ms = time.time_ns() // 1_000_000
             path = self._directory.new_segment(owner, next(self._numbers), now_ms)
-            writer = Writer(path)
-            if self._fsync is not SpoolFsync.NEVER:
+            opened = self._open = _Open(Writer(path), Segment(path))
+            offset = opened.writer.append(payload)
+        if self._fsync is not SpoolFsync.NEVER:
+            with self._trouble_is_said():
                 _sync_names(self._directory)
-            return _Open(writer, Segment(path))
-        return None
+        return opened.segment, offset
 
     @contextlib.contextmanager
     def _trouble_is_said(self) -> Generator[None, None, None]:

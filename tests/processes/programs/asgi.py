@@ -4,8 +4,10 @@ import asyncio
 import os
 
 import spanferry
+from tests.processes.programs import timing
 
 spanferry.enable()
+timing.measure()
 
 
 async def app(scope, receive, send):

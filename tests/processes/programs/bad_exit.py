@@ -1,7 +1,8 @@
 """An app that traces and then ends. `python -m tests.processes.programs.bad_exit COUNT ENDING`
 
 ENDING: exit, raise, thread (the main thread first), os._exit, flushed (os._exit after a flush), wait.
-RESOLVER=hangs in the environment: no name server answers.
+RESOLVER=hangs in the environment: no name server answers. DISK=hangs: no write comes back.
+Says at the end how long spanferry's part of it took.
 """
 
 import atexit
@@ -12,10 +13,11 @@ import threading
 import time
 
 import spanferry
+from tests.processes.programs import timing
 
 
 def hang(*_: object, **__: object) -> None:
-    """As a resolver does whose servers are away."""
+    """As a resolver does whose servers are away, and a disk that is none any more."""
     time.sleep(60)
 
 
@@ -23,7 +25,10 @@ def main(count: int, ending: str) -> None:
     """One program's life."""
     if os.environ.get("RESOLVER") == "hangs":
         socket.getaddrinfo = hang
+    if os.environ.get("DISK") == "hangs":
+        os.writev = os.fdatasync = hang
     spanferry.enable()
+    timing.measure()
     atexit.register(print, "leaving", flush=True)  # called before spanferry's own
     for number in range(count):
         with spanferry.start_span(f"trace-{number}"), spanferry.start_span("inside"):

@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import spanferry
+from tests.processes.programs import timing
 
 CHILDREN = 3
 TRACES = 40
@@ -108,6 +109,7 @@ def with_open_span() -> None:
 def main(kind: str) -> None:
     """One program's life."""
     spanferry.enable()
+    timing.measure()
     if kind in {"fork", "spawn", "forkserver"}:
         run_children(kind)
     elif kind == "traced-before":

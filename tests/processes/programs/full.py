@@ -20,6 +20,7 @@ atexit.register(say_at_the_very_end)
 
 import spanferry  # noqa: E402
 from spanferry import client  # noqa: E402
+from tests.processes.programs import timing  # noqa: E402
 
 FULL = 0.97
 
@@ -27,6 +28,7 @@ FULL = 0.97
 def main(size: int) -> None:
     """As fast as it can."""
     spanferry.enable()
+    timing.measure()
     ended.append(client._client)
     limit = client._client.settings.buffer_bytes * FULL
     number = 0

@@ -8,6 +8,7 @@ import os
 from celery import Celery
 
 import spanferry
+from tests.processes.programs import timing
 
 folder = os.environ["TASKS_FOLDER"]
 
@@ -24,6 +25,7 @@ app = Celery(
 )
 if not os.environ.get("ENABLE_IN_CHILD"):
     spanferry.enable()
+    timing.measure()
     if os.environ.get("TRACE_FIRST"):
         with spanferry.start_span("first-0"):
             pass

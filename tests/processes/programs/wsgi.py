@@ -7,8 +7,10 @@ import os
 import time
 
 import spanferry
+from tests.processes.programs import timing
 
 spanferry.enable()
+timing.measure()
 
 if os.environ.get("TRACE_FIRST"):
     with spanferry.start_span("first-0"):

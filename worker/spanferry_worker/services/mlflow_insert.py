@@ -1,7 +1,9 @@
 """Many rows into one table, by the fastest way that a database and its driver have."""
 
 import io
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
 from typing import Any, Final, NamedTuple, Protocol
 
 import sqlalchemy as sa
@@ -16,6 +18,8 @@ STATEMENT_BYTES: Final = 1_000_000
 """Rows of one INSERT for MySQL: more is not faster. A longer row has a statement of its own."""
 COPY_BYTES: Final = 128 * 1024
 """What psycopg2 reads at once of the text that it sends."""
+STATEMENT_ROWS: Final = 1024
+"""Rows of one INSERT for SQLite, as far as it takes so many values in one."""
 _UTF8: Final = frozenset({"utf8mb4", "utf8mb3", "utf8"})
 _TYPES: Final = sa.text(
     "SELECT attname, atttypid FROM pg_attribute "
@@ -63,6 +67,8 @@ def insert_for(one: Table, dialect: sa.Dialect) -> Insert:
             return _CopyText(one, dialect)
         case mysql.NAME, "pymysql":
             return _ManyRows(one, dialect)
+        case "sqlite", _:
+            return _ManyAtOnce(one, dialect)
         case _:
             return _ExecuteMany(one, dialect)
 
@@ -78,6 +84,42 @@ class _ExecuteMany:
 
     def write(self, connection: sa.Connection, rows: Rows) -> None:
         connection.exec_driver_sql(self._statement, list(self._decoded(rows)))
+
+
+class _ManyAtOnce:
+    """INSERTs of many rows for SQLite.
+
+    Python's driver lets other threads run while a statement does, and has to wait for them after each:
+    with a statement a row a writer does little but wait, as long as another thread makes rows. The
+    driver keeps the last 128 statements, of a megabyte each where they have a thousand rows; so that
+    few are enough they have certain numbers of rows, of which the last ones are empty and left out.
+    """
+
+    def __init__(self, one: Table, dialect: sa.Dialect) -> None:
+        self._head = f"{_into(one, dialect)} SELECT * FROM (VALUES "  # noqa: S608 - columns of the model
+        self._marks = f"({', '.join('?' * len(one.columns))})"
+        self._columns = len(one.columns)
+        self._decoded = one.decoded
+
+    def write(self, connection: sa.Connection, rows: Rows) -> None:
+        raw: Any = connection.connection.driver_connection
+        values_max = raw.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) - 1
+        rows_max = min(STATEMENT_ROWS, values_max // self._columns)
+        rows = self._decoded(rows)
+        for at in range(0, len(rows), rows_max):
+            some = rows[at : at + rows_max]
+            size = min(_rounded_up(len(some)), rows_max)
+            statement = f"{self._head}{', '.join([self._marks] * size)}) LIMIT ?"
+            empty = repeat(None, (size - len(some)) * self._columns)
+            values = (*chain.from_iterable(some), *empty, len(some))
+            connection.exec_driver_sql(statement, values)
+
+
+def _rounded_up(count: int) -> int:
+    """To one of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: by less than half as much again."""
+    power = 1 << (count - 1).bit_length()
+    three_quarters = power * 3 // 4
+    return three_quarters if count <= three_quarters else power
 
 
 class _Copy:

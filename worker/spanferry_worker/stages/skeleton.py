@@ -7,7 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from spanferry_schemas import Span, SpanEvent
-from spanferry_schemas.cutting import CUT_ATTRIBUTE, cut_json, cut_object
+from spanferry_schemas.cutting import CUT_ATTRIBUTE, cut_json, cut_object, cut_sizes
 from spanferry_schemas.mlflow_keys import SPAN_TOKEN_USAGE
 
 __all__ = ["CUT_ATTRIBUTE", "cut_json", "skeleton"]
@@ -36,7 +36,7 @@ def skeleton(span: Span, *, attribute_bytes_max: int, events_bytes_max: int) -> 
         return span
     earlier = attributes.get(CUT_ATTRIBUTE)
     if earlier is not None:
-        cut = {**cut, **_sizes(earlier)}
+        cut = {**cut, **cut_sizes(earlier)}
     attributes[CUT_ATTRIBUTE] = msgspec.json.encode(cut)
     return replace(span, attributes=attributes, events=events, links=links)
 
@@ -69,10 +69,3 @@ def _cut_events(events: list[SpanEvent], bytes_max: int, total_max: int) -> list
             break
         out.append(small)
     return out
-
-
-def _sizes(text: bytes) -> dict[str, int]:
-    try:
-        return msgspec.json.decode(text, type=dict[str, int])
-    except msgspec.MsgspecError:
-        return {}
