@@ -9,8 +9,9 @@ Method. A round gives every way in turn the same number of traces that it has ne
 that rotates; ratios are those of one round, and medians over rounds are what to trust. All databases
 sync to disk as in production. The ways:
 
-- raw: rows that were made beforehand, put into the tables by COPY of ready text (PostgreSQL) or INSERTs of
-  many rows (SQLite, MariaDB), a transaction a batch: no writer can be faster on this machine.
+- raw: rows that were made beforehand, put into the four tables that a trace without feedback has, by COPY
+  of ready text (PostgreSQL) or INSERTs of many rows (SQLite, MariaDB), a transaction a batch: no writer
+  can be faster on this machine.
 - spanferry: the worker's sink, from assembled traces on: look up, make rows, insert.
 - spanferry, MLflow's methods: the same with mlflow.bulk off: start_trace, then log_spans in batches.
 - MLflow: log_spans and start_trace for each trace, in the order of MLflow's own SDK.

@@ -36,8 +36,9 @@ PICTURES = {
 METHOD = """
 ## How it is measured
 
-- raw: rows that were made beforehand, put into the tables by COPY of ready text (PostgreSQL) or INSERTs of
-  many rows (SQLite, MariaDB), a transaction a batch. No writer can be faster on this machine.
+- raw: rows that were made beforehand, put into the four tables that a trace without feedback has, by COPY
+  of ready text (PostgreSQL) or INSERTs of many rows (SQLite, MariaDB), a transaction a batch. No writer
+  can be faster on this machine.
 - spanferry: all that a worker's sink does with assembled traces: look up what is there, make the rows with
   MLflow's own derivations, insert.
 - spanferry, MLflow's methods: the same with `mlflow.bulk` off, or for versions of MLflow that it does not

@@ -56,6 +56,46 @@ async def test_everything_too_long(place: Place, opened: OpenSink) -> None:
     assert dump(place.database) == before
 
 
+OWNERS = ("session.id", "gen_ai.conversation.id", "user.id")
+LONG_VALUES: list[Any] = [
+    ["u" * 90] * 100,
+    {"ü": "u" * 9_000},
+    10**300,
+    [1, {"a": ["ü" * 250]}],
+]
+
+
+@everywhere
+async def test_sessions_and_users_that_are_no_text(
+    place: Place, opened: OpenSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each is stored, as a text that is cut as any other."""
+    sink = await opened(place.uri)
+    cases = [(key, value) for key in OWNERS for value in LONG_VALUES]
+    batch = [
+        trace([span(ids(1)[0], attributes={key: json.dumps(value).encode()})])
+        for key, value in cases
+    ]
+    await sink.write(batch)
+    for one, (key, value) in zip(batch, cases, strict=True):
+        text = json.dumps(value, ensure_ascii=False)[:250]
+        found = place.trace(one.trace_id or b"")
+        (stored,) = found.data.spans
+        name = "mlflow.trace.user" if key == "user.id" else "mlflow.trace.session"
+        assert found.info.trace_metadata[name] == text, key
+        assert str(stored.attributes[key]) == text, key
+    for key in OWNERS:
+        assert caplog.text.count(f"a span attribute {key} of") == 1
+    short = trace([span(ids(1)[0], attributes={"session.id": b"[1, 2]"})])
+    await sink.write([short])
+    (stored,) = place.trace(short.trace_id or b"").data.spans
+    assert stored.attributes["session.id"] == [1, 2]
+
+    before = dump(place.database)
+    await sink.write([*batch, short])
+    assert dump(place.database) == before
+
+
 @everywhere
 async def test_nul_and_lone_surrogates_everywhere(place: Place, opened: OpenSink) -> None:
     sink = await opened(place.uri)

@@ -126,7 +126,7 @@ async def test_options_of_the_uri(uri: str, opened: OpenSink) -> None:
 async def test_psycopg2_writes_the_same_rows(
     uri: str, postgres_template: Callable[[], str], opened: OpenSink
 ) -> None:
-    """By its own `executemany`, for COPY is psycopg's."""
+    """By COPY as text, for COPY in binary is psycopg's."""
     usage = b'{"input_tokens":10,"output_tokens":5,"total_tokens":15}'
     about = {
         "mlflow.chat.tokenUsage": usage,

@@ -1,12 +1,16 @@
-"""Experiments and models by name: made once, deleted ones named, restored ones found."""
+"""Experiments by name: made once, deleted ones named, restored ones found."""
 
 import asyncio
+import itertools
 import secrets
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
+from mlflow.entities import Experiment
 
 from spanferry_schemas import TracePart
 from spanferry_worker.errors import (
@@ -21,7 +25,8 @@ from spanferry_worker.services.mlflow_resolve import KEEP_S, MISSING_S, Resolver
 from spanferry_worker.settings import MlflowSettings, Settings
 from tests.sinks.conftest import OpenSink, Place, everywhere
 from tests.sinks.gateway import Answer, Gateway, Seen, gateway
-from tests.sinks.stores import five_spans, late
+from tests.sinks.rights import user_without
+from tests.sinks.stores import five_spans
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
 
@@ -101,48 +106,6 @@ async def test_an_experiment_deleted_while_it_is_remembered(place: Place, opened
     await sink.write([five_spans(part=part)])
 
 
-@everywhere
-async def test_the_active_model(place: Place, opened: OpenSink) -> None:
-    sink = await opened(place.uri)
-    part = TracePart(experiment=name(), active_model="my-agent")
-    first, second = five_spans(part=part), five_spans(part=part)
-    await sink.write([first])
-    await (await opened(place.uri)).write([second])
-    model_id = place.info(first.trace_id or b"").trace_metadata["mlflow.modelId"]
-    assert place.info(second.trace_id or b"").trace_metadata["mlflow.modelId"] == model_id
-    model = place.store.get_logged_model(model_id)
-    assert (model.name, str(model.status)) == ("my-agent", "READY")
-    assert model.tags["mlflow.model.isExternal"] == "true"
-    assert model.experiment_id == place.info(first.trace_id or b"").experiment_id
-
-    # What a late part brings does not move a trace to a model made since.
-    newer = place.store.create_logged_model(model.experiment_id, name="my-agent")
-    await (await opened(place.uri)).write([late(first, part=part)])
-    third = five_spans(part=part)
-    await (await opened(place.uri)).write([third])
-    assert place.info(first.trace_id or b"").trace_metadata["mlflow.modelId"] == model_id
-    assert place.info(third.trace_id or b"").trace_metadata["mlflow.modelId"] == newer.model_id
-
-
-async def test_a_model_id_is_stored_as_given(place: Place, opened: OpenSink) -> None:
-    sink = await opened(place.uri)
-    metadata = {"mlflow.modelId": "m-unknown"}
-    one = five_spans(part=TracePart(metadata=metadata, active_model="ignored"))
-    await sink.write([one])
-    assert place.info(one.trace_id or b"").trace_metadata["mlflow.modelId"] == "m-unknown"
-
-
-async def test_a_model_name_that_mlflow_refuses(
-    place: Place, opened: OpenSink, caplog: pytest.LogCaptureFixture
-) -> None:
-    sink = await opened(place.uri)
-    one, two = (five_spans(part=TracePart(active_model="v1.2/x")) for _ in range(2))
-    await sink.write([one, two])
-    assert "mlflow.modelId" not in place.info(one.trace_id or b"").trace_metadata
-    said = [r for r in caplog.records if "without their model" in r.message]
-    assert len(said) == 1
-
-
 @pytest.fixture
 def before(place: Place) -> Iterator[Gateway]:
     """A gateway before the tracking server."""
@@ -211,43 +174,12 @@ async def test_credentials_that_have_run_out_are_waited_for(
         await sink.write([five_spans(part=TracePart(experiment=name()))])
 
 
-def without_creation(place: Place) -> tuple[str, Callable[[], None]]:
-    """A database's URI for a user who may not make experiments, and what grants that."""
-    user = f"writer{secrets.token_hex(4)}"
-    if place.kind == "postgres":
-        uri = place.uri.replace("postgres@", f"{user}@")
-        may, table = "GRANT {} ON {} TO " + user, "ALL TABLES IN SCHEMA public"
-        first = [
-            f"CREATE ROLE {user} LOGIN",
-            may.format("SELECT, INSERT, UPDATE, DELETE", table),
-            may.format("USAGE", "ALL SEQUENCES IN SCHEMA public"),
-            f"REVOKE INSERT ON experiments FROM {user}",
-        ]
-    else:
-        uri = place.uri.replace("root@", f"{user}@")
-        may = "GRANT {} ON {} TO " + f"{user}@'%'"
-        tables = set(sa.inspect(place.store.engine).get_table_names()) - {"experiments"}
-        first = [
-            f"CREATE USER {user}@'%'",
-            *(may.format("SELECT, INSERT, UPDATE, DELETE", one) for one in sorted(tables)),
-            may.format("SELECT, UPDATE", "experiments"),
-        ]
-
-    def execute(*statements: str) -> None:
-        with place.store.engine.begin() as connection:
-            for statement in statements:
-                connection.execute(sa.text(statement))
-
-    execute(*first)
-    return uri, lambda: execute(may.format("INSERT", "experiments"))
-
-
 @pytest.mark.parametrize("place", ["postgres", "mariadb"], indirect=True)
 @pytest.mark.parametrize("bulk", [True, False])
 async def test_a_database_user_who_may_not_make_it(
     bulk: bool, place: Place, opened: OpenSink
 ) -> None:
-    uri, grant = without_creation(place)
+    uri, grant = user_without(place, "experiments")
     sink = await opened(uri, default_experiment="Default", bulk=bulk)
     named = name()
     batch = [five_spans(), five_spans(part=TracePart(experiment=named)), five_spans()]
@@ -339,3 +271,35 @@ def test_answers_are_kept_for_a_while(database: Place) -> None:
     database.store.delete_experiment(first)
     with pytest.raises(PoisonError):
         resolver.experiment_id(part)
+
+
+def test_experiments_are_listed_while_others_are_looked_up() -> None:
+    """By several threads: names are many where each app has its own experiment."""
+
+    class Store:
+        def get_experiment_by_name(self, name: str) -> Experiment:
+            return Experiment(name.removeprefix("e"), name, "", "active")
+
+    resolver = Resolver(Store(), default_experiment="d", tracking_uri="")
+    numbers = itertools.count()
+    done = threading.Event()
+
+    def look_up() -> None:
+        while not done.is_set():
+            resolver.experiment_id(TracePart(experiment=f"e{next(numbers)}"))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=look_up) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            listed = resolver.known_experiments()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(before)
+    assert listed

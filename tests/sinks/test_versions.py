@@ -52,6 +52,7 @@ TESTS = {
     NEWEST: (
         *IN_SQLITE,
         f"{ROWS}[postgres]",
+        f"{ROWS}[mariadb]",
         f"{PROGRAMS_ROWS}[sqlite]",
         f"{PROGRAMS_ROWS}[postgres]",
         "test_experiments.py::test_a_trace_stays_where_its_first_part_was_put[sqlite]",

@@ -147,6 +147,10 @@ class EntityBuilder:
         keys = [cut("tag key", key, self._texts.limits.key_chars) for key in part.deleted_tags]
         return [key for key in keys if key not in part.tags and key not in IMMUTABLE_TAGS]
 
+    def model_name(self, name: str) -> str:
+        """The active model's, as MLflow holds it."""
+        return self._texts.cut("model name", name, self._texts.limits.model_name_chars)
+
     def model_params(self, part: wire.TracePart) -> dict[str, str]:
         """Parameters for the active model, as MLflow holds them."""
         limits, cut = self._texts.limits, self._texts.cut

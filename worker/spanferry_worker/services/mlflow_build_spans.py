@@ -114,10 +114,12 @@ class SpanBuilder:
         return written if bounded is text else escaped(bounded)
 
     def _short_text(self, key: str, text: str) -> str:
-        """An attribute that MLflow copies into a column: cut to the column's width."""
+        """An attribute that MLflow copies into a column: cut to the column's width.
+
+        Of what is no text MLflow copies the JSON text, so that becomes a text, cut as any other.
+        """
         value = json.loads(text)
-        if not isinstance(value, str):
-            return text
+        value = value if isinstance(value, str) else text
         cut = self._texts.cut(f"span attribute {key}", value, self._texts.limits.session_chars)
         return json.dumps(cut, ensure_ascii=False)
 

@@ -102,8 +102,9 @@ class HttpBackend:
     def write_new(self, infos: Sequence[TraceInfo], spans: Mapping[str, Sequence[Span]]) -> None:
         for info in infos:
             self._begun[info.trace_id] = None
-        while len(self._begun) > BEGUN_MAX:
-            self._begun.pop(next(iter(self._begun)), None)
+        if (over := len(self._begun) - BEGUN_MAX) > 0:
+            for oldest in list(self._begun)[:over]:  # at once: other threads change it
+                self._begun.pop(oldest, None)
         refused = self._put_infos(infos)
         experiments = {
             info.trace_id: str(info.experiment_id) for info in infos if info.trace_id not in refused

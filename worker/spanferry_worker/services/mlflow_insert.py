@@ -1,5 +1,6 @@
 """Many rows into one table, by the fastest way that a database and its driver have."""
 
+import io
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, repeat
@@ -9,11 +10,14 @@ import sqlalchemy as sa
 import sqlalchemy.exc
 
 from spanferry_worker.services import mlflow_mysql as mysql
+from spanferry_worker.services.mlflow_copy_text import copy_text
 
 __all__ = ["Insert", "Table", "insert_for"]
 
 STATEMENT_BYTES: Final = 1_000_000
 """Rows of one INSERT for MySQL: more is not faster. A longer row has a statement of its own."""
+COPY_BYTES: Final = 128 * 1024
+"""What psycopg2 reads at once of the text that it sends."""
 STATEMENT_ROWS: Final = 1024
 """Rows of one INSERT for SQLite, as far as it takes so many values in one."""
 _UTF8: Final = frozenset({"utf8mb4", "utf8mb3", "utf8"})
@@ -59,6 +63,8 @@ def insert_for(one: Table, dialect: sa.Dialect) -> Insert:
     match dialect.name, dialect.driver:
         case "postgresql", "psycopg":
             return _Copy(one, dialect)
+        case "postgresql", "psycopg2":
+            return _CopyText(one, dialect)
         case mysql.NAME, "pymysql":
             return _ManyRows(one, dialect)
         case "sqlite", _:
@@ -171,6 +177,29 @@ def _decoded(row: tuple[Any, ...], places: Sequence[int]) -> tuple[Any, ...]:
 
 def _fits(value: int | None) -> bool:
     return value is None or _INT4_MIN <= value <= _INT4_MAX
+
+
+class _CopyText:
+    """COPY's text form, for psycopg2, which knows no other; its `executemany` asks the server once for
+    each row."""
+
+    def __init__(self, one: Table, dialect: sa.Dialect) -> None:
+        self._statement = f"{_into(one, dialect).replace('INSERT INTO', 'COPY', 1)} FROM STDIN"
+        self._otherwise = _ExecuteMany(one, dialect)
+
+    def write(self, connection: sa.Connection, rows: Rows) -> None:
+        raw: Any = connection.connection.driver_connection
+        if raw.encoding != "UTF8":
+            self._otherwise.write(connection, rows)
+            return
+        try:
+            text = io.BytesIO(copy_text(rows))
+            with raw.cursor() as cursor:
+                cursor.copy_expert(self._statement, text, COPY_BYTES)
+        except _driver_error(connection) as error:
+            raise _wrapped(error, self._statement, connection) from error
+        except KeyError as error:
+            raise sqlalchemy.exc.DataError(self._statement, None, error) from error
 
 
 class _ManyRows:

@@ -3,22 +3,13 @@
 import json
 import logging
 import shlex
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
-from mlflow.entities import (
-    Experiment,
-    LifecycleStage,
-    LoggedModelParameter,
-    LoggedModelStatus,
-    LoggedModelTag,
-)
+from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
 import spanferry_schemas as wire
 from spanferry_worker.errors import FatalError, NoExperimentError, PoisonError
@@ -29,7 +20,7 @@ from spanferry_worker.services.mlflow_errors import (
     is_missing,
     mapped,
 )
-from spanferry_worker.services.mlflow_private import validate_model_name
+from spanferry_worker.services.mlflow_models import Models
 from spanferry_worker.telemetry import LogEvent
 
 __all__ = ["Resolver"]
@@ -41,8 +32,8 @@ _PLACES: Final = frozenset({"experiment", "experiment-id"})
 KEEP_S: Final = 30.0
 """How long an answer is believed: a deleted or restored experiment is noticed within this time."""
 MISSING_S: Final = 2.0
-"""How long it is believed that an experiment is not there: one that is made or restored is found soon,
-and an app that names a wrong one does not have the store asked for every trace."""
+"""How long it is believed that an experiment or a model is not there, or may not be made: what is mended
+is found soon, and an app that names a wrong one does not have the store asked for every trace."""
 ENTRIES_MAX: Final = 10_000
 """Names kept; above it all are forgotten and asked for again."""
 
@@ -62,12 +53,11 @@ class Resolver:
         """Without `create_experiments` those that are not there are refused."""
         self._store = store
         self._default_experiment = default_experiment
-        self._tracking_uri = tracking_uri
         self._creates = create_experiments
         self._clock = clock
         self._kept: dict[tuple[str, str, str], tuple[float, str | NoExperimentError]] = {}
         self._lock = threading.Lock()
-        self._refused_models: set[str] = set()
+        self._models = Models(store, tracking_uri)
 
     def check_default(self) -> None:
         """Raises FatalError where the default experiment is deleted, or is not there and may not be made.
@@ -105,28 +95,18 @@ class Resolver:
         """The newest LoggedModel of that name in the experiment, made EXTERNAL where missing.
 
         It is given those of `params` that it lacks. None, and a log line, for a name that MLflow
-        refuses: the trace matters more than its link.
+        refuses, and where the worker may not make models: the trace matters more than its link.
         """
-        try:
-            validate_model_name(name)
-        except MlflowException as error:
-            if name not in self._refused_models and len(self._refused_models) < ENTRIES_MAX:
-                self._refused_models.add(name)
-                _logger.warning(
-                    "traces are stored without their model: %s",
-                    error,
-                    extra=LogEvent.WRITE_PARTLY(),
-                )
-            return None
-        model_id = self._kept_or("model", name, experiment_id, self._model)
-        if params:
+        model_id = self._kept_or("model", name, experiment_id, self._models.look_up)
+        if model_id and params:
             given = json.dumps(params, sort_keys=True)
-            self._kept_or("params", given, model_id, self._add_params)
-        return model_id
+            self._kept_or("params", given, model_id, self._models.add_params)
+        return model_id or None
 
     def known_experiments(self) -> list[str]:
         """The ids that were looked up lately."""
-        places = [found for (kind, _, _), (_, found) in self._kept.items() if kind in _PLACES]
+        kept = self._kept.copy()  # at once: other threads add to it
+        places = [found for (kind, _, _), (_, found) in kept.items() if kind in _PLACES]
         return list({found for found in places if isinstance(found, str)})
 
     def forget(self) -> None:
@@ -134,6 +114,7 @@ class Resolver:
         self._kept = {}
 
     def _kept_or(self, kind: str, name: str, scope: str, look_up: Callable[[str, str], str]) -> str:
+        """What was found lately, else what `look_up` finds: an empty text is nothing."""
         key = (kind, name, scope)
         now = self._clock()
         if (kept := self._kept.get(key)) is not None and now < kept[0]:
@@ -148,7 +129,8 @@ class Resolver:
                 found = error
             if len(self._kept) >= ENTRIES_MAX:
                 self._kept = {}
-            self._kept[key] = (now + (KEEP_S if isinstance(found, str) else MISSING_S), found)
+            keep_s = KEEP_S if found and isinstance(found, str) else MISSING_S
+            self._kept[key] = (now + keep_s, found)
         return _there(found)
 
     def _by_id(self, experiment_id: str, _scope: str) -> str:
@@ -195,75 +177,6 @@ class Resolver:
                 raise
             created = self._store.get_experiment_by_name(name)  # another worker was faster
         return created
-
-    def _model(self, name: str, experiment_id: str) -> str:
-        with mapped(f"looking up model {name!r}"):
-            found = self._store.search_logged_models(
-                experiment_ids=[experiment_id], filter_string=f"name='{name}'", max_results=1
-            )
-            if not found:
-                return self._create_model(name, experiment_id)
-            model_id: str = found[0].model_id
-            return model_id
-
-    def _create_model(self, name: str, experiment_id: str) -> str:
-        """What mlflow.create_external_model does, without its global state."""
-        model = self._store.create_logged_model(
-            experiment_id=experiment_id,
-            name=name,
-            tags=[LoggedModelTag(MLFLOW_MODEL_IS_EXTERNAL, "true")],
-        )
-        try:
-            self._upload_model_file(model)
-        except Exception as error:  # noqa: BLE001 - any artifact store, any error: only registering needs it
-            _logger.warning(
-                "model %r has no MLmodel file, so it cannot be registered (%s)",
-                name,
-                error,
-                extra=LogEvent.WRITE_PARTLY(),
-            )
-        self._store.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-        _logger.info(
-            "created external model %r in experiment %s",
-            name,
-            experiment_id,
-            extra=LogEvent.STORE_CREATED(),
-        )
-        model_id: str = model.model_id
-        return model_id
-
-    def _add_params(self, params: str, model_id: str) -> str:
-        """What create_external_model and log_model_params do. A parameter never changes its value."""
-        wanted: dict[str, str] = json.loads(params)
-        with mapped(f"looking up the parameters of model {model_id}"):
-            known = self._store.get_logged_model(model_id).params or {}
-        missing = [LoggedModelParameter(k, v) for k, v in wanted.items() if k not in known]
-        if missing:
-            try:
-                with mapped(f"storing parameters of model {model_id}"):
-                    self._store.log_logged_model_params(model_id, missing)
-            except PoisonError as error:
-                _logger.warning(
-                    "a model lacks parameters that the app has given: %s",
-                    error,
-                    extra=LogEvent.WRITE_PARTLY(),
-                )
-        return model_id
-
-    def _upload_model_file(self, model: Any) -> None:
-        from mlflow.models.model import MLMODEL_FILE_NAME  # noqa: PLC0415 - slow, and rare
-        from mlflow.models.utils import get_external_mlflow_model_spec  # noqa: PLC0415
-        from mlflow.store.artifact.artifact_repository_registry import (  # noqa: PLC0415
-            get_artifact_repository,
-        )
-
-        repository = get_artifact_repository(
-            model.artifact_location, tracking_uri=self._tracking_uri
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / MLMODEL_FILE_NAME
-            get_external_mlflow_model_spec(model).save(str(path))
-            repository.log_artifact(str(path))
 
 
 def _there(found: str | NoExperimentError) -> str:

@@ -50,6 +50,7 @@ class Limits(NamedTuple):
     preview_chars: int = 1000
     trace_name_chars: int = 4096
     session_chars: int = 250
+    model_name_chars: int = 500
     param_key_chars: int = 250
     param_value_chars: int = 6000
 

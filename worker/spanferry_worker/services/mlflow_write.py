@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import methodcaller
-from typing import Final
+from typing import Any, Final
 
 from mlflow.entities import Span, Trace, TraceInfo
+from mlflow.entities.model_registry import PromptVersion
+from mlflow.exceptions import MlflowException
 from mlflow.tracing.constant import SpansLocation, TraceMetadataKey, TraceTagKey
 
 import spanferry_schemas as wire
@@ -21,7 +23,13 @@ from spanferry_worker.services.mlflow_artifacts import Artifacts
 from spanferry_worker.services.mlflow_assess import Assessor, is_alone
 from spanferry_worker.services.mlflow_backend import Backend
 from spanferry_worker.services.mlflow_build import EntityBuilder, prompt_versions
-from spanferry_worker.services.mlflow_errors import RefusedError, elsewhere, is_missing
+from spanferry_worker.services.mlflow_errors import (
+    RefusedError,
+    elsewhere,
+    first_lines,
+    is_forbidden,
+    is_missing,
+)
 from spanferry_worker.services.mlflow_merge import (
     Change,
     is_restored,
@@ -243,17 +251,20 @@ class Writer:
         prompts = prompt_versions(part)
         if not prompts:
             return
-        link = methodcaller("link_prompts_to_trace", trace_id, prompts)
         try:
-            self._backend.ask(f"linking prompts to trace {trace_id}", link)
+            why = self._backend.ask(
+                f"linking prompts to trace {trace_id}",
+                lambda store: _why_not_linked(store, trace_id, prompts),
+            )
         except PoisonError as error:
-            if not self._prompts_failed:
-                self._prompts_failed = True
-                _logger.warning(
-                    "traces are stored without links to their prompts: %s",
-                    error,
-                    extra=LogEvent.WRITE_PARTLY(),
-                )
+            why = str(error)
+        if why and not self._prompts_failed:
+            self._prompts_failed = True
+            _logger.warning(
+                "traces are stored without links to their prompts: %s",
+                why,
+                extra=LogEvent.WRITE_PARTLY(),
+            )
 
     def _delete_tags(self, info: TraceInfo, part: wire.TracePart) -> None:
         for key in self._builder.deleted_tags(part):
@@ -274,9 +285,8 @@ class Writer:
         came = [self._builder.spans.entity(trace.trace_id or b"", span) for span in trace.spans]
         change: Change | None = None
         written: list[Span] = []
-        state = (
-            info.state
-        )  # before adding spans: MLflow ends a trace whose root is there, ended or not
+        # before adding spans: MLflow ends a trace whose root is there, ended or not
+        state = info.state
         if came:
             stored = self._backend.spans(info) if stored is None else stored
             before, written = stored, unstored_spans(came, stored)
@@ -334,8 +344,19 @@ class Writer:
     def _model_id(self, part: wire.TracePart, experiment_id: str) -> str | None:
         if part.active_model is None or TraceMetadataKey.MODEL_ID in part.metadata:
             return None
-        params = self._builder.model_params(part)
-        return self._resolver.model_id(part.active_model, experiment_id, params)
+        name, params = self._builder.model_name(part.active_model), self._builder.model_params(part)
+        return self._resolver.model_id(name, experiment_id, params)
+
+
+def _why_not_linked(store: Any, trace_id: str, prompts: list[PromptVersion]) -> str:
+    """Link them; why not, where the worker may not."""
+    try:
+        store.link_prompts_to_trace(trace_id, prompts)
+    except MlflowException as error:
+        if not is_forbidden(error):
+            raise
+        return first_lines(error)
+    return ""
 
 
 def _ids(traces: Iterable[AssembledTrace]) -> list[str]:
