@@ -51,7 +51,7 @@ class Reply(NamedTuple):
     content: bytes
     content_type: str = ""
     retry_after_s: float | None = None
-    """How long the server wants to be left alone."""
+    """How long the server wants to be left alone, at most as long as the policy lets it."""
 
     @property
     def text(self) -> str:
@@ -65,6 +65,7 @@ class HttpClient:
         """Raises FatalError for certificates that cannot be used."""
         self.access = access
         self._timeout_s = timeout_s
+        self._wait_max_s = policy.retry_after_max_s
         self._pace = RequestPace(policy.requests_per_s, closed_max_s=policy.retry_after_max_s)
         self._chance = random.Random()  # noqa: S311 - spreads retries
         self._places = asyncio.Semaphore(policy.requests_at_once_max)
@@ -185,7 +186,7 @@ class HttpClient:
         timeout_s = call.timeout_s or self._timeout_s
         if _answers_back(prepared):
             response = await asyncio.to_thread(self.access.send_by_requests, prepared, timeout_s)
-            reply = _reply(response.status_code, response.content, response.headers)
+            reply = self._reply(response.status_code, response.content, response.headers)
         else:
             headers = {
                 name: value if isinstance(value, str) else value.decode("latin-1")
@@ -200,10 +201,16 @@ class HttpClient:
                 content=body,
                 timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
             )
-            reply = _reply(answer.status_code, answer.content, answer.headers)
+            reply = self._reply(answer.status_code, answer.content, answer.headers)
         if reply.retry_after_s is not None and reply.status in {429, 503}:
             self._pace.close(time.monotonic(), reply.retry_after_s)
         return reply
+
+    def _reply(self, status: int, content: bytes, headers: Any) -> Reply:
+        wait_s = retry_after_s(headers.get("Retry-After"), time.time_ns() / 1e9)
+        if wait_s is not None:
+            wait_s = min(wait_s, self._wait_max_s)
+        return Reply(status, content, headers.get("Content-Type", ""), wait_s)
 
     def _prepared(self, call: Call) -> requests.PreparedRequest:
         """Made in the thread that asks: credentials may lie in files, or behind a plug-in."""
@@ -239,11 +246,6 @@ def _client(transport: Transport, policy: RequestPolicy, timeout_s: float) -> ht
         timeout=httpx.Timeout(timeout_s, connect=CONNECT_S),
         trust_env=False,
     )
-
-
-def _reply(status: int, content: bytes, headers: Any) -> Reply:
-    wait_s = retry_after_s(headers.get("Retry-After"), time.time_ns() / 1e9)
-    return Reply(status, content, headers.get("Content-Type", ""), wait_s)
 
 
 def _answers_back(prepared: requests.PreparedRequest) -> bool:
