@@ -21,7 +21,12 @@ from spanferry_worker.services.mlflow_artifacts import Artifacts
 from spanferry_worker.services.mlflow_assess import Assessor, is_alone
 from spanferry_worker.services.mlflow_backend import Backend
 from spanferry_worker.services.mlflow_build import EntityBuilder, prompt_versions
-from spanferry_worker.services.mlflow_errors import RefusedError, elsewhere, is_missing
+from spanferry_worker.services.mlflow_errors import (
+    RefusedError,
+    SuspectedError,
+    elsewhere,
+    is_missing,
+)
 from spanferry_worker.services.mlflow_merge import (
     Change,
     is_restored,
@@ -343,13 +348,21 @@ def _ids(traces: Iterable[AssembledTrace]) -> list[str]:
 
 
 def _tried(places: Iterable[int], write: Callable[[int], None]) -> dict[int, PoisonError]:
-    """Write one by one; errors by place, where a trace is refused."""
+    """Write one by one; errors by place, where a trace is refused.
+
+    Raises SuspectedError where one is left for another try, after the others.
+    """
     errors: dict[int, PoisonError] = {}
+    suspected: SuspectedError | None = None
     for place in places:
         try:
             write(place)
         except PoisonError as error:
             errors[place] = error
+        except SuspectedError as error:
+            suspected = error
+    if suspected is not None:
+        raise suspected
     return errors
 
 
