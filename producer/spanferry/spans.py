@@ -247,8 +247,7 @@ class Span(SpanRecorder):
             if trace.own_facts is not None or trace.keeps_spans or process.finish_above < 0:
                 trace.finish(ended, size, error=False, duration_ns=end_ns - self._start_ns)
             else:
-                trace.root = ended
-                trace.spans_at_end = trace.spans
+                trace.root, trace.spans_at_end = ended, trace.spans
                 trace.size = PARCEL_OVERHEAD_BYTES + trace.pending_bytes + size
                 trace.defaults.outlet.put(trace)
             _LAST_TRACE.anywhere = trace.trace_id

@@ -12,9 +12,7 @@ import pytest
 
 from spanferry_schemas import TracePart
 from spanferry_worker.errors import FatalError, PartlyRefusedError, TransientError
-from spanferry_worker.services import mlflow_databricks
 from spanferry_worker.services.mlflow_sink import open_sink
-from spanferry_worker.stages.requests import RequestPolicy
 from tests.services.mlflow import MlflowServer
 from tests.sinks.conftest import OpenSink, Place
 from tests.sinks.gateway import Answer, Gateway, Seen, gateway
@@ -36,12 +34,14 @@ class Workspace:
         self.files: dict[str, bytes] = {}
         self.refuses: dict[str, Answer | str] = {}
         """Answers by the end of a path."""
+        self.once = False
+        """Whether a record is written once only."""
+        self._records: set[str] = set()
 
     def __call__(self, seen: Seen) -> Answer | str | None:
         path = seen.path.partition("?")[0]
-        for end, answer in self.refuses.items():
-            if path.endswith(end):
-                return answer
+        if (refusal := self._refusal(seen, path)) is not None:
+            return refusal
         if path == "/.well-known/databricks-config":
             return Answer(200, {"Content-Type": "application/json"}, b"{}")
         if path.startswith("/files/"):
@@ -59,6 +59,18 @@ class Workspace:
         given = self._way.forward(seen)
         body = given.body.replace(b"mlflow-artifacts:", FOLDER.encode())
         return given._replace(body=body.replace(b"/traces/tr-", b"/tr-"))
+
+    def _refusal(self, seen: Seen, path: str) -> Answer | str | None:
+        for end, answer in self.refuses.items():
+            if path.endswith(end):
+                return answer
+        if self.once and path.endswith("/3.0/mlflow/traces"):
+            trace_id = json.loads(seen.body)["trace"]["trace_info"]["trace_id"]
+            if trace_id in self._records:
+                error = {"error_code": "ALREADY_EXISTS", "message": trace_id}
+                return Answer(409, body=json.dumps(error).encode())
+            self._records.add(trace_id)
+        return None
 
     def _file(self, seen: Seen, path: str) -> Answer:
         if seen.method == "PUT":
@@ -152,33 +164,6 @@ async def test_half_of_a_batch_is_completed_and_who_is_refused_is_named(
     assert [len(made.spans(one.trace_id)) for one in (more[0], more[2])] == [5, 5]
 
 
-async def test_each_kind_of_request_has_its_pace(
-    workspace: tuple[Gateway, Workspace], opened: OpenSink, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paces: list[tuple[float | None, int]] = []
-    taken: dict[int, int] = {}
-    original = mlflow_databricks.RequestPace
-
-    class Counted(original):  # type: ignore[misc,valid-type]
-        def __init__(self, per_s: float | None) -> None:
-            super().__init__(per_s)
-            paces.append((per_s, id(self)))
-
-        def take(self, now_s: float) -> float:
-            taken[id(self)] = taken.get(id(self), 0) + 1
-            super().take(now_s)
-            return 0.0
-
-    monkeypatch.setattr(mlflow_databricks, "RequestPace", Counted)
-    sink = await opened("databricks", default_experiment=EXPERIMENT)
-    await sink.write([five_spans() for _ in range(4)])
-    assert [per_s for per_s, _ in paces] == [50.0, 50.0, 50.0, 25.0]
-    writes, reads, files, searches = (taken.get(key, 0) for _, key in paces)
-    assert (writes, reads, files, searches) == (4, 4, 4, 0)
-    await opened("databricks", default_experiment=EXPERIMENT, http=RequestPolicy(requests_per_s=5))
-    assert [per_s for per_s, _ in paces[4:]] == [5.0, 5.0, 5.0, 5.0]
-
-
 async def test_a_workspace_that_lets_nobody_in(
     workspace: tuple[Gateway, Workspace], opened: OpenSink
 ) -> None:
@@ -188,6 +173,53 @@ async def test_a_workspace_that_lets_nobody_in(
     with pytest.raises(FatalError, match="DATABRICKS_TOKEN") as caught:
         await opened("databricks", default_experiment=EXPERIMENT)
     assert TOKEN not in str(caught.value)
+
+
+async def test_of_a_record_that_is_written_once_the_rest_is_said(
+    workspace: tuple[Gateway, Workspace],
+    stored: Place,
+    opened: OpenSink,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Tags and feedback that come late are added; state and metadata, which the API does not change, are
+    named in one line."""
+    _, made = workspace
+    made.once = True
+    sink = await opened("databricks", default_experiment=EXPERIMENT)
+    fronts = []
+    for _ in range(2):
+        root, early = ids(2)
+        fronts.append(
+            (root, trace([span(early, root)], part=TracePart(tags={"a": "b"}), complete=False))
+        )
+    await sink.write([front for _, front in fronts])
+    for root, front in fronts:
+        part = TracePart(tags={"a": "c", "late": "yes"}, metadata={"version": "2"})
+        more = late(front, spans=[span(root, for_ms=50)], part=part, assessments=[feedback()])
+        await sink.write([more])
+        info = stored.info(front.trace_id or b"")
+        assert (info.tags["a"], info.tags["late"]) == ("c", "yes")
+        assert len(info.assessments) == 1
+        assert len(made.spans(front.trace_id)) == 2
+    told = [one.getMessage() for one in caplog.records if "changes no record" in one.getMessage()]
+    assert len(told) == 1
+    assert "version" in told[0]
+    assert "execution_duration" in told[0]
+
+
+async def test_a_tag_that_is_refused_is_said_too(
+    workspace: tuple[Gateway, Workspace], opened: OpenSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, made = workspace
+    made.once = True
+    sink = await opened("databricks", default_experiment=EXPERIMENT)
+    root, early = ids(2)
+    front = trace([span(early, root)], complete=False)
+    await sink.write([front])
+    error = {"error_code": "INVALID_PARAMETER_VALUE", "message": "no such tag"}
+    made.refuses["/tags"] = Answer(400, body=json.dumps(error).encode())
+    await sink.write([late(front, part=TracePart(tags={"late": "yes"}))])
+    assert "tag late" in caplog.text
 
 
 @pytest.mark.parametrize("uri", ["databricks-uc", "file:///x", "mssql://me:canary@db/x"])

@@ -335,6 +335,18 @@ async def test_what_a_server_asks_for_reaches_the_writer(way: Gateway, opened: O
     assert len(way.seen) == asked, "nothing is asked meanwhile"
 
 
+@pytest.mark.parametrize("path", [RECORDS, SPANS])
+async def test_no_server_stops_the_writer_for_longer_than_it_may(
+    way: Gateway, opened: OpenSink, path: str
+) -> None:
+    """As a firewall does that bars for a day."""
+    sink = await opened(way.uri)
+    way.times(1, path, Answer(429, {"Retry-After": "86400"}))
+    with pytest.raises(TransientError) as caught:
+        await sink.write(some(20))
+    assert 290 < (caught.value.retry_after_s or 0) <= 300
+
+
 async def test_no_answer_tells_a_secret(
     way: Gateway, opened: OpenSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

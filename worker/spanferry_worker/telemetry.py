@@ -95,6 +95,8 @@ class LogEvent(StrEnum):
     """MLflow refuses the worker's credentials; traces wait until it does not."""
     STORE_VERSION = "store.version"
     """The server's MLflow is not the one that this worker knows."""
+    STORE_CERTIFICATES = "store.certificates"
+    """Certificates for the tracking server have changed: they were read again, or cannot be used."""
     STORE_CLOSE_FAILED = "store.close_failed"
     """A connection to MLflow was left behind."""
     COMMIT_FAILED = "commit.failed"

@@ -17,7 +17,8 @@ import httpx
 import requests
 
 from spanferry_worker.errors import TransientError, WorkerError
-from spanferry_worker.services.mlflow_access import Access, Call, Transport
+from spanferry_worker.services.http_connections import CONNECT_S, Connections
+from spanferry_worker.services.mlflow_access import Access, Call
 from spanferry_worker.stages.requests import RequestPace, RequestPolicy, retry_after_s
 from spanferry_worker.text import without_userinfo
 
@@ -25,9 +26,6 @@ __all__ = ["HttpClient", "Reply", "TimedOutError"]
 
 _T = TypeVar("_T")
 
-CONNECT_S: Final = 10.0
-IDLE_S: Final = 4.0
-"""Idle connections are closed before the server does it: uvicorn's limit is 5 s."""
 WAIT_MAX_S: Final = 5.0
 """What a server may ask for (`Retry-After`) that is waited for here."""
 BACKOFF_S: Final = 0.25
@@ -51,7 +49,7 @@ class Reply(NamedTuple):
     content: bytes
     content_type: str = ""
     retry_after_s: float | None = None
-    """How long the server wants to be left alone."""
+    """How long the server wants to be left alone, at most as long as the policy lets it."""
 
     @property
     def text(self) -> str:
@@ -65,10 +63,11 @@ class HttpClient:
         """Raises FatalError for certificates that cannot be used."""
         self.access = access
         self._timeout_s = timeout_s
+        self._wait_max_s = policy.retry_after_max_s
         self._pace = RequestPace(policy.requests_per_s, closed_max_s=policy.retry_after_max_s)
         self._chance = random.Random()  # noqa: S311 - spreads retries
         self._places = asyncio.Semaphore(policy.requests_at_once_max)
-        self._client = _client(access.transport(), policy, timeout_s)
+        self._connections = Connections(access, policy, timeout_s)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -123,7 +122,7 @@ class HttpClient:
                 task.cancel()
             if rest:
                 loop.run_until_complete(asyncio.wait(rest))
-            loop.run_until_complete(self._client.aclose())
+            loop.run_until_complete(self._connections.aclose())
             loop.close()
 
     async def _ask_all(
@@ -161,6 +160,7 @@ class HttpClient:
                 try:
                     reply = await self._send(call, prepared)
                 except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+                    await self._connections.look()  # it may be a certificate that has ended
                     if last or not _may_repeat(call, error):
                         raise self._unanswered(error) from error
                 else:
@@ -185,7 +185,7 @@ class HttpClient:
         timeout_s = call.timeout_s or self._timeout_s
         if _answers_back(prepared):
             response = await asyncio.to_thread(self.access.send_by_requests, prepared, timeout_s)
-            reply = _reply(response.status_code, response.content, response.headers)
+            reply = self._reply(response.status_code, response.content, response.headers)
         else:
             headers = {
                 name: value if isinstance(value, str) else value.decode("latin-1")
@@ -193,17 +193,24 @@ class HttpClient:
                 if name.lower() not in _DROPPED
             }
             body: Any = prepared.body
-            answer = await self._client.request(
-                call.method,
-                without_userinfo(prepared.url or ""),
-                headers=headers,
-                content=body,
-                timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
-            )
-            reply = _reply(answer.status_code, answer.content, answer.headers)
+            async with self._connections.client() as client:
+                answer = await client.request(
+                    call.method,
+                    without_userinfo(prepared.url or ""),
+                    headers=headers,
+                    content=body,
+                    timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
+                )
+            reply = self._reply(answer.status_code, answer.content, answer.headers)
         if reply.retry_after_s is not None and reply.status in {429, 503}:
             self._pace.close(time.monotonic(), reply.retry_after_s)
         return reply
+
+    def _reply(self, status: int, content: bytes, headers: Any) -> Reply:
+        wait_s = retry_after_s(headers.get("Retry-After"), time.time_ns() / 1e9)
+        if wait_s is not None:
+            wait_s = min(wait_s, self._wait_max_s)
+        return Reply(status, content, headers.get("Content-Type", ""), wait_s)
 
     def _prepared(self, call: Call) -> requests.PreparedRequest:
         """Made in the thread that asks: credentials may lie in files, or behind a plug-in."""
@@ -225,25 +232,6 @@ class HttpClient:
         ):
             return TimedOutError(message)
         return TransientError(message)
-
-
-def _client(transport: Transport, policy: RequestPolicy, timeout_s: float) -> httpx.AsyncClient:
-    at_once = policy.requests_at_once_max
-    return httpx.AsyncClient(
-        verify=transport.verify,
-        proxy=transport.proxy,
-        follow_redirects=transport.follow_redirects,
-        limits=httpx.Limits(
-            max_connections=at_once, max_keepalive_connections=at_once, keepalive_expiry=IDLE_S
-        ),
-        timeout=httpx.Timeout(timeout_s, connect=CONNECT_S),
-        trust_env=False,
-    )
-
-
-def _reply(status: int, content: bytes, headers: Any) -> Reply:
-    wait_s = retry_after_s(headers.get("Retry-After"), time.time_ns() / 1e9)
-    return Reply(status, content, headers.get("Content-Type", ""), wait_s)
 
 
 def _answers_back(prepared: requests.PreparedRequest) -> bool:

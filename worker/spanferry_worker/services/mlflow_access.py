@@ -114,16 +114,18 @@ class Access:
 
     def transport(self) -> Transport:
         """How to connect. Raises FatalError for certificates that cannot be used."""
-        creds = self.credentials()
-        given: Any = self._session.merge_environment_settings(
-            self._uri, {}, None, creds.verify, creds.client_cert_path
-        )
+        given = self._given()
         proxy: str | None = requests.utils.select_proxy(self._uri, given["proxies"])
         return Transport(
             _tls_context(given["verify"], given["cert"]),
             proxy,
             bool(MLFLOW_ALLOW_HTTP_REDIRECTS.get()),
         )
+
+    def tls_stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """What tells whether the files of certificates have changed; None for each that is not there."""
+        given = self._given()
+        return tuple(_stamp(given[name]) for name in ("verify", "cert"))
 
     def send_by_requests(
         self, prepared: requests.PreparedRequest, timeout_s: float
@@ -152,6 +154,13 @@ class Access:
                     text = text.replace(one, _MASK)
         return text
 
+    def _given(self) -> Any:
+        """Proxies, authorities and certificate, as `requests` finds them."""
+        creds = self.credentials()
+        return self._session.merge_environment_settings(
+            self._uri, {}, None, creds.verify, creds.client_cert_path
+        )
+
 
 def _authorization(creds: Any) -> str | None:
     """As MLflow's http_request has it."""
@@ -174,6 +183,16 @@ def _auth(creds: Any) -> AuthBase | None:
         return signer
     found: AuthBase | None = fetch_auth(creds.auth) if creds.auth else None
     return found
+
+
+def _stamp(path: bool | str | None) -> tuple[int, int, int] | None:
+    if not isinstance(path, str):
+        return None
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def _tls_context(verify: bool | str, cert: str | None) -> ssl.SSLContext:

@@ -17,6 +17,8 @@ _DEFAULTS = {
     # ... and those of Databricks' SDK nine.
     "MLFLOW_ASYNC_TRACE_LOGGING_RETRY_TIMEOUT": "60",
     "MLFLOW_DATABRICKS_ENDPOINT_HTTP_RETRY_TIMEOUT": "60",
+    # It would sleep for up to six hours in the middle of a write because a server asks for that.
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     # Costs come from the price list that MLflow was installed with: fetching a newer one would hold
     # up a write for up to a quarter of a minute for each provider. Set it to have them fetched.
     "MLFLOW_MODEL_CATALOG_URI": "",

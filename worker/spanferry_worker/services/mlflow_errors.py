@@ -16,6 +16,7 @@ from spanferry_worker.telemetry import LogEvent
 
 __all__ = [
     "RefusedError",
+    "SuspectedError",
     "causes",
     "elsewhere",
     "error_code",
@@ -64,6 +65,10 @@ class RefusedError(PoisonError):
     def __init__(self, refused: Mapping[str, PoisonError]) -> None:
         super().__init__("; ".join(map(str, list(refused.values())[:3])))
         self.refused = dict(refused)
+
+
+class SuspectedError(TransientError):
+    """Some traces are left for another try, though the store takes others: they may be to blame."""
 
 
 def refused_of(

@@ -1,20 +1,24 @@
 """Which spans go to a tracking server in one request, and what becomes of those that it does not take."""
 
-import json
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple
 
 from mlflow.entities import Span
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from spanferry_worker.errors import PoisonError
+from spanferry_worker.errors import PoisonError, TransientError
 from spanferry_worker.services.http_client import TimedOutError
 from spanferry_worker.services.mlflow_backend import span_chars
-from spanferry_worker.services.mlflow_private import attribute_texts
-from spanferry_worker.services.mlflow_server import Server, TooLargeError
+from spanferry_worker.services.mlflow_errors import SuspectedError
+from spanferry_worker.services.mlflow_server import IllAnswerError, Server, TooLargeError
+from spanferry_worker.services.mlflow_witness import Witness, export_request
 from spanferry_worker.stages.requests import RequestPolicy, SizeLimit
+from spanferry_worker.stages.suspects import Suspects
 
 __all__ = ["Load", "Loads", "SpanSender"]
+
+FAILURES_MAX: Final = 16
+"""Loads that fail one after the other; then an ill server is left alone."""
 
 
 class Load(NamedTuple):
@@ -52,6 +56,8 @@ class Loads:
         more goes in several loads."""
         self.refused: dict[str, PoisonError] = {}
         """Errors by trace id."""
+        self.aside: set[str] = set()
+        """Traces of which something is left for another write."""
         self.cut: set[str] = set()
         """Traces whose spans go, or went, in more than one load."""
         self._left = _packed(experiments, spans, bytes_max=bytes_max, traces_max=traces_max)
@@ -84,6 +90,10 @@ class Loads:
             if pieces:
                 kept.append(other._replace(pieces=pieces))
         self._left = kept
+
+    def set_aside(self) -> None:
+        """The load is left for another write."""
+        self.aside |= self._left.pop().pieces.keys()
 
     def halve(self) -> bool:
         """The load is too large. False, and nothing is changed, where it is a single span."""
@@ -152,11 +162,14 @@ class SpanSender:
         self._server = server
         self._policy = policy
         self._limit = SizeLimit(policy.request_bytes_max)
+        self._suspects = Suspects()
+        self._witness = Witness(server)
 
     def send(self, experiments: Mapping[str, str], spans: Mapping[str, Sequence[Span]]) -> Loads:
         """Spans by trace id, experiment ids by trace id; the result says what was refused.
 
-        Raises TransientError, after which any part of it may be stored.
+        Raises TransientError, after which any part of it may be stored: SuspectedError where all is but
+        what a server that is well does not take.
         """
         loads = Loads(
             experiments,
@@ -164,45 +177,71 @@ class SpanSender:
             bytes_max=self._limit.bytes_max,
             traces_max=self._policy.request_traces_max,
         )
+        failures = 0
+        away: TransientError | None = None
         while (load := loads.load) is not None:
-            request = ExportTraceServiceRequest()
-            scope = request.resource_spans.add().scope_spans.add()
-            scope.spans.extend(_to_proto(span) for span in load.spans)
             try:
-                self._server.send_spans(load.experiment_id, request)
-            except TimedOutError:
-                self._limit.too_slow()
-                raise
-            except TooLargeError as error:
-                self._limit.too_large(load.size)
-                if not loads.halve():
-                    loads.refuse(error)
-            except PoisonError as error:
-                loads.refuse(error)
+                self._send(loads, load)
+            except IllAnswerError as error:
+                failures += 1
+                if self._doubt(loads, load, error):
+                    failures = 0
+                    away = away or SuspectedError(str(error))
+                elif failures >= FAILURES_MAX:
+                    raise
+                elif len(load.spans) == 1:
+                    away = error
             else:
-                self._limit.accepted()
-                loads.accepted()
+                failures = 0
+        self._suspects.taken(experiments.keys() - loads.refused.keys() - loads.aside)
+        if away is not None and loads.aside:
+            raise away
         return loads
 
+    def _send(self, loads: Loads, load: Load) -> None:
+        """Send one, and say how it went. Raises TransientError."""
+        try:
+            self._server.send_spans(load.experiment_id, export_request(load.spans))
+        except TimedOutError:
+            self._limit.too_slow()
+            raise
+        except TooLargeError as error:
+            self._limit.too_large(load.size)
+            if not loads.halve():
+                loads.refuse(error)
+        except PoisonError as error:
+            loads.refuse(error)
+        else:
+            self._limit.accepted()
+            self._witness.saw(load.experiment_id, load.spans)
+            loads.accepted()
 
-def _to_proto(span: Span) -> Any:
-    """OTLP of a span. An integer beyond 64 bits, which OTLP cannot carry, goes as its digits."""
-    try:
-        return span.to_otel_proto()
-    except ValueError:
-        attributes: dict[str, Any] = dict(attribute_texts(span))
-        for key, text in attributes.items():
-            attributes[key] = json.dumps(_fitting(json.loads(text)), ensure_ascii=False)
-        data = span.to_dict()
-        data["attributes"] = attributes
-        return Span.from_dict(data).to_otel_proto()
+    def _doubt(self, loads: Loads, load: Load, error: IllAnswerError) -> bool:
+        """Look for the span to blame, if there is one. True: the server has just stored something else.
 
-
-def _fitting(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _fitting(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_fitting(item) for item in value]
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return str(value)
-    return value
+        Raises the error where the server is ill, or before it is time to look.
+        """
+        if not self._server.is_well():
+            self._suspects.absolve()
+            raise error
+        size = max(map(span_chars, load.spans))
+        if len(load.spans) > 1:
+            if not self._suspects.failed(load.pieces, size, time.monotonic()):
+                raise error
+            loads.halve()
+            return False
+        testified = self._witness.testifies()
+        if testified is False:
+            self._suspects.absolve()
+        (trace_id,) = load.pieces
+        if testified and self._suspects.struck(trace_id, size, time.monotonic()):
+            loads.refuse(
+                PoisonError(
+                    f"{error} (so it answers again and again to a span of {size} characters, and "
+                    "stores others meanwhile: its database may take no statement of that size, as "
+                    "MySQL's max_allowed_packet has it)"
+                )
+            )
+        else:
+            loads.set_aside()
+        return bool(testified)

@@ -5,6 +5,7 @@
 import importlib
 import json
 import pkgutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -32,6 +33,8 @@ from mlflow.tracking.request_header import registry as header_registry
 from mlflow.utils import rest_utils, validation
 from mlflow.utils.proto_json_utils import parse_dict
 
+from spanferry_worker.stages.requests import retry_after_s
+
 __all__ = [
     "OWNER_ATTRIBUTES",
     "TRANSLATORS",
@@ -49,6 +52,7 @@ __all__ = [
     "is_empty_database",
     "knows_revision",
     "latest_revision",
+    "leave_long_waits",
     "model_dimension",
     "open_store",
     "rest_response",
@@ -316,3 +320,32 @@ def add_header_provider(provider: Any) -> None:
     providers: Any = header_registry._request_header_provider_registry
     if provider not in list(providers):
         providers.register(lambda: provider)
+
+
+class _LongWaits:
+    """Has Databricks' SDK give up where it would sleep for long in the thread that asks."""
+
+    def __init__(self) -> None:
+        self.most_s = 0.0
+        self.told: Callable[[float], None] = lambda _: None
+
+    def customize_error(self, response: requests.Response, kwargs: dict[str, Any]) -> None:
+        if response.status_code not in {429, 503}:
+            return
+        wait_s = retry_after_s(response.headers.get("Retry-After"), time.time_ns() / 1e9)
+        if wait_s is not None and wait_s > self.most_s:
+            kwargs.pop("retry_after_secs", None)
+            self.told(wait_s)
+
+
+_long_waits: Final = _LongWaits()
+
+
+def leave_long_waits(most_s: float, told: Callable[[float], None]) -> None:
+    """Let no request of Databricks' SDK sleep for more than `most_s` at once because its workspace asks
+    for that (`Retry-After`): `told` gets the seconds, and the request fails. For clients made from now on."""
+    parser: Any = importlib.import_module("databricks.sdk.errors.parser")
+    _long_waits.most_s = most_s
+    _long_waits.told = told
+    if _long_waits not in parser._error_customizers:
+        parser._error_customizers.append(_long_waits)

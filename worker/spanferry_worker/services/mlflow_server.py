@@ -19,7 +19,7 @@ from spanferry_worker.services.mlflow_private import RestStoreOver, rest_respons
 from spanferry_worker.stages.requests import RequestPolicy
 from spanferry_worker.telemetry import LogEvent
 
-__all__ = ["Server", "TooLargeError"]
+__all__ = ["IllAnswerError", "Server", "TooLargeError"]
 
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
@@ -29,6 +29,13 @@ SHOWN_CHARS: Final = 1000
 """Of what a server answers, in a message."""
 
 _RACE_TEXTS: Final = ("IntegrityError", "UniqueViolation", "ForeignKeyViolation", "deadlock")
+_PASSING_TEXTS: Final = (
+    "Lock wait timeout",
+    "database is locked",
+    "oo many connections",
+    "QueuePool",
+)
+"""Of databases that have too much to do."""
 _BUSY: Final = frozenset({407, 408, 425, 429, 502, 503, 504})
 """Not an answer to what was asked: a gateway's, or a server's that has too much to do."""
 _REPEATABLE_POSTS: Final = ("/traces", "/batchGetInfos", "/search")
@@ -37,6 +44,13 @@ _REPEATABLE_POSTS: Final = ("/traces", "/batchGetInfos", "/search")
 
 class TooLargeError(PoisonError):
     """The server, or a proxy before it, takes no request of this size."""
+
+
+class IllAnswerError(TransientError):
+    """MLflow itself, and no proxy before it, says that it cannot store the spans now.
+
+    Its database may be away. Or it has hung up on a statement of these spans, and will again.
+    """
 
 
 class Server:
@@ -96,7 +110,7 @@ class Server:
                 raise TransientError(str(ours)) from error
             if not (isinstance(error, RestException) and error_code(error) == "INTERNAL_ERROR"):
                 raise ours from error
-            if not self._is_well():
+            if not self.is_well():
                 raise TransientError(str(ours)) from error
             raise PoisonError(f"{ours} (the server answers other requests)") from error
 
@@ -151,6 +165,14 @@ class Server:
         spans: list[dict[str, Any]] = data["spans"]
         return spans
 
+    def is_well(self) -> bool:
+        """Whether it answers a small question, for which it asks its database."""
+        try:
+            reply = self._check("/api/2.0/mlflow/experiments/get?experiment_id=0")
+        except (TransientError, MlflowException):
+            return False
+        return reply.status < 500
+
     def refused(self, status: int) -> str:
         """What to say when the server does not accept the worker's credentials."""
         return (
@@ -181,7 +203,7 @@ class Server:
         if reply.status in _BUSY or (reply.status == 200 and "html" in reply.content_type):
             raise _busy(self._access, doing, reply)
         if reply.status == 500 and not _json_code(reply):
-            if self._is_well():
+            if self.is_well():
                 raise PoisonError(
                     f"{_said(self._access, doing, reply)} (it answers other requests)"
                 )
@@ -206,18 +228,12 @@ class Server:
             return TransientError(message)
         if status == 413:
             return TooLargeError(message)
-        if status == 500 and _json_code(reply) == "INTERNAL_ERROR" and self._is_well():
+        if status == 500 and _json_code(reply) == "INTERNAL_ERROR" and self.is_well():
             return PoisonError(message)
         if status >= 500 or status == 200 or status in _BUSY:
-            return _busy(self._access, "storing spans", reply)
+            kind = IllAnswerError if _is_mlflows(reply) else TransientError
+            return kind(message, retry_after_s=reply.retry_after_s)
         return PoisonError(message)
-
-    def _is_well(self) -> bool:
-        try:
-            reply = self._check("/api/2.0/mlflow/experiments/get?experiment_id=0")
-        except (TransientError, MlflowException):
-            return False
-        return reply.status < 500
 
     def _check(self, path: str) -> Reply:
         return self._client.ask(Call("GET", path, timeout_s=CHECK_TIMEOUT_S, tries=1))
@@ -225,6 +241,12 @@ class Server:
 
 def _busy(access: Access, doing: str, reply: Reply) -> TransientError:
     return TransientError(_said(access, doing, reply), retry_after_s=reply.retry_after_s)
+
+
+def _is_mlflows(reply: Reply) -> bool:
+    """Whether MLflow itself says that it could not store something, and not for want of time."""
+    passing = any(text in reply.text for text in _PASSING_TEXTS)
+    return reply.status in {500, 503} and bool(_json_code(reply)) and not passing
 
 
 def _said(access: Access, doing: str, reply: Reply) -> str:

@@ -25,6 +25,7 @@ from spanferry_worker.services.mlflow_backend import Backend
 from spanferry_worker.services.mlflow_build import EntityBuilder, prompt_versions
 from spanferry_worker.services.mlflow_errors import (
     RefusedError,
+    SuspectedError,
     elsewhere,
     first_lines,
     is_forbidden,
@@ -364,13 +365,21 @@ def _ids(traces: Iterable[AssembledTrace]) -> list[str]:
 
 
 def _tried(places: Iterable[int], write: Callable[[int], None]) -> dict[int, PoisonError]:
-    """Write one by one; errors by place, where a trace is refused."""
+    """Write one by one; errors by place, where a trace is refused.
+
+    Raises SuspectedError where one is left for another try, after the others.
+    """
     errors: dict[int, PoisonError] = {}
+    suspected: SuspectedError | None = None
     for place in places:
         try:
             write(place)
         except PoisonError as error:
             errors[place] = error
+        except SuspectedError as error:
+            suspected = error
+    if suspected is not None:
+        raise suspected
     return errors
 
 
