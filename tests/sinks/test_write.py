@@ -12,7 +12,7 @@ import sqlalchemy
 
 from spanferry_schemas import Span, StatusCode, TracePart, TraceState
 from spanferry_worker.errors import TraceNotFoundError, TransientError
-from spanferry_worker.services import mlflow_write
+from spanferry_worker.services import mlflow_read
 from tests.sinks.conftest import OpenSink, Place, everywhere
 from tests.sinks.stores import MS, START_NS, dump, feedback, five_spans, ids, late, span, trace
 
@@ -85,7 +85,7 @@ async def test_what_comes_again_is_read_at_once_but_not_more_than_fits(
     assert (asked, one_by_one) == ([10], [])
     assert batch[0].trace_id is not None
     size = int(database.info(batch[0].trace_id).trace_metadata["mlflow.trace.sizeBytes"])
-    monkeypatch.setattr(mlflow_write, "READ_BYTES_MAX", int(size * 6.5))
+    monkeypatch.setattr(mlflow_read, "READ_BYTES_MAX", int(size * 6.5))
     await sink.write(batch)
     assert (asked[1:], len(one_by_one)) == ([6], 4)
 

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 import httpx
@@ -51,7 +51,7 @@ class Connections:
         self._renewal = asyncio.Lock()
 
     @contextlib.asynccontextmanager
-    async def client(self) -> AsyncIterator[httpx.AsyncClient]:
+    async def client(self) -> AsyncGenerator[httpx.AsyncClient]:
         """For one request."""
         if time.monotonic() - self._looked_s >= LOOK_S:
             await self.look()

@@ -1,14 +1,14 @@
 """Storing a batch: new traces the cheap way, known ones merged, feedback where its trace is."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import methodcaller
-from typing import Any, Final
+from typing import Any
 
-from mlflow.entities import Span, Trace, TraceInfo
+from mlflow.entities import Span, TraceInfo
 from mlflow.entities.model_registry import PromptVersion
 from mlflow.exceptions import MlflowException
-from mlflow.tracing.constant import SpansLocation, TraceMetadataKey, TraceTagKey
+from mlflow.tracing.constant import TraceMetadataKey
 
 import spanferry_schemas as wire
 from spanferry_schemas import trace_id_text
@@ -40,6 +40,7 @@ from spanferry_worker.services.mlflow_merge import (
     truly_marked,
     unstored_spans,
 )
+from spanferry_worker.services.mlflow_read import read_at_once
 from spanferry_worker.services.mlflow_resolve import Resolver
 from spanferry_worker.services.mlflow_trace_rows import NewTrace, RowBuilder, TraceRows
 from spanferry_worker.stages.trace import AssembledTrace
@@ -48,10 +49,6 @@ from spanferry_worker.telemetry import LogEvent
 __all__ = ["Writer"]
 
 _logger = logging.getLogger(__name__)
-
-_IN_DATABASE: Final = SpansLocation.TRACKING_STORE.value
-READ_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Of stored spans that are read at once: twice a batch. The others are read one by one."""
 
 
 class Writer:
@@ -108,7 +105,7 @@ class Writer:
         if alone := [batch[place] for place in rest if blind and is_alone(batch[place])]:
             stored |= self._backend.infos([one for one in _ids(alone) if one not in stored])
 
-        spans = _read_at_once(self._backend, [batch[place] for place in rest], stored)
+        spans = read_at_once(self._backend, [batch[place] for place in rest], stored)
 
         def write_one(place: int) -> None:
             trace = batch[place]
@@ -381,29 +378,3 @@ def _tried(places: Iterable[int], write: Callable[[int], None]) -> dict[int, Poi
     if suspected is not None:
         raise suspected
     return errors
-
-
-def _read_at_once(
-    backend: Backend, traces: Iterable[AssembledTrace], stored: Mapping[str, TraceInfo]
-) -> dict[str, list[Span]]:
-    """The stored spans of the first of these traces, as many as may be in memory together; none where
-    MLflow's own way is asked for. Without traces that are not finished.
-
-    What comes again after a crash is all stored; reading it one by one takes ten times as long as
-    it took to store it.
-    """
-    ids: list[str] = []
-    left = READ_BYTES_MAX
-    for trace in traces:
-        info = stored.get(trace_id_text(trace.trace_id or b"")) if trace.spans else None
-        if info is None or info.tags.get(TraceTagKey.SPANS_LOCATION) != _IN_DATABASE:
-            continue
-        size = info.trace_metadata.get(TraceMetadataKey.SIZE_BYTES, "")
-        left -= int(size) if size.isdecimal() else READ_BYTES_MAX
-        if left < 0:
-            break
-        ids.append(info.trace_id)
-    if backend.bulk is None or len(ids) < 2:
-        return {}
-    found: list[Trace] = backend.ask("reading traces", methodcaller("batch_get_traces", ids))
-    return {one.info.trace_id: list(one.data.spans) for one in found}
