@@ -14,8 +14,10 @@ import pytest
 from spanferry_worker.services.mlflow_sink import MlflowSink, open_sink
 from tests.services.mariadb import MariaDbServer
 from tests.services.mariadb_tables import TableMaker
+from tests.services.mlflow import MlflowServer
 from tests.services.mlflow_tables import copy_tables
 from tests.services.postgres import PostgresServer
+from tests.sinks.gateway import Gateway, gateway
 
 OpenSink = Callable[..., Awaitable[MlflowSink]]
 DATABASES = ("sqlite", "postgres", "mariadb")
@@ -137,6 +139,21 @@ async def opened() -> AsyncIterator[OpenSink]:
     yield open_one
     for sink in sinks:
         await sink.close()
+
+
+@pytest.fixture
+def way(mlflow_server: MlflowServer) -> Iterator[Gateway]:
+    """What stands in front of the server and may answer in its place."""
+    with gateway(mlflow_server.uri) as one:
+        yield one
+
+
+@pytest.fixture
+def stored(mlflow_server: MlflowServer, tmp_path: Path) -> Iterator[Place]:
+    """What the server behind it has."""
+    place = Place("server", mlflow_server.uri, mlflow_server.backend_uri, tmp_path)
+    yield place
+    place.close()
 
 
 @pytest.fixture

@@ -98,13 +98,6 @@ def workspace(
         yield way, made
 
 
-@pytest.fixture
-def stored(mlflow_server: MlflowServer, tmp_path: Any) -> Iterator[Place]:
-    place = Place("server", mlflow_server.uri, mlflow_server.backend_uri, tmp_path)
-    yield place
-    place.close()
-
-
 async def test_a_record_and_a_file_for_each_trace_and_late_parts_merged(
     workspace: tuple[Gateway, Workspace], stored: Place, opened: OpenSink
 ) -> None:

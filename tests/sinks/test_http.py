@@ -4,7 +4,7 @@ import base64
 import gzip
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -38,19 +38,6 @@ USAGE = "mlflow.chat.tokenUsage"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_client, "BACKOFF_S", 0.01)
-
-
-@pytest.fixture
-def way(mlflow_server: MlflowServer) -> Iterator[Gateway]:
-    with gateway(mlflow_server.uri) as one:
-        yield one
-
-
-@pytest.fixture
-def stored(mlflow_server: MlflowServer, tmp_path: Any) -> Iterator[Place]:
-    place = Place("server", mlflow_server.uri, mlflow_server.backend_uri, tmp_path)
-    yield place
-    place.close()
 
 
 def some(count: int, **fields: Any) -> list[AssembledTrace]:

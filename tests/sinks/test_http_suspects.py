@@ -1,9 +1,7 @@
 """A server that says 503 while it lives: its database is away, or one span has its database hang up."""
 
 import json
-from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -11,9 +9,8 @@ from spanferry_worker.errors import PartlyRefusedError, PoisonError, TransientEr
 from spanferry_worker.services import http_client, mlflow_loads
 from spanferry_worker.services.mlflow_sink import MlflowSink
 from spanferry_worker.stages.trace import AssembledTrace
-from tests.services.mlflow import MlflowServer
 from tests.sinks.conftest import OpenSink, Place
-from tests.sinks.gateway import Answer, Gateway, Seen, gateway
+from tests.sinks.gateway import Answer, Gateway, Seen
 from tests.sinks.stores import five_spans, ids, late, span, trace
 from tests.sinks.test_http import SPANS, loads, rows, spans_of
 
@@ -42,19 +39,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(http_client, "BACKOFF_S", 0.001)
     monkeypatch.setattr(mlflow_loads, "time", SimpleNamespace(monotonic=made.monotonic))
     return made
-
-
-@pytest.fixture
-def way(mlflow_server: MlflowServer) -> Iterator[Gateway]:
-    with gateway(mlflow_server.uri) as one:
-        yield one
-
-
-@pytest.fixture
-def stored(mlflow_server: MlflowServer, tmp_path: Any) -> Iterator[Place]:
-    place = Place("server", mlflow_server.uri, mlflow_server.backend_uri, tmp_path)
-    yield place
-    place.close()
 
 
 def lone() -> AssembledTrace:
