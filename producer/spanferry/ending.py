@@ -88,8 +88,10 @@ class Ending:
         true; `Sender.go_on` lets it go on. A Ctrl-C in the middle ends the waiting, and goes on when
         that is done.
         """
+        until_s = time.monotonic() + timeout_s + STOP_S
         while not self._turn.acquire(blocking=False):  # by another greenlet of this thread maybe
-            if self._whose_turn == threading.get_ident():
+            # Past the time it may be this thread's own, interrupted right after it had got it.
+            if self._whose_turn == threading.get_ident() or time.monotonic() > until_s:
                 return False
             time.sleep(_TURN_S)
         try:

@@ -182,13 +182,13 @@ class LiveTrace(Struct, eq=False):
         if error:
             self.failed = True
         self.root_duration_ns = duration_ns
-        self.root = root
-        self.spans_at_end = self.spans
         size += PARCEL_OVERHEAD_BYTES + self.pending_bytes
         for facts in (self.own_facts, self.sent_facts):
             if facts is not None:
                 size += part_size(facts)
         self.size = size
+        self.root = root
+        self.spans_at_end = self.spans
         self.defaults.outlet.put(self)
 
     def parcel(self) -> Parcel:

@@ -19,7 +19,7 @@ from spanferry.settings import Settings
 from spanferry.testing import capture
 from spanferry.trace_state import INCOMPLETE
 from tests.bridge.conftest import NOWHERE
-from tests.producer.hostile import PanicError, Panics
+from tests.producer.hostile import PanicException, Panics
 
 NOTE = "<spanferry: cannot record Panics>"
 
@@ -107,7 +107,7 @@ def test_who_updates_a_trace_while_it_ends_loses_nothing(accelerate: bool) -> No
 
 def test_a_redaction_function_that_panics_withholds(accelerate: bool) -> None:
     def function(value: Any, place: str) -> Any:
-        raise PanicError(value)
+        raise PanicException(value)
 
     with redacting(accelerate, function) as captured:
         with mlflow.start_span("root") as root:
@@ -139,7 +139,7 @@ def test_a_value_that_panics_does_not_reach_the_app(light: capture) -> None:
 
 def test_a_processor_that_panics_is_said(light: capture, caplog: pytest.LogCaptureFixture) -> None:
     def processor(span: Any) -> None:
-        raise PanicError("no")
+        raise PanicException("no")
 
     with mlflow.tracing.configure(span_processors=[processor]), mlflow.start_span("root"):
         pass

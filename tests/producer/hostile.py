@@ -179,7 +179,7 @@ class RaisingField:
         return object.__getattribute__(self, name)
 
 
-class PanicError(BaseException):
+class PanicException(BaseException):
     """What Rust panics with under Python: no Exception."""
 
 
@@ -187,23 +187,23 @@ class Panics:
     """Panics whatever one does with it."""
 
     def __getattr__(self, name: str) -> object:
-        raise PanicError(name)
+        raise PanicException(name)
 
     def __repr__(self) -> str:
-        raise PanicError("repr")
+        raise PanicException("repr")
 
     def __str__(self) -> str:
-        raise PanicError("str")
+        raise PanicException("str")
 
     def __bool__(self) -> bool:
-        raise PanicError("bool")
+        raise PanicException("bool")
 
 
 class PanickingModel:
     """A model that panics; it has a text."""
 
     def model_dump(self) -> dict[str, object]:
-        raise PanicError("dump")
+        raise PanicException("dump")
 
     def __str__(self) -> str:
         return "model"
@@ -218,7 +218,7 @@ class PanickingField:
 
     def __getattribute__(self, name: str) -> object:
         if name == "missing":
-            raise PanicError("missing")
+            raise PanicException("missing")
         return object.__getattribute__(self, name)
 
     def __repr__(self) -> str:
@@ -229,4 +229,4 @@ class PanickingMapping(dict):  # type: ignore[type-arg]
     """A dict that panics when its items are wanted."""
 
     def items(self) -> object:  # type: ignore[override]
-        raise PanicError("items")
+        raise PanicException("items")

@@ -160,3 +160,20 @@ def test_a_handler_that_asks_for_the_end_in_the_middle_of_it_does_not_wait_for_i
     one = ending_of(sender)
     one.flush_or_spool(3.0)
     assert sender.asked_s == [3.0, 3.0]
+
+
+def test_who_interrupts_its_own_thread_right_after_it_got_the_turn_does_not_wait_for_ever(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal may come between the lock and the note whose it is."""
+    one = ending_of(Sender(clock))
+    one._turn.acquire()
+    waited_s: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited_s.append(seconds)
+        clock.now_s += seconds
+
+    monkeypatch.setattr(ending, "time", SimpleNamespace(monotonic=clock.monotonic, sleep=sleep))
+    assert not one.flush_or_spool(3.0)
+    assert sum(waited_s) == pytest.approx(3.0 + ending.STOP_S, abs=0.1)

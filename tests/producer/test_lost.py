@@ -140,6 +140,18 @@ def test_what_stops_the_thread_while_a_trace_ends_goes_on_and_the_trace_is_count
     assert client.stats().traces_dropped_by_reason["broken"] == 1
 
 
+def test_what_stops_the_thread_while_a_trace_is_weighed_leaves_it_counted(
+    client: clients.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: object) -> int:
+        raise SystemExit
+
+    monkeypatch.setattr(trace_state, "part_size", stop)
+    with pytest.raises(SystemExit), spanferry.start_span("root"):
+        spanferry.update_current_trace(tags={"t": "x"})
+    assert client.stats().traces_dropped_by_reason["broken"] == 1
+
+
 def test_a_trace_that_was_put_is_not_counted_twice(
     client: clients.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

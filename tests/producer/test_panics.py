@@ -3,7 +3,7 @@ a thread always does."""
 
 import asyncio
 import json
-import sys
+import signal
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +17,7 @@ from spanferry.settings import Settings
 from spanferry.stopping import let_through
 from spanferry.testing import CapturedTrace, capture
 from tests.producer.hostile import (
-    PanicError,
+    PanicException,
     PanickingField,
     PanickingMapping,
     PanickingModel,
@@ -28,11 +28,11 @@ NOTE = "<spanferry: cannot record Panics>"
 NOWHERE = "none:1"
 
 
-class UnspokenError(PanicError):
+class UnspokenError(PanicException):
     """A panic with a text that panics."""
 
     def __str__(self) -> str:
-        raise PanicError("str")
+        raise PanicException("str")
 
     __repr__ = __str__
 
@@ -133,7 +133,7 @@ def redacting(function: Callable[[Any, str], Any]) -> capture:
 
 def test_a_redaction_function_that_panics_withholds(unsaid: None) -> None:
     def function(value: Any, place: str) -> Any:
-        raise PanicError(value)
+        raise PanicException(value)
 
     with redacting(function) as captured:
         with spanferry.start_span("root") as span:
@@ -154,7 +154,11 @@ def test_what_a_redaction_function_returns_may_panic(unsaid: None) -> None:
     assert trace.tags["t"] == NOTE
 
 
-STOPS = [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError]
+class TimeLimitExceeded(BaseException):
+    """What a task queue raises in whatever a task is at."""
+
+
+STOPS = [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, TimeLimitExceeded]
 
 
 @pytest.mark.parametrize("stop", STOPS)
@@ -178,24 +182,37 @@ def test_what_stops_a_thread_goes_on(stop: type[BaseException], captured: captur
             call()
 
 
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [("gevent.timeout", "Timeout"), ("greenlet", "GreenletExit"), ("trio", "Cancelled")],
-)
-def test_what_stops_a_greenlet_or_a_task_of_others_goes_on_where_it_is_loaded(
-    module: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kind = type(name, (BaseException,), {})
-    monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**{name: kind}))
-    let_through(PanicError())
+class Nameless(type):
+    """A class whose name raises."""
+
+    @property
+    def __name__(cls) -> str:
+        raise RuntimeError("name")
+
+
+def test_a_time_limit_that_a_signal_raises_goes_on(captured: capture) -> None:
+    class Slow:
+        def __str__(self) -> str:
+            signal.raise_signal(signal.SIGALRM)
+            return "slow"
+
+        __repr__ = __str__
+
+    def stop(*_: object) -> None:
+        raise TimeLimitExceeded
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with pytest.raises(TimeLimitExceeded), spanferry.start_span("root") as span:
+            span.set_inputs(Slow())
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_panic_is_known_by_its_class_s_own_name() -> None:
+    let_through(PanicException())
+    let_through(UnspokenError())
     let_through(ValueError())
-    with pytest.raises(kind):
-        let_through(kind())
-    monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**{name: "no class"}))
-    let_through(kind())
-
-
-def test_asking_what_stops_imports_nothing() -> None:
-    loaded = set(sys.modules)
-    let_through(PanicError())
-    assert set(sys.modules) == loaded
+    nameless = Nameless("Other", (BaseException,), {})
+    with pytest.raises(nameless):
+        let_through(nameless())

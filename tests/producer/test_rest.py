@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from spanferry import loop
 from spanferry.loop import Rest
 
 LOAD_S = 1.5
@@ -40,11 +41,16 @@ def _sender(rest: Rest, work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def test_who_waits_already_goes_before_what_takes_long(slow_module: str) -> None:
+def test_who_waits_already_goes_before_what_takes_long(
+    slow_module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rest = Rest()
 
+    monkeypatch.setattr(loop, "_GIVE_WAYS", 20_000)
+
     def work() -> None:
-        time.sleep(0.3)
+        while not rest._asked_for:
+            time.sleep(0.001)
         rest.load(slow_module)
 
     sender = _sender(rest, work)
@@ -64,7 +70,8 @@ def test_a_fork_waits_for_an_import_that_began_after_it_was_asked_for(
     monkeypatch.setattr(rest, "begin", lambda: None)
 
     def work() -> None:
-        time.sleep(0.3)
+        while not rest._asked_for:
+            time.sleep(0.001)
         monkeypatch.setattr(rest, "end", lambda: None)
         rest.load(slow_module)
         monkeypatch.undo()

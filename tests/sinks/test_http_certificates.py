@@ -71,7 +71,7 @@ def client() -> Iterator[Callable[[str], HttpClient]]:
     clients: list[HttpClient] = []
 
     def open_one(uri: str) -> HttpClient:
-        clients.append(HttpClient(Access(uri, {}), RequestPolicy(), timeout_s=5))
+        clients.append(HttpClient(Access(uri, {}), RequestPolicy(), timeout_s=30))
         return clients[-1]
 
     yield open_one

@@ -19,7 +19,16 @@ pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
 ERROR = {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "MySQL server has gone away"}
 MLFLOWS = Answer(503, body=json.dumps(ERROR).encode())
 PROXYS = Answer(503, body=b"<html>upstream away</html>")
-LOCKED = Answer(503, body=json.dumps({**ERROR, "message": "Lock wait timeout exceeded"}).encode())
+BUSY = [
+    Answer(503, body=json.dumps({**ERROR, "message": message}).encode())
+    for message in (
+        "Lock wait timeout exceeded",
+        "canceling statement due to statement timeout",
+        'could not extend file "base/1/2": No space left on device',
+        "database or disk is full",
+        "FATAL: remaining connection slots are reserved",
+    )
+]
 TRY_S = 20
 """Between two tries of the writer, as the clock has it."""
 
@@ -162,11 +171,11 @@ async def test_a_database_that_is_away_behind_a_living_server(
     assert len(rows(stored, batch)["spans"]) == (1 if alone else 4 * 5)
 
 
-@pytest.mark.parametrize("answer", [PROXYS, LOCKED])
+@pytest.mark.parametrize("answer", [PROXYS, *BUSY])
 async def test_what_is_not_said_of_a_span_blames_none(
     way: Gateway, opened: OpenSink, clock: Clock, answer: Answer
 ) -> None:
-    """A proxy's answer, and that of a database with too much to do."""
+    """A proxy's answer, and that of a database with too much to do, or without room."""
     sink = await opened(way.uri)
     await sink.write([five_spans()])
     batch = [five_spans() for _ in range(3)]

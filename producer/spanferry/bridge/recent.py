@@ -40,6 +40,7 @@ def remember(assessment: Assessment, size: int) -> None:
     overridden = _kept.get(assessment.overrides or "")
     if overridden is not None:
         overridden.assessment.valid = False
+    forget(assessment.assessment_id)  # sent again it is the newest
     _kept[assessment.assessment_id] = _Kept(time.monotonic(), copy.deepcopy(assessment), size)
     _kept.bytes += size
     while len(_kept) > _KEPT_MAX or _kept.bytes > _KEPT_BYTES_MAX:

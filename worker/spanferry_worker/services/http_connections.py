@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 import httpx
+from mlflow.exceptions import MlflowException
 
 from spanferry_worker.errors import FatalError
 from spanferry_worker.services.mlflow_access import Access, Transport
@@ -71,13 +72,13 @@ class Connections:
         """
         async with self._renewal:
             self._looked_s = time.monotonic()
-            stamps = await asyncio.to_thread(self._access.tls_stamps)
-            if stamps == self._stamps:
-                return
-            self._stamps = stamps
             try:
+                stamps = await asyncio.to_thread(self._access.tls_stamps)
+                if stamps == self._stamps:
+                    return
+                self._stamps = stamps
                 transport = await asyncio.to_thread(self._access.transport)
-            except FatalError as error:
+            except (FatalError, MlflowException, OSError) as error:
                 _logger.warning(
                     "connections keep the certificates that they have: %s",
                     error,

@@ -343,9 +343,11 @@ _long_waits: Final = _LongWaits()
 
 def leave_long_waits(most_s: float, told: Callable[[float], None]) -> None:
     """Let no request of Databricks' SDK sleep for more than `most_s` at once because its workspace asks
-    for that (`Retry-After`): `told` gets the seconds, and the request fails. For clients made from now on."""
+    for that (`Retry-After`): `told` gets the seconds, and the request fails. For clients made from now on, of
+    an SDK that can be told so."""
     parser: Any = importlib.import_module("databricks.sdk.errors.parser")
     _long_waits.most_s = most_s
     _long_waits.told = told
-    if _long_waits not in parser._error_customizers:
-        parser._error_customizers.append(_long_waits)
+    customizers: list[Any] = getattr(parser, "_error_customizers", [_long_waits])
+    if _long_waits not in customizers:
+        customizers.append(_long_waits)

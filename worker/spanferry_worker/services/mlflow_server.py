@@ -30,12 +30,20 @@ SHOWN_CHARS: Final = 1000
 
 _RACE_TEXTS: Final = ("IntegrityError", "UniqueViolation", "ForeignKeyViolation", "deadlock")
 _PASSING_TEXTS: Final = (
-    "Lock wait timeout",
-    "database is locked",
-    "oo many connections",
-    "QueuePool",
+    "timeout",
+    "timed out",
+    "is locked",
+    "deadlock",
+    "too many connections",
+    "connection slots",
+    "queuepool",
+    "is full",
+    "no space left",
+    "diskfull",
+    "read-only",
+    "readonly",
 )
-"""Of databases that have too much to do."""
+"""Of databases that have too much to do, or no room; in lower case."""
 _BUSY: Final = frozenset({407, 408, 425, 429, 502, 503, 504})
 """Not an answer to what was asked: a gateway's, or a server's that has too much to do."""
 _REPEATABLE_POSTS: Final = ("/traces", "/batchGetInfos", "/search")
@@ -245,7 +253,8 @@ def _busy(access: Access, doing: str, reply: Reply) -> TransientError:
 
 def _is_mlflows(reply: Reply) -> bool:
     """Whether MLflow itself says that it could not store something, and not for want of time."""
-    passing = any(text in reply.text for text in _PASSING_TEXTS)
+    said = reply.text.lower()
+    passing = any(text in said for text in _PASSING_TEXTS)
     return reply.status in {500, 503} and bool(_json_code(reply)) and not passing
 
 
