@@ -178,7 +178,8 @@ def _encoded(
     if name is None:
         return None
     pair = sign.group()[-1] in "dD"
-    end = end_of_encoded(text, sign.end(), depth, pair=pair)
+    at = behind(_IS_MARK, text, sign.end())
+    end = end_of_encoded(text, at, depth, pair=pair)
     value = text[sign.end() : end]
     return None if not value or _IS_MARK.fullmatch(value) else (sign.end(), end, name.mark)
 

@@ -180,8 +180,11 @@ class Redactor:
     def _suspects(self, data: bytes) -> tuple["_Rules", bool]:
         """What may be in it: rules, none where none may, and whether fields."""
         folded = fold(data) if self._folds else b""
-        encoded = b"%" in data and _ENCODED_SIGN.search(data) is not None
-        found = self._needles.found_in(folded, anywhere=encoded)
+        if b"%" in data and _ENCODED_SIGN.search(data) is not None:
+            folded += _ENCODED_BLANK.sub(b"", folded)
+            found = self._needles.found_in(folded, anywhere=True)
+        else:
+            found = self._needles.found_in(folded)
         rules = [
             (
                 rule.replaced,
@@ -356,6 +359,8 @@ _FORM: Final = re.compile(rb'"[^\s=&:?{}()<>"\'\\/]{1,200}=')
 _IN_QUERY: Final = re.compile(rb'[%+][^\s=&:?{}()<>"\'\\/%+]{1,200}=(?![="\\])')
 """The end of a name as forms and queries have it."""
 _ENCODED_SIGN: Final = re.compile(rb"%(?:25){0,4}3[aAdD]")
+_ENCODED_BLANK: Final = re.compile(rb"%0+[df]?|\+")
+"""Of an encoded name, folded: `credit%2520card%3D`."""
 _A_MARK: Final = re.compile(r"\[REDACTED:[^\]]*\]")
 
 
