@@ -11,11 +11,12 @@ value is looked at twice.
 import contextlib
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, Protocol, TypeAlias
 from urllib.parse import quote_plus, unquote_plus
 
-from spanferry.redacting.ends import behind, end_of_encoded, end_of_line, end_of_value
+from spanferry.redacting.ends import Stop, behind, end_of_encoded, end_of_line, end_of_value
 from spanferry.redacting.places import ESCAPED_NAME_CHARS, NAME_CHARS
 
 __all__ = ["Names", "begins_as_form", "without_fields"]
@@ -64,6 +65,11 @@ class _Name(NamedTuple):
     """It is the first of its line, and in no quotes."""
     query: bool = False
     """It stands in a query, in no quotes."""
+
+    @property
+    def begin(self) -> int:
+        """Where it begins with its quote."""
+        return self.start - len(self.quote)
 
 
 def begins_as_form(text: str) -> bool:
@@ -126,37 +132,59 @@ def _values(
     text: str, mark_of: MarkOf, signs: list[re.Match[str]], *, form: bool
 ) -> Iterator[tuple[int, int, str]]:
     """Where values of fields stand, one behind the other, and what takes their places."""
-    done = 0
-    for sign in signs:
-        if sign.start() < done:
+    named = list(_named(text, mark_of, signs, form=form))
+    begins = [name.begin for sign, name in named if not _is_encoded(sign)]
+
+    def stop(at: int) -> int:
+        index = bisect_left(begins, at)
+        return begins[index] if index < len(begins) else len(text)
+
+    last: tuple[int, int, str] | None = None
+    for sign, held in named:
+        name: _Name | None = held
+        done = 0 if last is None else last[1]
+        within = sign.start() < done
+        if within and (_is_encoded(sign) or behind(_SPACE, text, sign.end()) < done):
             continue
-        if sign.group()[0] == "%":
-            found = None if form else _encoded(text, sign, done, mark_of)
-        else:
-            found = _assigned(text, sign, done, mark_of, form=form)
-        if found is not None:
-            yield found
-            done = found[1]
+        if held.begin < done and not within:
+            name = _name_before(text, sign, done, mark_of, form=form)
+        value = None if name is None else _assigned(text, sign, name, stop, form=form)
+        if value is None:
+            continue
+        if last is not None and within:  # its name is part of a value, what follows it is not
+            last = (last[0], max(done, value[1]), last[2])
+            continue
+        if last is not None:
+            yield last
+        last = value
+    if last is not None:
+        yield last
+
+
+def _named(
+    text: str, mark_of: MarkOf, signs: list[re.Match[str]], *, form: bool
+) -> Iterator[tuple[re.Match[str], _Name]]:
+    """The signs behind names of fields. In forms what is encoded was looked at before."""
+    for sign in signs:
+        if not (form and _is_encoded(sign)):
+            name = _name_before(text, sign, 0, mark_of, form=form)
+            if name is not None:
+                yield sign, name
+
+
+def _is_encoded(sign: re.Match[str]) -> bool:
+    return sign.group()[0] == "%"
 
 
 def _assigned(
-    text: str, sign: re.Match[str], done: int, mark_of: MarkOf, *, form: bool
+    text: str, sign: re.Match[str], name: _Name, stop: Stop, *, form: bool
 ) -> tuple[int, int, str] | None:
     """The value behind a sign, and its mark; None where nothing is to be replaced."""
-    name_end = _end_of_name(text, sign.start(), done)
-    before = text[max(done, name_end - NAME_CHARS) : name_end]
-    if not before.rstrip("])").endswith(_QUOTES):
-        whole = not form and name_end <= NAME_CHARS and done == 0
-        name = _bare_name(before, name_end, mark_of, whole=whole)
-    else:
-        if "\\" in before:
-            before = text[max(done, name_end - ESCAPED_NAME_CHARS) : name_end]
-        name = _quoted_name(before, name_end, mark_of)
-    if name is None:
-        return None
+    if _is_encoded(sign):
+        return _encoded(text, sign, name, stop)
     start = behind(_SPACE if name.quote else _BLANKS, text, sign.end())
     query = name.query or (form and name.start == 0)
-    end, quote = end_of_value(text, start, (name.start, name.quote), query=query)
+    end, quote = end_of_value(text, start, (name.start, name.quote), stop, query=query)
     if not quote and name.first:
         end = end_of_line(text, end)
     value = text[start:end]
@@ -167,24 +195,40 @@ def _assigned(
 
 
 def _encoded(
-    text: str, sign: re.Match[str], done: int, mark_of: MarkOf
+    text: str, sign: re.Match[str], name: _Name, stop: Stop
 ) -> tuple[int, int, str] | None:
     """The same behind a sign in an encoded query or JSON text."""
-    depth = sign.group().count("25")
-    before = text[max(done, sign.start() - NAME_CHARS) : sign.start()]
-    for _ in range(depth + 1):
-        before = unquote_plus(before)
-    name = _bare_name(before.rstrip("\"'\\ "), sign.start(), mark_of, whole=False)
-    if name is None:
-        return None
-    pair = sign.group()[-1] in "dD"
     at = behind(_IS_MARK, text, sign.end())
-    end = end_of_encoded(text, at, depth, pair=pair)
+    depth, pair = sign.group().count("25"), sign.group()[-1] in "dD"
+    end = end_of_encoded(text, at, depth, stop, pair=pair)
     value = text[sign.end() : end]
     return None if not value or _IS_MARK.fullmatch(value) else (sign.end(), end, name.mark)
 
 
 # --- names ------------------------------------------------------------------------------------
+
+
+def _name_before(
+    text: str, sign: re.Match[str], done: int, mark_of: MarkOf, *, form: bool
+) -> _Name | None:
+    """The field's name before a sign; nothing of it stands before `done`."""
+    if _is_encoded(sign):
+        return _encoded_name(text, sign, done, mark_of)
+    end = _end_of_name(text, sign.start(), done)
+    before = text[max(done, end - NAME_CHARS) : end]
+    if not before.rstrip("])").endswith(_QUOTES):
+        whole = not form and end <= NAME_CHARS and done == 0
+        return _bare_name(before, end, mark_of, whole=whole)
+    if "\\" in before:
+        before = text[max(done, end - ESCAPED_NAME_CHARS) : end]
+    return _quoted_name(before, end, mark_of)
+
+
+def _encoded_name(text: str, sign: re.Match[str], done: int, mark_of: MarkOf) -> _Name | None:
+    before = text[max(done, sign.start() - NAME_CHARS) : sign.start()]
+    for _ in range(sign.group().count("25") + 1):
+        before = unquote_plus(before)
+    return _bare_name(before.rstrip("\"'\\ "), sign.start(), mark_of, whole=False)
 
 
 def _end_of_name(text: str, at: int, done: int) -> int:

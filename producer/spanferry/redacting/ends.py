@@ -5,9 +5,13 @@ of a text takes linear time.
 """
 
 import re
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
-__all__ = ["behind", "end_of_encoded", "end_of_line", "end_of_value"]
+__all__ = ["Stop", "behind", "end_of_encoded", "end_of_line", "end_of_value"]
+
+Stop: TypeAlias = Callable[[int], int]
+"""Where the next name of a field begins, from that place on; the text's end where none does."""
 
 _BLANKS: Final = re.compile(r"[ \t]*+")
 _BARE: Final = re.compile(r"(?:[^\s,;&\"'<>(){}\[\]\\]|\\++(?![\"']))++")
@@ -52,19 +56,21 @@ _AROUND_CHARS: Final = 1_000
 """How far before a name the string may begin in which it stands."""
 
 
-def end_of_value(text: str, start: int, name: tuple[int, str], *, query: bool) -> tuple[int, str]:
+def end_of_value(
+    text: str, start: int, name: tuple[int, str], stop: Stop, *, query: bool
+) -> tuple[int, str]:
     """Where the value ends that starts there, and its quotes, where it is a string.
 
     `name`: where its name stands, and in which quotes. `query`: an ampersand ends it.
     """
     around = ("", 0) if name[1] else _string_around(text, name[0])
-    end, quote = _end_of_one(text, start, around, quoted=bool(name[1]), query=query)
+    end, quote = _end_of_one(text, start, around, stop, quoted=bool(name[1]), query=query)
     if quote:
         return end, quote
     assigned = None if query else _assigned(text, end, around)
     if assigned is not None or text[start:end].lower() in _SCHEMES:
         at = behind(_BLANKS, text, end) if assigned is None else assigned.end()
-        end, _ = _end_of_one(text, at, around, quoted=bool(name[1]), query=query)
+        end, _ = _end_of_one(text, at, around, stop, quoted=bool(name[1]), query=query)
     if text[end - 1 : end].isdigit():
         end = behind(_MORE_DIGITS, text, end)
     return end, ""
@@ -76,11 +82,12 @@ def end_of_line(text: str, end: int) -> int:
     return len(text) if line < 0 else line
 
 
-def end_of_encoded(text: str, start: int, depth: int, *, pair: bool) -> int:
+def end_of_encoded(text: str, start: int, depth: int, stop: Stop, *, pair: bool) -> int:
     """The same of a value in an encoded query, as in `next=%2Fa%3Fpassword%3DS`, which is so many times
     encoded. `pair`: an encoded ampersand ends it too."""
     pattern = rf"(?:(?!%(?:25){{0,{depth}}}26)[^\s&\"<>])*+" if pair else r"[^\s&\"<>]*+"
-    return behind(re.compile(pattern), text, start)
+    found = re.compile(pattern).match(text, start, stop(start))
+    return start if found is None else found.end()
 
 
 def behind(pattern: re.Pattern[str], text: str, at: int) -> int:
@@ -90,7 +97,7 @@ def behind(pattern: re.Pattern[str], text: str, at: int) -> int:
 
 
 def _end_of_one(
-    text: str, start: int, around: tuple[str, int], *, quoted: bool, query: bool
+    text: str, start: int, around: tuple[str, int], stop: Stop, *, quoted: bool, query: bool
 ) -> tuple[int, str]:
     """Where one value ends: a string, a list or a call where those end, a word at the next blank."""
     if quoted:
@@ -102,7 +109,7 @@ def _end_of_one(
         return end, quote
     if end > start and _assigned(text, end, around) is not None:
         return end, ""
-    closed = _end_of_word(text, end, around, query=query)
+    closed = _end_of_word(text, end, around, stop(end), query=query)
     kept = ",;)}]" if quoted else ",;"
     last = closed
     while last > end and text[last - 1] in kept:
@@ -145,13 +152,14 @@ def _end_of_parts(text: str, at: int) -> tuple[int, str, bool]:
     return at, first_quote, group
 
 
-def _end_of_word(text: str, at: int, around: tuple[str, int], *, query: bool) -> int:
-    """The next blank, or the end of the string around it."""
+def _end_of_word(text: str, at: int, around: tuple[str, int], limit: int, *, query: bool) -> int:
+    """The next blank, or the end of the string around it; no further than a place."""
     first, (quote, slashes) = at, around
     pattern = _WORD[quote, "&" if query else ""]
     while True:
-        at = behind(pattern, text, at)
-        if not quote or text[at : at + 1] != quote:
+        found = pattern.match(text, at, limit)
+        at = at if found is None else found.end()
+        if not quote or at >= limit or text[at] != quote:
             return at
         run = at
         while run > first and text[run - 1] == "\\":
