@@ -1,7 +1,7 @@
 """What redaction costs the calling thread: the same traces without it and with each preset.
 
-    python -m benchmarks.redaction           the table of docs/redaction.md, in about 4 minutes
-    python -m benchmarks.redaction --quick   in half a minute; figures not to be quoted
+    python -m benchmarks.redaction           the table of docs/redaction.md, in about 8 minutes
+    python -m benchmarks.redaction --quick   in a minute; figures not to be quoted
 
 Method. One process, no Kafka: finished traces go to an outlet that drops them, because what is asked
 for is the calling thread's time. Every block takes all ways in turn, in an order that rotates from
@@ -10,12 +10,15 @@ their medians and quartiles over the blocks, are what to trust. Every trace carr
 
 - clean: nothing in it is a secret (but ids, times and words that look a little like some).
 - found: one value of the trace holds a secret that the way looks for, among the others.
+- log lines, code, JSON in part: the tool answers with such a text, which is no JSON; full of colons and
+  equals signs, behind which a field's value might stand.
 
 Results go to benchmarks/results/redaction.json.
 """
 
 import argparse
 import gc
+import json
 import statistics
 import sys
 import time
@@ -33,7 +36,7 @@ from spanferry.parcel import Waiting
 from spanferry.redaction import PRESETS, Redaction
 from spanferry.settings import Settings
 
-__all__ = ["CASES", "WAYS", "Case", "Row", "main", "measure", "table"]
+__all__ = ["CASES", "TEXTS", "WAYS", "Case", "Row", "main", "measure", "table"]
 
 RESULTS = Path(__file__).parent / "results" / "redaction.json"
 
@@ -42,9 +45,11 @@ WAYS: dict[str, Redaction | None] = {
     **{preset: Redaction(presets=[preset]) for preset in PRESETS},
     "all presets": Redaction(presets=["all"]),
     "a field": Redaction(fields=["ssn"]),
+    "three fields": Redaction(fields=["ssn", "password", "*token*"]),
     "a pattern": Redaction(patterns={"ticket": r"\bACME-\d{6}\b"}),
     "a function": Redaction(function=lambda value, place: value),
 }
+_FIELD_WAYS = ("a field", "three fields")
 _SECRETS = {
     "api-keys": "sk-" + "abcdefghijklmnopqrstuvwx0123456789",
     "tokens": "Bearer abc123def456ghi789",
@@ -54,6 +59,40 @@ _SECRETS = {
     "all presets": "bob@example.com, 4111 1111 1111 1111",
     "a pattern": "ACME-123456",
 }
+
+
+def _log(number: int) -> str:
+    head = f"2026-11-30T03:{number % 60:02}:11.250Z level=info req={number}"
+    return f'{head} path="/items?page=2&size=20" took={number % 97}ms user: u-{number}'
+
+
+def _code(number: int) -> str:
+    head = f"def step_{number}(items: list[str], *, limit: int = {number}) -> dict[str, int]:"
+    return (
+        head
+        + f'\n    total = {{"a": {number}, "b": len(items)}}  # see: part {number}\n    return total'
+    )
+
+
+def _row(number: int) -> str:
+    return json.dumps({"id": number, "name": f"n{number}", "ok": True, "score": number / 7})
+
+
+def _lines(line: Callable[[int], str], between: str) -> Callable[[int, int], str]:
+    def text(size: int, seed: int) -> str:
+        first = 1_000 * seed
+        lines = [line(number) for number in range(first, first + size // len(line(first)) + 2)]
+        return between.join(lines)[:size]
+
+    return text
+
+
+TEXTS: dict[str, Callable[[int, int], str]] = {
+    "log lines": _lines(_log, "\n"),
+    "code": _lines(_code, "\n\n"),
+    "JSON in part": _lines(_row, ", "),
+}
+"""By shape: texts that are no JSON, of so many characters; another seed, another text."""
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -70,6 +109,7 @@ CASES = (
     Case("10 KB", 10_000, "chat", 40),
     Case("1 MB of text", 1_000_000, "chat", 3),
     Case("1 MB of small dicts", 1_000_000, "rows", 3),
+    *(Case(f"10 KB of {shape}", 10_000, shape, 40) for shape in TEXTS),
 )
 
 
@@ -103,6 +143,14 @@ def _trace(payload: TracePayload) -> None:
         agent.set_outputs(payload.agent[1])
 
 
+def _made(case: Case, seed: int) -> TracePayload:
+    """Of texts, the answer of the tool is one, in a trace with little else."""
+    if case.shape not in TEXTS:
+        return make_payload(case.shape, case.size, seed)
+    payload = make_payload("chat", 2_000, seed)
+    return payload._replace(tool=(payload.tool[0], TEXTS[case.shape](case.size, seed)))
+
+
 def _with(secret: Any, payload: TracePayload) -> TracePayload:
     """The same, with a secret in the outputs of the tool."""
     inputs, outputs = payload.tool
@@ -123,7 +171,7 @@ def measure(cases: tuple[Case, ...], blocks: int, say: Callable[[str], None]) ->
     """All ways in all cases."""
     rows: list[Row] = []
     for case in cases:
-        made = [make_payload(case.shape, case.size, seed) for seed in range(case.traces + 1)]
+        made = [_made(case, seed) for seed in range(case.traces + 1)]
         for secrets in ("clean", "found"):
             ways = [way for way in WAYS if secrets == "clean" or way != "a function"]
             outlet = {way: _Nowhere(WAYS[way]) for way in ways}
@@ -147,7 +195,9 @@ def measure(cases: tuple[Case, ...], blocks: int, say: Callable[[str], None]) ->
 
 
 def _secret(way: str) -> Any:
-    return {"ssn": "123-45-6789"} if way == "a field" else f"see {_SECRETS.get(way, 'nothing')}, ok"
+    return (
+        {"ssn": "123-45-6789"} if way in _FIELD_WAYS else f"see {_SECRETS.get(way, 'nothing')}, ok"
+    )
 
 
 def table(rows: list[Row]) -> str:

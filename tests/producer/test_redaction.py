@@ -76,7 +76,7 @@ def slow_text(text: str) -> str:
         else:
             redacted = slow(within)
             return text if redacted == within else json.dumps(redacted)
-    text = without_fields(text, ALL._fields.mark_of)
+    text = without_fields(text, ALL._fields)
     for rule in RULES.values():
         text = rule.replaced(text)
     return text

@@ -11,19 +11,19 @@ value is looked at twice.
 import contextlib
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 from urllib.parse import quote_plus, unquote_plus
 
-__all__ = ["begins_as_form", "without_fields"]
+from spanferry.redacting.ends import Stop, behind, end_of_encoded, end_of_line, end_of_value
+from spanferry.redacting.places import ESCAPED_NAME_CHARS, NAME_CHARS
+
+__all__ = ["Names", "begins_as_form", "without_fields"]
 
 MarkOf: TypeAlias = Callable[[str], str | None]
 
-_SIGN: Final = re.compile(r"[:=][:=>]{0,3}")
 _QUOTES: Final = ("'", '"')
-_NAME_CHARS: Final = 200
-_ESCAPED_NAME_CHARS: Final = 1_000
-"""A name in quotes may be nothing but escapes."""
 
 _WORD_BACKWARDS: Final = re.compile(r"[^\s:=,;&?{}()<>\"'\\|/#]*+")
 _WORDS_MAX: Final = 3
@@ -35,22 +35,6 @@ _PARTS: Final = re.compile(r"[.\[\]]+")
 
 _SPACE: Final = re.compile(r"\s*+")
 _BLANKS: Final = re.compile(r"[ \t]*+")
-_BARE: Final = re.compile(r"(?:[^\s,;&\"'<>(){}\[\]\\]|\\++(?![\"']))++")
-_QUOTE: Final = re.compile(r"(\\*+)([\"'])")
-_PREFIXES: Final = re.compile(r"[bBrRuUfF]{1,2}")
-"""Before Python's strings."""
-_REST_OF_STRING: Final = {
-    '"': re.compile(r'(?:[^"\\]|\\.)*+["\\]?', re.DOTALL),
-    "'": re.compile(r"(?:[^'\\]|\\.)*+['\\]?", re.DOTALL),
-}
-"""From behind its opening quote; all there is where it is not closed."""
-_IN_GROUP: Final = re.compile(r"[^\"'(){}\[\]\\]++|\\++")
-
-_MORE_DIGITS: Final = re.compile(r"(?: [0-9-]++(?![^\s,;.]))*+")
-"""`123 45 6789` is one value."""
-
-_SCHEMES: Final = frozenset({"bearer", "basic", "digest", "token", "negotiate", "apikey"})
-"""`Authorization: Basic ...`: the value comes after these."""
 
 _NOTHING: Final = frozenset({"null", "None"})
 _IS_MARK: Final = re.compile(r"[\\\"']*\[REDACTED:[\w .-]{1,200}\][\\\"']*")
@@ -61,12 +45,31 @@ _FORMS_MAX: Final = 3
 """Forms in values of forms."""
 
 
+class Names(Protocol):
+    """The names of fields."""
+
+    def mark_of(self, key: str, /) -> str | None:
+        """What takes the place of a name's value; None where that may stay."""
+
+    def signs(self, text: str, /) -> list[re.Match[str]]:
+        """The colons and equals signs that may stand behind such names."""
+
+
 class _Name(NamedTuple):
     mark: str
     quote: str
     """What its quotes are, with the backslashes before them; empty where it has none."""
-    first: bool
+    start: int
+    """Where it begins in the text."""
+    first: bool = False
     """It is the first of its line, and in no quotes."""
+    query: bool = False
+    """It stands in a query, in no quotes."""
+
+    @property
+    def begin(self) -> int:
+        """Where it begins with its quote."""
+        return self.start - len(self.quote)
 
 
 def begins_as_form(text: str) -> bool:
@@ -74,87 +77,186 @@ def begins_as_form(text: str) -> bool:
     return _FORM.match(text) is not None
 
 
-def without_fields(text: str, mark_of: MarkOf, forms: int = 0) -> str:
-    """The text with marks for the values of fields; the very same where there are none.
-
-    `mark_of` answers what takes the place of a name's value, None where that may stay.
-    """
+def without_fields(text: str, names: Names, forms: int = 0) -> str:
+    """The text with marks for the values of fields; the very same where there are none."""
     if "\0" in text:  # of another encoding, with a zero between two letters
         legible = text.replace("\0", "")
-        return text if without_fields(legible, mark_of) == legible else _UNREADABLE
+        return text if without_fields(legible, names) == legible else _UNREADABLE
+    signs = names.signs(text)
+    if not signs:
+        return text
     form = begins_as_form(text) and ("&" in text or "\n" not in text.rstrip())
     if form:
-        text = _without_form_fields(text, mark_of, forms)
+        shown = _without_form_fields(text, names, signs, forms)
+        signs = signs if shown is text else names.signs(shown)
+        text = shown
     kept: list[str] = []
     done = 0
-    for start, end, mark in _values(text, mark_of, form=form):
+    for start, end, mark in _values(text, names.mark_of, signs, form=form):
         kept += text[done:start], mark
         done = end
     return "".join((*kept, text[done:])) if kept else text
 
 
-def _without_form_fields(text: str, mark_of: MarkOf, forms: int) -> str:
-    pairs = text.split("&")
-    changed = False
-    for index, pair in enumerate(pairs):
-        name, _, value = pair.partition("=")
-        mark = mark_of(name) or _mark_of_parts(name, mark_of)
-        if value and mark is not None and not _IS_MARK.fullmatch(value):
-            pairs[index], changed = f"{name}={mark}", True
-        elif "%" in value and forms < _FORMS_MAX:
-            inside = unquote_plus(value)
-            shown = without_fields(inside, mark_of, forms + 1)
-            if shown != inside:
-                pairs[index], changed = f"{name}={quote_plus(shown)}", True
-    return "&".join(pairs) if changed else text
-
-
-def _values(text: str, mark_of: MarkOf, *, form: bool) -> Iterator[tuple[int, int, str]]:
-    """Where values of fields stand, one behind the other, and what takes their places."""
-    done = 0
-    for sign in _SIGN.finditer(text):
+def _without_form_fields(text: str, names: Names, signs: list[re.Match[str]], forms: int) -> str:
+    kept: list[str] = []
+    copied = done = 0
+    for sign in signs:
         if sign.start() < done:
-            continue
-        before = text[max(done, sign.start() - _NAME_CHARS) : sign.start()].rstrip()
-        if not before.rstrip("])").endswith(_QUOTES):
-            whole = not form and sign.start() <= _NAME_CHARS and done == 0
-            name = _bare_name(before, mark_of, whole=whole)
-        else:
-            if "\\" in before:
-                before = text[max(done, sign.start() - _ESCAPED_NAME_CHARS) : sign.start()].rstrip()
-            name = _quoted_name(before, mark_of)
-        if name is None:
-            continue
-        start = _behind(_SPACE if name.quote else _BLANKS, text, sign.end())
-        end, quote = _end_of_value(text, start)
-        if not quote:
-            end = _end_of_words(text, start, end, whole_line=name.first)
-        value = text[start:end]
-        if not value or value in _NOTHING or _IS_MARK.fullmatch(value):
-            continue
-        quote = quote or name.quote
-        yield start, end, f"{quote}{name.mark}{quote}"
+            continue  # of a pair that was looked at
+        start = max(done, text.rfind("&", done, sign.start()) + 1)
+        end = text.find("&", sign.start())
+        end = len(text) if end < 0 else end
+        pair = _without_pair(text[start:end], names, forms)
+        if pair is not None:
+            kept += text[copied:start], pair
+            copied = end
         done = end
+    return "".join((*kept, text[copied:])) if kept else text
+
+
+def _without_pair(pair: str, names: Names, forms: int) -> str | None:
+    """One pair of a form; None where nothing in it is replaced."""
+    name, _, value = pair.partition("=")
+    mark = names.mark_of(name) or _mark_of_parts(name, names.mark_of)
+    if value and mark is not None and not _IS_MARK.fullmatch(value):
+        return f"{name}={mark}"
+    if "%" not in value or forms >= _FORMS_MAX:
+        return None
+    inside = unquote_plus(value)
+    shown = without_fields(inside, names, forms + 1)
+    return None if shown == inside else f"{name}={quote_plus(shown)}"
+
+
+def _values(
+    text: str, mark_of: MarkOf, signs: list[re.Match[str]], *, form: bool
+) -> Iterator[tuple[int, int, str]]:
+    """Where values of fields stand, one behind the other, and what takes their places."""
+    named = list(_named(text, mark_of, signs, form=form))
+    begins = [name.begin for sign, name in named if not _is_encoded(sign)]
+
+    def stop(at: int) -> int:
+        index = bisect_left(begins, at)
+        return begins[index] if index < len(begins) else len(text)
+
+    last: tuple[int, int, str] | None = None
+    for sign, held in named:
+        name: _Name | None = held
+        done = 0 if last is None else last[1]
+        within = sign.start() < done
+        if within and (_is_encoded(sign) or behind(_SPACE, text, sign.end()) < done):
+            continue
+        if held.begin < done and not within:
+            name = _name_before(text, sign, done, mark_of, form=form)
+        value = None if name is None else _assigned(text, sign, name, stop, form=form)
+        if value is None:
+            continue
+        if last is not None and within:  # its name is part of a value, what follows it is not
+            last = (last[0], max(done, value[1]), last[2])
+            continue
+        if last is not None:
+            yield last
+        last = value
+    if last is not None:
+        yield last
+
+
+def _named(
+    text: str, mark_of: MarkOf, signs: list[re.Match[str]], *, form: bool
+) -> Iterator[tuple[re.Match[str], _Name]]:
+    """The signs behind names of fields. In forms what is encoded was looked at before."""
+    for sign in signs:
+        if not (form and _is_encoded(sign)):
+            name = _name_before(text, sign, 0, mark_of, form=form)
+            if name is not None:
+                yield sign, name
+
+
+def _is_encoded(sign: re.Match[str]) -> bool:
+    return sign.group()[0] == "%"
+
+
+def _assigned(
+    text: str, sign: re.Match[str], name: _Name, stop: Stop, *, form: bool
+) -> tuple[int, int, str] | None:
+    """The value behind a sign, and its mark; None where nothing is to be replaced."""
+    if _is_encoded(sign):
+        return _encoded(text, sign, name, stop)
+    start = behind(_SPACE if name.quote else _BLANKS, text, sign.end())
+    query = name.query or (form and name.start == 0)
+    end, quote = end_of_value(text, start, (name.start, name.quote), stop, query=query)
+    if not quote and name.first:
+        end = end_of_line(text, end)
+    value = text[start:end]
+    if not value or value.rstrip("}])") in _NOTHING or _IS_MARK.fullmatch(value):
+        return None
+    quote = quote or name.quote
+    return start, end, f"{quote}{name.mark}{quote}"
+
+
+def _encoded(
+    text: str, sign: re.Match[str], name: _Name, stop: Stop
+) -> tuple[int, int, str] | None:
+    """The same behind a sign in an encoded query or JSON text."""
+    at = behind(_IS_MARK, text, sign.end())
+    depth, pair = sign.group().count("25"), sign.group()[-1] in "dD"
+    end = end_of_encoded(text, at, depth, stop, pair=pair)
+    value = text[sign.end() : end]
+    return None if not value or _IS_MARK.fullmatch(value) else (sign.end(), end, name.mark)
 
 
 # --- names ------------------------------------------------------------------------------------
 
 
-def _quoted_name(before: str, mark_of: MarkOf) -> _Name | None:
-    """The field's name in quotes at the end of a text, an index in brackets too; None where it is none."""
+def _name_before(
+    text: str, sign: re.Match[str], done: int, mark_of: MarkOf, *, form: bool
+) -> _Name | None:
+    """The field's name before a sign; nothing of it stands before `done`."""
+    if _is_encoded(sign):
+        return _encoded_name(text, sign, done, mark_of)
+    end = _end_of_name(text, sign.start(), done)
+    before = text[max(done, end - NAME_CHARS) : end]
+    if not before.rstrip("])").endswith(_QUOTES):
+        whole = not form and end <= NAME_CHARS and done == 0
+        return _bare_name(before, end, mark_of, whole=whole)
+    if "\\" in before:
+        before = text[max(done, end - ESCAPED_NAME_CHARS) : end]
+    return _quoted_name(before, end, mark_of)
+
+
+def _encoded_name(text: str, sign: re.Match[str], done: int, mark_of: MarkOf) -> _Name | None:
+    before = text[max(done, sign.start() - NAME_CHARS) : sign.start()]
+    for _ in range(sign.group().count("25") + 1):
+        before = unquote_plus(before)
+    return _bare_name(before.rstrip("\"'\\ "), sign.start(), mark_of, whole=False)
+
+
+def _end_of_name(text: str, at: int, done: int) -> int:
+    """Before the blanks that stand before a sign."""
+    while at > done and text[at - 1].isspace():
+        piece = text[max(done, at - NAME_CHARS) : at]
+        at -= len(piece) - len(piece.rstrip())
+    return at
+
+
+def _quoted_name(before: str, end: int, mark_of: MarkOf) -> _Name | None:
+    """The field's name in quotes at the end of a text, which ends there in the whole text; an index in
+    brackets too. None where it is none."""
     inner = before.rstrip("])")
     inside = inner[:-1].rstrip("\\")
     name = inside[inside.rfind(inner[-1]) + 1 :]
+    start = end - len(before) + len(inside) - len(name)
     if "\\" in name:
         with contextlib.suppress(ValueError):
             name = str(json.loads('"' + _BACKSLASHES.sub(r"\\", name) + '"'))
-    mark = mark_of(name[-_NAME_CHARS:])
+    mark = mark_of(name[-NAME_CHARS:])
     quote = inner[len(inside) :] if inner == before else ""
-    return None if mark is None else _Name(mark, quote, False)
+    return None if mark is None else _Name(mark, quote, start)
 
 
-def _bare_name(before: str, mark_of: MarkOf, *, whole: bool) -> _Name | None:
+def _bare_name(before: str, end: int, mark_of: MarkOf, *, whole: bool) -> _Name | None:
     """The same of one in no quotes. `whole`: nothing stands before that text."""
+    offset = end - len(before)
     before = before.rstrip(")")
     name, start, mark = "", len(before), None
     for _ in range(_WORDS_MAX):
@@ -173,7 +275,7 @@ def _bare_name(before: str, mark_of: MarkOf, *, whole: bool) -> _Name | None:
         return None
     line = before.rfind("\n", 0, start)
     first = (line >= 0 or whole) and not before[line + 1 : start].strip(_BEFORE_LINES)
-    return _Name(mark, "", first)
+    return _Name(mark, "", offset + start, first, before[:start].endswith(("?", "&")))
 
 
 def _word_at_end(before: str) -> str:
@@ -191,87 +293,3 @@ def _mark_of_parts(word: str, mark_of: MarkOf) -> str | None:
         parts = [part for part in _PARTS.split(word) if part]
         mark = mark_of(parts[-1]) if parts else None
     return mark
-
-
-# --- values -----------------------------------------------------------------------------------
-
-
-def _end_of_value(text: str, at: int) -> tuple[int, str]:
-    """Where the value ends that starts there: texts, brackets and strings with nothing in between; and
-    its quotes, where it is a string."""
-    start, quote, first_quote = at, None, ""
-    while at < len(text):
-        bare = _BARE.match(text, at)
-        if bare is not None:
-            if at == start and not _PREFIXES.fullmatch(bare.group()):
-                quote = ""  # what comes may be the end of a string around all of it
-            at = bare.end()
-            continue
-        found = _QUOTE.match(text, at)
-        if found is not None:
-            if quote is not None and found.group() != quote:
-                break
-            if quote is None and at == start:
-                first_quote = found.group()
-            quote = found.group()
-            at = _end_of_string(text, found)
-        elif text[at] in "([{":
-            at = _end_of_group(text, at)
-            quote = quote or ""
-        elif text[at] == "<" and at == start:
-            end = text.find(">", at)
-            at = len(text) if end < 0 else end + 1
-        else:
-            break
-    return at, first_quote
-
-
-def _end_of_words(text: str, start: int, end: int, *, whole_line: bool) -> int:
-    """Where a value really ends that is in no quotes: it may be several words."""
-    if whole_line:
-        line = text.find("\n", end)
-        return len(text) if line < 0 else line
-    if text[start:end].lower() in _SCHEMES:
-        end, _ = _end_of_value(text, _behind(_BLANKS, text, end))
-    return _behind(_MORE_DIGITS, text, end) if text[end - 1 : end].isdigit() else end
-
-
-def _behind(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    return at if found is None else found.end()
-
-
-def _end_of_string(text: str, opening: re.Match[str]) -> int:
-    """Behind the closing quote: the next one with as many backslashes as the opening one has, where each
-    backslash of the string itself has doubled them."""
-    slashes, quote = len(opening.group(1)), opening.group(2)
-    if not slashes:
-        rest = _REST_OF_STRING[quote].match(text, opening.end())
-        return len(text) if rest is None else rest.end()
-    at = first = opening.end()
-    while (at := text.find(quote, at)) >= 0:
-        run = at
-        while run > first and text[run - 1] == "\\":
-            run -= 1
-        at += 1
-        if (at - 1 - run) % (2 * slashes + 2) == slashes:
-            return at
-    return len(text)
-
-
-def _end_of_group(text: str, at: int) -> int:
-    """Behind the bracket that closes the one there; the text's end where none does."""
-    depth = 0
-    while at < len(text):
-        other = _IN_GROUP.match(text, at)
-        quote = _QUOTE.match(text, at)
-        if quote is not None:
-            at = _end_of_string(text, quote)
-        elif other is not None:
-            at = other.end()
-        else:
-            depth += 1 if text[at] in "([{" else -1
-            at += 1
-            if depth == 0:
-                break
-    return at

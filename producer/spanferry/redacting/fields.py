@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from spanferry.redacting.places import Places
+
 __all__ = ["Fields", "Needles", "fold", "folded_name"]
 
 _NAME_BYTES: Final = 96
@@ -46,10 +48,12 @@ class Needles:
             groups.setdefault(root, []).append(needle)
         self._groups = [(root, tuple(needles)) for root, needles in groups.items()]
 
-    def found_in(self, folded: bytes) -> set[bytes]:
-        """Those that stand before a colon in what `fold` gave, and maybe others."""
+    def found_in(self, folded: bytes, *, anywhere: bool = False) -> set[bytes]:
+        """Those that stand before a colon in what `fold` gave, or `anywhere`; and maybe others."""
         names = folded
-        if 2 * _NAME_BYTES * folded.count(b":") < len(folded):  # long texts, few names
+        if not anywhere and 2 * _NAME_BYTES * folded.count(b":") < len(
+            folded
+        ):  # long texts, few names
             names = b":".join([part[-_NAME_BYTES:] for part in folded.split(b":")])
         return {
             needle
@@ -69,6 +73,7 @@ class Fields:
         self._wild: list[tuple[re.Pattern[str], str]] = []
         self._known: dict[str, str | None] = {}
         needles: set[bytes] = set()
+        longest: set[str] = set()
         wild: list[str] = []
         for field, word in named:
             folded = folded_name(field)
@@ -79,13 +84,20 @@ class Fields:
                 self._wild.append((re.compile(wild[-1], re.DOTALL), mark))
             else:
                 self._exact.setdefault(folded, mark)
-            needles.add(fold(max(folded.split("*"), key=len).encode()))
+            part = max(folded.split("*"), key=len)
+            longest.add(part)
+            needles.add(fold(part.encode()))
         self._any_wild = re.compile("|".join(wild), re.DOTALL) if wild else None
         self.needles: Final = frozenset(needles)
         """Of every name that matches, folded, one of these is a part."""
+        self._places = Places(longest)
 
     def __bool__(self) -> bool:
         return bool(self._exact or self._wild)
+
+    def signs(self, text: str) -> list[re.Match[str]]:
+        """The colons and equals signs of a text that may stand behind names of fields."""
+        return self._places.signs(text)
 
     def mark_of(self, key: str) -> str | None:
         """What takes the place of that key's value; None where that may stay."""

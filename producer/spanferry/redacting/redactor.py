@@ -161,8 +161,8 @@ class Redactor:
             if not rules and not fields:
                 return data
         holder = [_decoded(data)]
-        mark_of = self._fields.mark_of if fields else None
-        if _Walk(rules, mark_of, self._ints_from).changed(holder):
+        names = self._fields if fields else None
+        if _Walk(rules, names, self._ints_from).changed(holder):
             self._redacted += 1
         # Encoded again though nothing has changed: what stands twice under one name was not looked at.
         seen = values.encode(holder[0])
@@ -170,17 +170,21 @@ class Redactor:
 
     def _may_hide(self, data: bytes) -> bool:
         """Whether what is looked for may be in it with other letters than its own: as escapes, or in a
-        form."""
+        form or a query."""
         if _OTHER_ESCAPE.search(data) is not None:
             return True
-        return (
-            bool(self._fields) and (b"%" in data or b"+" in data) and _FORM.search(data) is not None
-        )
+        if not self._fields or not (b"%" in data or b"+" in data):
+            return False
+        return _FORM.search(data) is not None or _IN_QUERY.search(data) is not None
 
     def _suspects(self, data: bytes) -> tuple["_Rules", bool]:
         """What may be in it: rules, none where none may, and whether fields."""
         folded = fold(data) if self._folds else b""
-        found = self._needles.found_in(folded)
+        if b"%" in data and _ENCODED_SIGN.search(data) is not None:
+            folded += _ENCODED_BLANK.sub(b"", folded)
+            found = self._needles.found_in(folded, anywhere=True)
+        else:
+            found = self._needles.found_in(folded)
         rules = [
             (
                 rule.replaced,
@@ -194,8 +198,7 @@ class Redactor:
 
     def _text(self, text: str) -> str:
         holder = [text]
-        mark_of = self._fields.mark_of if self._fields else None
-        walk = _Walk(self._all, mark_of, self._ints_from)
+        walk = _Walk(self._all, self._fields or None, self._ints_from)
         return holder[0] if walk.changed(holder) else text
 
     def _mark_of(self, key: str) -> str | None:
@@ -213,17 +216,17 @@ class Redactor:
 class _Walk:
     """One walk over one value that nobody else has: secrets are replaced in place."""
 
-    __slots__ = ("_ints_from", "_mark_of", "_nesting", "_rules", "_same_keys")
+    __slots__ = ("_fields", "_ints_from", "_nesting", "_rules", "_same_keys")
 
     def __init__(
         self,
         rules: "_Rules",
-        mark_of: Callable[[str], str | None] | None,
+        fields: Fields | None,
         ints_from: float,
         nesting: int = 0,
     ) -> None:
         self._rules = rules
-        self._mark_of = mark_of
+        self._fields = fields
         self._ints_from = ints_from
         self._nesting = nesting
         self._same_keys: set[str] = set()
@@ -261,7 +264,8 @@ class _Walk:
 
     def _walk_dict(self, node: dict[str, Any], waiting: list[Any]) -> bool:
         changed = renamed = False
-        mark_of, same_keys = self._mark_of, self._same_keys
+        mark_of = None if self._fields is None else self._fields.mark_of
+        same_keys = self._same_keys
         for key, item in node.items():
             if key not in same_keys:
                 if self._text(key) is key:
@@ -324,7 +328,7 @@ class _Walk:
             return None
         if self._nesting >= _NESTING_MAX:
             return _NESTED_MARK
-        walk = _Walk(self._rules, self._mark_of, self._ints_from, self._nesting + 1)
+        walk = _Walk(self._rules, self._fields, self._ints_from, self._nesting + 1)
         if walk.changed(holder) or _repeats(text):
             return values.encode(holder[0]).decode()
         return text
@@ -333,8 +337,8 @@ class _Walk:
         """By fields, and by the rules that are suspected; once something was found, by those behind it
         too, because what stood around it may have hidden another secret."""
         changed = False
-        if self._mark_of is not None and (":" in text or "=" in text):
-            replaced = without_fields(text, self._mark_of)
+        if self._fields is not None and (":" in text or "=" in text or "%" in text):
+            replaced = without_fields(text, self._fields)
             if replaced is not text:
                 text, changed = replaced, True
         for rule, suspected in self._rules:
@@ -352,6 +356,11 @@ _Rules: TypeAlias = list[tuple[Callable[[str], str], bool]]
 _OTHER_ESCAPE: Final = re.compile(rb"\\[u/]")
 _FORM: Final = re.compile(rb'"[^\s=&:?{}()<>"\'\\/]{1,200}=')
 """A string that begins as a form does."""
+_IN_QUERY: Final = re.compile(rb'[%+][^\s=&:?{}()<>"\'\\/%+]{1,200}=(?![="\\])')
+"""The end of a name as forms and queries have it."""
+_ENCODED_SIGN: Final = re.compile(rb"%(?:25){0,4}3[aAdD]")
+_ENCODED_BLANK: Final = re.compile(rb"%0+[df]?|\+")
+"""Of an encoded name, folded: `credit%2520card%3D`."""
 _A_MARK: Final = re.compile(r"\[REDACTED:[^\]]*\]")
 
 
