@@ -183,15 +183,26 @@ class Connection:
             raise Trouble(TroubleKind.LOST, "the connection to Kafka is lost")
 
     async def end(self) -> None:
-        """The producer is done for: nothing of it goes on trying."""
-        if self._starting is not None and not self._starting.done():
-            # Where it begins aiokafka would lose a connection that is cancelled.
-            await asyncio.wait({self._starting}, timeout=_STOP_S / 2)
-            self._starting.cancel()
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(self._producer.stop(), _STOP_S)
-        with contextlib.suppress(Exception):  # which stop has not reached where a broker hangs
-            await asyncio.wait_for(self._producer.client.close(), _STOP_S)
+        """The producer is done for: nothing of it goes on trying, whoever cancels this in the middle."""
+        try:
+            if self._starting is not None and not self._starting.done():
+                # Where it begins aiokafka would lose a connection that is cancelled.
+                await asyncio.wait({self._starting}, timeout=_STOP_S / 2)
+                self._starting.cancel()
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(self._producer.stop(), _STOP_S)
+            with contextlib.suppress(Exception):  # which stop has not reached where a broker hangs
+                await asyncio.wait_for(self._producer.client.close(), _STOP_S)
+        finally:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """On every broker, whatever was still to be said."""
+        for connection in list(self._producer.client._conns.values()):  # noqa: SLF001  no other way
+            with contextlib.suppress(Exception):
+                if connection._writer is not None:  # noqa: SLF001  its close waits for what is unsent
+                    connection._writer.transport.abort()  # noqa: SLF001
+                connection.close()
 
     def _is_lost(self) -> bool:
         since_s = self._lost_since_s

@@ -66,9 +66,10 @@ class Rest:
         """
         self._loading = True
         try:
-            self.begin()
-            self.give_way()
-            self.end()
+            if self._asked_for:
+                self.begin()
+                self.give_way()
+                self.end()
             importlib.import_module(module)
         finally:
             self._loading = False

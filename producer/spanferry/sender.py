@@ -322,5 +322,6 @@ def _close(loop: SenderLoop) -> None:
             task.cancel()
         if tasks:
             loop.run_until_complete(asyncio.wait(tasks, timeout=0.5))
+        loop.run_until_complete(asyncio.sleep(0))  # sockets close one turn after their connections
     with contextlib.suppress(Exception):
         loop.close()

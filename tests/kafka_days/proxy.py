@@ -27,6 +27,7 @@ class Proxy:
         self._thin = asyncio.Lock()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._all: list[asyncio.StreamWriter] = []
         self._carrying: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -78,18 +79,25 @@ class Proxy:
             writer.transport.abort()
 
     async def _end(self) -> None:
+        await (
+            _turns()
+        )  # what was accepted last begins: it would close nothing where it is cancelled before
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-            await self._cut()  # also what was accepted last and has not begun
+            await self._cut()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        await self._cut()
-        await asyncio.sleep(0)  # what was aborted is closed
+        for writer in self._all:
+            writer.transport.abort()
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(one.wait_closed() for one in self._all), return_exceptions=True)
+        await _turns()
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Known from its first moment: a task that is cancelled before it begins closes nothing."""
         self.connections += 1
         self._writers.add(writer)
+        self._all.append(writer)
         task = self._loop.create_task(self._join(reader, writer))
         self._carrying.add(task)
         task.add_done_callback(self._carrying.discard)
@@ -100,6 +108,7 @@ class Proxy:
             far_reader, far = await asyncio.open_connection("127.0.0.1", self._target_port)
             ends.append(far)
             self._writers.add(far)
+            self._all.append(far)
             await asyncio.gather(
                 self._carry(reader, far, thin=True), self._carry(far_reader, writer, thin=False)
             )
@@ -124,6 +133,12 @@ class Proxy:
                 writer.write(piece)
                 await writer.drain()
         writer.transport.abort()
+
+
+async def _turns() -> None:
+    """Of the loop: as many as it takes to accept a connection, or to close one."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from spanferry_worker.services.mlflow_errors import (
     mapped,
     to_worker_error,
 )
-from spanferry_worker.services.mlflow_server import Server, TooLargeError
+from spanferry_worker.services.mlflow_server import IllAnswerError, Server, TooLargeError
 
 pytestmark = [pytest.mark.mlflow]
 
@@ -137,7 +137,7 @@ def test_our_own_errors_pass() -> None:
         (413, "too large", TooLargeError),
         (422, '{"detail": "x"}', PoisonError),
         (429, "", TransientError),
-        (500, '{"error_code": "INTERNAL_ERROR"}', TransientError),  # and nothing else works
+        (500, '{"error_code": "INTERNAL_ERROR"}', IllAnswerError),  # and nothing else works
         (502, "", TransientError),
         (503, "", TransientError),
         (501, "", FatalError),

@@ -50,9 +50,11 @@ class Names(Protocol):
 
     def mark_of(self, key: str, /) -> str | None:
         """What takes the place of a name's value; None where that may stay."""
+        ...
 
     def signs(self, text: str, /) -> list[re.Match[str]]:
         """The colons and equals signs that may stand behind such names."""
+        ...
 
 
 class _Name(NamedTuple):
