@@ -12,9 +12,9 @@ from spanferry_worker.stages.requests import RequestPace, RequestPolicy
 from tests.sinks.conftest import OpenSink
 from tests.sinks.gateway import Answer, Gateway, Seen
 from tests.sinks.stores import five_spans
-from tests.sinks.test_databricks import EXPERIMENT, Workspace, stored, workspace
+from tests.sinks.test_databricks import EXPERIMENT, Workspace, workspace
 
-__all__ = ["stored", "workspace"]
+__all__ = ["workspace"]
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
 
