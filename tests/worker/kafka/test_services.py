@@ -1,6 +1,7 @@
 """What the contract does not say: missing topics, dead letters, topics made and checked."""
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator
 
@@ -129,8 +130,14 @@ def test_foreign_errors_are_sorted_at_the_border():
         raise KeyError
 
 
-async def test_the_error_says_why_no_broker_could_be_used():
+@pytest.mark.parametrize("disabled", [False, True])
+async def test_the_error_says_why_no_broker_could_be_used(
+    disabled: bool, monkeypatch: pytest.MonkeyPatch
+):
     """Whatever is done with aiokafka's own log."""
+    log = logging.getLogger("aiokafka")
+    monkeypatch.setattr(log, "disabled", disabled)
+    monkeypatch.setattr(log, "filters", [])  # a sender that ran on this thread has silenced it here
     settings = KafkaSettings(bootstrap_servers="127.0.0.1:1")
     with pytest.raises(TransientError) as caught:
         await KafkaLog(settings).open(Owner())
