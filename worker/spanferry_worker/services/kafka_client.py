@@ -81,14 +81,9 @@ class _Complaints(logging.Handler):
 
 @contextlib.contextmanager
 def reach_border(settings: KafkaSettings) -> Generator[None]:
-    """`kafka_border` around what connects first: the error says why no broker could be used.
-
-    Also where somebody's logging configuration has switched off the loggers that were there before, as
-    that of MLflow's migrations does.
-    """
+    """`kafka_border` around what connects first: the error says why no broker could be used."""
     complaints, log = _Complaints(settings.bootstrap_servers), logging.getLogger("aiokafka")
     log.addHandler(complaints)
-    disabled, log.disabled = log.disabled, False
     try:
         with kafka_border(f"reach Kafka at {settings.bootstrap_servers}"):
             try:
@@ -99,7 +94,6 @@ def reach_border(settings: KafkaSettings) -> Generator[None]:
                     raise errors.KafkaConnectionError(words) from error
                 raise
     finally:
-        log.disabled = disabled
         log.removeHandler(complaints)
 
 
