@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import importlib
 import inspect
-import threading
 import time
 import weakref
 from typing import Any, Final
@@ -323,6 +322,6 @@ def _cluster_id_in(metadata: Any) -> str | None:
 
 
 def quiet_aiokafka() -> None:
-    """Load it, and have it say nothing on this thread: the sender says itself what is wrong."""
+    """Load it, and have it say nothing in this session: the sender says itself what is wrong."""
     importlib.import_module("aiokafka.producer")  # 200 ms, on this thread
-    quiet("aiokafka", threading.get_ident())
+    quiet("aiokafka")

@@ -1,5 +1,6 @@
 """Saying a thing once, loudly, and never on the app's request path more than a set lookup."""
 
+import contextvars
 import logging
 import time
 from typing import Final
@@ -33,23 +34,21 @@ def say_hourly(key: str, message: str, *args: object, level: int = logging.WARNI
     logger.log(level, message, *args)
 
 
-class _NotFromThread(logging.Filter):
-    def __init__(self, ident: int) -> None:
-        super().__init__()
-        self.ident = ident
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.thread != self.ident
+class _NotOfTheSender(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002  its interface
+        return not _quiet.get()
 
 
-def quiet(prefix: str, ident: int) -> None:
-    """Silence what a library logs on one thread; the app's own use of it stays as loud as it was.
+_quiet: Final = contextvars.ContextVar("spanferry_quiet", default=False)
+_not_of_the_sender: Final = _NotOfTheSender()
+
+
+def quiet(prefix: str) -> None:
+    """Silence what a library logs in this task and in those that it begins; the app's own use of it
+    stays as loud as it was, on whatever thread.
 
     The sender says itself, once, what is wrong; the library would repeat it for every attempt.
     """
-    names = [name for name in logging.root.manager.loggerDict if name.startswith(prefix)]
-    for name in names:
-        library = logging.getLogger(name)
-        known = (one for one in library.filters if isinstance(one, _NotFromThread))
-        if not any(one.ident == ident for one in known):
-            library.addFilter(_NotFromThread(ident))
+    _quiet.set(True)
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith(prefix)]:
+        logging.getLogger(name).addFilter(_not_of_the_sender)  # once: a logger knows its filters

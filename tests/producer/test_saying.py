@@ -1,5 +1,6 @@
 """What the log gets of troubles that last for hours, and of those that come back after weeks."""
 
+import asyncio
 import logging
 from itertools import pairwise
 from types import SimpleNamespace
@@ -107,3 +108,23 @@ def test_drops_are_said_once_an_hour_not_once_for_ever(
     assert [one.getMessage() for one in caplog.records] == [
         "the buffer of 1000 bytes is full: traces are dropped and counted, see stats()"
     ] * 3
+
+
+def test_a_library_is_silent_for_the_sender_alone(caplog: pytest.LogCaptureFixture):
+    """Numbers of threads come again: a thread of the app may get that of a sender which ended."""
+    library = logging.getLogger("a-library-of-kafkas.client")
+
+    async def within() -> None:
+        library.error("a task that the sender began")
+
+    async def sender() -> None:
+        log.quiet("a-library-of-kafkas")
+        library.error("the sender")
+        await asyncio.create_task(within())
+        asyncio.get_running_loop().call_soon(library.error, "a callback of the sender's")
+        await asyncio.sleep(0)
+
+    asyncio.run(sender())
+    assert not caplog.records
+    library.error("the app, on the same thread")
+    assert [record.getMessage() for record in caplog.records] == ["the app, on the same thread"]

@@ -1,7 +1,6 @@
 """What the contract does not say: missing topics, dead letters, topics made and checked."""
 
 import asyncio
-import logging
 import uuid
 from collections.abc import AsyncIterator
 
@@ -130,10 +129,7 @@ def test_foreign_errors_are_sorted_at_the_border():
         raise KeyError
 
 
-async def test_the_error_says_why_no_broker_could_be_used(monkeypatch: pytest.MonkeyPatch):
-    """Whatever is done with aiokafka's own log."""
-    # a sender that ran on this thread has silenced it here
-    monkeypatch.setattr(logging.getLogger("aiokafka"), "filters", [])
+async def test_the_error_says_why_no_broker_could_be_used():
     settings = KafkaSettings(bootstrap_servers="127.0.0.1:1")
     with pytest.raises(TransientError) as caught:
         await KafkaLog(settings).open(Owner())
