@@ -11,6 +11,7 @@ from benchmarks.stores_cpu import tree_cpu_s
 from benchmarks.stores_postgres import IDLE_S, counted, counters
 from benchmarks.stores_report import Row
 from benchmarks.stores_ways import Store
+from spanferry_worker.runtime.allocator import collect_rarely
 
 __all__ = ["Case", "Pids", "cases", "filled_case", "measure", "pages"]
 
@@ -73,6 +74,7 @@ def filled_case(*, quick: bool) -> Case:
 
 def measure(case: Case, stores: Sequence[Store], pids: Pids) -> list[Row]:
     """Every way of the case into every one of the stores, which are of one kind: empty, filled."""
+    collect_rarely()  # as a worker does once its store is open
     subjects = [(store, way) for store in stores for way in case.counts if way in store.ways]
     taken: dict[tuple[int, str], list[Taken]] = {(one.stored, way): [] for one, way in subjects}
     size = 0

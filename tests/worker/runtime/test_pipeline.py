@@ -106,9 +106,13 @@ async def test_a_store_that_is_away_at_the_start_is_waited_for():
     harness = Harness()
     harness.sink.open_failures = 3
     send(harness.broker, whole(1))
-    async with harness.running() as worker:
+    settled: list[str] = []
+    pipeline = harness.pipeline(settled=lambda: settled.append(pipeline.state))
+    async with harness.running(pipeline) as worker:
         await until(lambda: worker.state.startswith("waits for store"))
+        assert not settled
         await until(harness.all_committed)
+    assert len(settled) == 1, "once the store is open"
 
 
 async def test_what_does_not_decode_goes_to_the_dead_letters_and_the_rest_flows():

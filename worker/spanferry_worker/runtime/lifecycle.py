@@ -11,7 +11,7 @@ from typing import Any
 import uvloop
 
 from spanferry_worker.errors import FatalError
-from spanferry_worker.runtime.allocator import keep_little
+from spanferry_worker.runtime.allocator import collect_rarely, keep_little
 from spanferry_worker.runtime.health import HealthServer
 from spanferry_worker.runtime.pages import worker_pages
 from spanferry_worker.runtime.parts import Parts
@@ -60,6 +60,7 @@ def make_parts(settings: Settings) -> Parts:
         metrics=metrics,
         chance=random.Random(),  # noqa: S311 - spreads retries
         resident_bytes=resident_bytes,
+        settled=collect_rarely,
         ledger=KafkaLedger(settings) if settings.ledger.enabled else None,
         fleet=KafkaFleet(settings),
         dropped=KafkaDropped(settings),

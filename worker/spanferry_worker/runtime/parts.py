@@ -30,6 +30,8 @@ class Parts(Struct, frozen=True, kw_only=True):
     chance: random.Random
     resident_bytes: Callable[[], int] = int
     """What the process takes in memory; by default as if it took none."""
+    settled: Callable[[], object] = bool
+    """Called when the store is open, with all that it has loaded."""
     ledger: LedgerLog | None = None
     """None: the accounts are forgotten when the worker ends."""
     fleet: FleetLog | None = None

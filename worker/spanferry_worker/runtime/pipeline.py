@@ -70,6 +70,7 @@ class Pipeline:
                 and await self._open("ledger", self.books.open)
             ):
                 return
+            parts.settled()
             _fit_memory(parts, self._settings, self.lanes)
             if not await self._open("Kafka", self._join):
                 return

@@ -29,6 +29,7 @@ from spanferry_worker.errors import PoisonError
 from spanferry_worker.services.mlflow_errors import causes, mapped
 from spanferry_worker.services.mlflow_insert import Table, insert_for
 from spanferry_worker.services.mlflow_portions import in_portions
+from spanferry_worker.services.mlflow_postgres import compress_faster
 from spanferry_worker.services.mlflow_span_rows import SPAN_COLUMNS
 from spanferry_worker.services.mlflow_trace_rows import (
     ASSESSMENT_COLUMNS,
@@ -140,6 +141,7 @@ class BulkInsert:
             enqueue_rollup_rebuild_partitions(session, _partitions(traces))
         places = _artifact_places(session, {trace.experiment_id for trace in traces})
         traces = [trace for trace in traces if trace.experiment_id in places]
+        compress_faster(session)
         rows: tuple[list[tuple[Any, ...]], ...] = (
             [trace.values for trace in traces],
             [row for trace in traces for row in _tags(trace, places[trace.experiment_id])],
