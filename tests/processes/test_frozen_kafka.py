@@ -110,7 +110,9 @@ def test_servers_end_in_time(
     if not spool:
         lost = re.findall(r"(\d+) traces \(\d+ bytes\) were not acknowledged", running.output)
         assert len(lost) == len(after.processes), running.output
-        assert sum(map(int, lost)) == after.traces.total()
+        # what came before is in Kafka, but the answer that says so may be held back
+        unanswered = sum(map(int, lost)) - after.traces.total()
+        assert 0 <= unanswered <= before.traces.total()
         return
     said = said_to_be_spooled(running)
     assert len(said) == len(after.processes), running.output
