@@ -12,7 +12,9 @@ sync to disk as in production. The ways:
 - raw: rows that were made beforehand, put into the four tables that a trace without feedback has, by COPY
   of ready text (PostgreSQL) or INSERTs of many rows (SQLite, MariaDB), a transaction a batch: no writer
   can be faster on this machine.
+- raw, LZ4: the same with large texts compressed as the worker has them in PostgreSQL, not by its default.
 - spanferry: the worker's sink, from assembled traces on: look up, make rows, insert.
+- spanferry, 2 processes: two of them share the traces, as with `spanferry worker --processes 2`.
 - spanferry, MLflow's methods: the same with mlflow.bulk off: start_trace, then log_spans in batches.
 - MLflow: log_spans and start_trace for each trace, in the order of MLflow's own SDK.
 - spanferry, MLflow's server and MLflow, its server: the worker's sink, and MLflow's own client with as many
@@ -88,6 +90,8 @@ def _place(name: str) -> Iterator[Place]:
 def _measure_empty(place: Place, result: Result) -> None:
     with contextlib.ExitStack() as stack:
         store = Store(place.name, place.new(), stack)
+        if place.server:  # SQLite takes one writer
+            store.add_processes()
         for number, case in enumerate(cases(store.concurrency, quick=result.quick)):
             with contextlib.ExitStack() as served:
                 pids = Pids(place.pid)

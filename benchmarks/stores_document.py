@@ -37,10 +37,12 @@ METHOD = """
 ## How it is measured
 
 - raw: rows that were made beforehand, put into the four tables that a trace without feedback has, by COPY
-  of ready text (PostgreSQL) or INSERTs of many rows (SQLite, MariaDB), a transaction a batch. No writer
-  can be faster on this machine.
+  of ready text (PostgreSQL) or INSERTs of many rows (SQLite, MariaDB), a transaction a batch, into a
+  database with its own defaults. raw, LZ4: with large texts compressed as the worker has PostgreSQL compress
+  them, which by itself takes an older way, pglz. No writer can be faster on this machine.
 - spanferry: all that a worker's sink does with assembled traces: look up what is there, make the rows with
-  MLflow's own derivations, insert.
+  MLflow's own derivations, insert. 2 processes: two of them share the traces, as with
+  `spanferry worker --processes 2`, which spares them waiting for each other's interpreter.
 - spanferry, MLflow's methods: the same with `mlflow.bulk` off, or for versions of MLflow that it does not
   know: `start_trace`, then `log_spans` in batches.
 - MLflow: `log_spans` and `start_trace` of its SQL store for each trace, in the order of its own SDK; the

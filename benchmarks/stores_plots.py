@@ -19,7 +19,9 @@ from benchmarks.svg import LogScale, Picture, write_beside
 
 __all__ = ["pictures", "write"]
 
-_COLOURS = dict(zip(WAYS, ("grey", "blue", "teal", "red", "sage", "brick"), strict=True))
+_COLOURS = dict(
+    zip(WAYS, ("grey", "blue", "grey", "blue", "teal", "red", "sage", "brick"), strict=True)
+)
 _STORES = ("PostgreSQL", "SQLite", "MariaDB")
 _WIDTH, _LEFT, _RIGHT = 900, 240, 780
 _ROW, _HEAD = 22, 34

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import psycopg
 
-__all__ = ["IDLE_S", "LARGER", "counted", "counters", "set_for_restart"]
+__all__ = ["IDLE_S", "LARGER", "counted", "counters", "has_lz4", "set_for_restart"]
 
 LARGER: Mapping[str, str] = {
     "shared_buffers": "4GB",
@@ -27,6 +27,13 @@ _NAMES = (
     "pages written by connections",
 )  # fmt: skip
 _INDEXES = "SELECT indexrelname, idx_blks_read FROM pg_statio_user_indexes"
+
+
+def has_lz4(uri: str) -> bool:
+    """Whether the server was built with it."""
+    query = "SELECT 1 FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY(enumvals)"
+    with psycopg.connect(uri.replace("+psycopg", ""), autocommit=True) as raw:
+        return raw.execute(query).fetchone() is not None
 
 
 def counters(uri: str) -> dict[str, float]:

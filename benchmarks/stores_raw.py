@@ -14,12 +14,14 @@ from sqlalchemy import make_url
 from spanferry_worker.services.mlflow_insert import STATEMENT_ROWS
 from spanferry_worker.services.mlflow_sink import CONCURRENCY
 
-__all__ = ["RAW", "Prepared", "Run", "in_threads"]
+__all__ = ["RAW", "Prepared", "Raw", "Run", "in_threads", "raw_postgres_lz4"]
 
 Prepared = Sequence[Any]
 """Batches: for each table its name and columns, and rows."""
 Run = Callable[[], None]
 """Does what was prepared: this is what is timed."""
+Raw = Callable[[str, Prepared, contextlib.ExitStack], Run]
+"""Of a database's URI; what it opens, the stack closes."""
 
 STATEMENT_BYTES = 1_000_000
 
@@ -60,8 +62,11 @@ def _many_at_once(
         )
 
 
-def raw_postgres(uri: str, prepared: Prepared, stack: contextlib.ExitStack) -> Run:
-    """COPY of ready text."""
+def raw_postgres(
+    uri: str, prepared: Prepared, stack: contextlib.ExitStack, options: str = ""
+) -> Run:
+    """COPY of ready text. `options`: of the server, for these connections."""
+    plain = uri.replace("+psycopg", "")
     blocks = [
         [
             (f"COPY {name} ({', '.join(columns)}) FROM STDIN", _copy_text(rows))
@@ -79,10 +84,15 @@ def raw_postgres(uri: str, prepared: Prepared, stack: contextlib.ExitStack) -> R
                         copy.write(block)
 
     shares = [
-        (stack.enter_context(psycopg.connect(uri.replace("+psycopg", ""))), blocks[at::CONCURRENCY])
+        (stack.enter_context(psycopg.connect(plain, options=options)), blocks[at::CONCURRENCY])
         for at in range(CONCURRENCY)
     ]
     return lambda: in_threads(copy_in, shares)
+
+
+def raw_postgres_lz4(uri: str, prepared: Prepared, stack: contextlib.ExitStack) -> Run:
+    """The same, with large texts compressed by LZ4, as the worker has it."""
+    return raw_postgres(uri, prepared, stack, "-c default_toast_compression=lz4")
 
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
@@ -141,7 +151,7 @@ def _statements(
     yield head + b",".join(some)
 
 
-RAW: dict[str, Callable[[str, Prepared, contextlib.ExitStack], Run]] = {
+RAW: dict[str, Raw] = {
     "PostgreSQL": raw_postgres,
     "SQLite": raw_sqlite,
     "MariaDB": raw_mariadb,

@@ -10,7 +10,7 @@ from benchmarks.store_traces import MAKES, make_traces
 from benchmarks.stores_cpu import tree_cpu_s
 from benchmarks.stores_postgres import IDLE_S, counted, counters
 from benchmarks.stores_report import Row
-from benchmarks.stores_ways import Store
+from benchmarks.stores_ways import IN_PROCESSES, LZ4, Store
 from spanferry_worker.runtime.allocator import collect_rarely
 
 __all__ = ["Case", "Pids", "cases", "filled_case", "measure", "pages"]
@@ -51,8 +51,8 @@ def cases(concurrency: int, *, quick: bool) -> Iterator[Case]:
     with two for each writer all of them make rows first, and at last all of them wait for the database."""
     scale, rounds = (8, 2) if quick else (1, 5)
     usual = {
-        "raw": 6400, "spanferry": 6400, "spanferry, MLflow's methods": 200, "MLflow": 64,
-        "spanferry, MLflow's server": 800, "MLflow, its server": 64,
+        "raw": 6400, "spanferry": 6400, LZ4: 6400, IN_PROCESSES: 6400, "spanferry, MLflow's methods": 200,
+        "MLflow": 64, "spanferry, MLflow's server": 800, "MLflow, its server": 64,
     }  # fmt: skip
     yield Case("10 KB", BATCH, {way: count // scale for way, count in usual.items()}, rounds)
     if quick:
@@ -62,7 +62,7 @@ def cases(concurrency: int, *, quick: bool) -> Iterator[Case]:
         yield Case("10 KB", batch, dict.fromkeys(fast, count), 3)
     for payload, count in (("1 KB", 6400), ("100 KB", 1600), ("1 MB", 96)):
         batch = min(BATCH, BATCH_BYTES // MAKES[payload])
-        yield Case(payload, batch, dict.fromkeys(fast, count), 3)
+        yield Case(payload, batch, dict.fromkeys((*fast, LZ4, IN_PROCESSES), count), 3)
 
 
 def filled_case(*, quick: bool) -> Case:
@@ -75,18 +75,15 @@ def filled_case(*, quick: bool) -> Case:
 def measure(case: Case, stores: Sequence[Store], pids: Pids) -> list[Row]:
     """Every way of the case into every one of the stores, which are of one kind: empty, filled."""
     collect_rarely()  # as a worker does once its store is open
-    subjects = [(store, way) for store in stores for way in case.counts if way in store.ways]
+    subjects = [(store, way) for store in stores for way in case.counts if store.goes(way)]
     taken: dict[tuple[int, str], list[Taken]] = {(one.stored, way): [] for one, way in subjects}
     size = 0
     for number in range(-1, case.rounds):  # the first is for the caches
         turn = number % len(subjects)
         for store, way in subjects[turn:] + subjects[:turn]:
-            made = make_traces(case.payload, case.counts[way])
-            size = sum(one.size for one in made) // len(made)
-            batches = [made[at : at + case.batch] for at in range(0, len(made), case.batch)]
             with contextlib.ExitStack() as stack:
-                run = store.ways[way](batches, stack)
-                one = _timed(run, pids)
+                size, run = _prepared(store, way, case, size, stack)
+                one = _timed(run, pids, store.writers.pids if store.writers else ())
             if number >= 0:
                 taken[store.stored, way].append(one)
     rows: list[Row] = []
@@ -121,11 +118,26 @@ def measure(case: Case, stores: Sequence[Store], pids: Pids) -> list[Row]:
     return rows
 
 
-def _timed(run: Callable[[], None], pids: Pids) -> Taken:
+def _prepared(
+    store: Store, way: str, case: Case, size: int, stack: contextlib.ExitStack
+) -> tuple[int, Callable[[], None]]:
+    """Bytes of a trace, and what is to be timed."""
+    if way == IN_PROCESSES:
+        assert store.writers
+        return size, store.writers.prepared(case.payload, case.counts[way], case.batch)
+    made = make_traces(case.payload, case.counts[way])
+    batches = [made[at : at + case.batch] for at in range(0, len(made), case.batch)]
+    return sum(one.size for one in made) // len(made), store.ways[way](batches, stack)
+
+
+def _timed(run: Callable[[], None], pids: Pids, writers: Sequence[int]) -> Taken:
+    def clients_s() -> float:
+        return time.process_time() + sum(map(tree_cpu_s, writers))
+
     server_s, database_s = tree_cpu_s(pids.server), tree_cpu_s(pids.database)
-    client_s, start = time.process_time(), time.perf_counter()
+    client_s, start = clients_s(), time.perf_counter()
     run()
-    seconds, client_s = time.perf_counter() - start, time.process_time() - client_s
+    seconds, client_s = time.perf_counter() - start, clients_s() - client_s
     return Taken(
         seconds,
         client_s,

@@ -4,7 +4,9 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from benchmarks.stores_processes import PROCESSES
 from benchmarks.stores_report import EndToEnd, Result, Row
+from benchmarks.stores_ways import IN_PROCESSES
 
 __all__ = ["COLLECTOR_PER_SECOND", "USUAL", "Verdict", "verdicts"]
 
@@ -44,6 +46,11 @@ def _of(store: str, rows: Sequence[Row]) -> Iterator[Verdict]:
         yield _verdict(
             f"{store}: at least {OF_RAW:.0%} of the raw ceiling", own.of_raw, OF_RAW, ".0%"
         )
+    if processes := by_way.get(IN_PROCESSES):
+        yield _verdict(
+            f"{store}, {PROCESSES} worker processes: at least {OF_RAW:.0%} of the raw ceiling",
+            processes.of_raw, OF_RAW, ".0%",
+        )  # fmt: skip
     if own and native:
         pairs = zip(own.per_second, native.per_second, strict=True)
         yield _verdict(

@@ -8,7 +8,9 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from benchmarks.stores_raw import RAW, Run, in_threads
+from benchmarks.stores_postgres import has_lz4
+from benchmarks.stores_processes import WriterProcesses
+from benchmarks.stores_raw import RAW, Raw, Run, in_threads, raw_postgres_lz4
 from spanferry_worker.services.mlflow_sink import MlflowSink, open_sink
 from spanferry_worker.services.mlflow_trace_rows import NewTrace, TraceRows
 from spanferry_worker.stages.trace import AssembledTrace
@@ -16,6 +18,8 @@ from tests.services.mlflow import MlflowServer
 
 __all__ = [
     "EXPORTER_THREADS",
+    "IN_PROCESSES",
+    "LZ4",
     "WAYS",
     "Batches",
     "Store",
@@ -29,9 +33,10 @@ __all__ = [
 EXPORTER_THREADS = 10
 """MLFLOW_ASYNC_TRACE_LOGGING_MAX_WORKERS."""
 WAYS = (
-    "raw", "spanferry", "spanferry, MLflow's methods", "MLflow",
+    "raw", "spanferry", "raw, LZ4", "spanferry, 2 processes", "spanferry, MLflow's methods", "MLflow",
     "spanferry, MLflow's server", "MLflow, its server",
 )  # fmt: skip
+LZ4, IN_PROCESSES, SERVED = WAYS[2], WAYS[3], WAYS[6:]
 
 Batches = Sequence[Sequence[AssembledTrace]]
 Way = Callable[[Batches, contextlib.ExitStack], Run]
@@ -52,6 +57,8 @@ class Store:
     ) -> None:
         self.name, self.stored, self.settings = name, stored, settings
         self.uri = uri
+        self.writers: WriterProcesses | None = None
+        """Who goes the way IN_PROCESSES, which takes no batches from here."""
         self._stack = stack
         self._loop = asyncio.new_event_loop()
         stack.callback(self._loop.close)
@@ -60,11 +67,13 @@ class Store:
             for bulk in (True, False)
         }
         self.ways: dict[str, Way] = {
-            "raw": self._raw,
+            "raw": partial(self._raw, RAW[name]),
             "spanferry": partial(self._sink, self._sinks[True]),
             "spanferry, MLflow's methods": partial(self._sink, self._sinks[False]),
             "MLflow": self._native,
         }
+        if name == "PostgreSQL" and has_lz4(uri):
+            self.ways[LZ4] = partial(self._raw, raw_postgres_lz4)
 
     def add_server(self, server: MlflowServer) -> None:
         """Have the ways through a server, too, which stores in this database."""
@@ -77,9 +86,18 @@ class Store:
         self.ways["spanferry, MLflow's server"] = partial(self._sink, sink)
         self.ways["MLflow, its server"] = partial(self._served, client)
 
+    def goes(self, way: str) -> bool:
+        """Whether it is there for this database, and was not dropped."""
+        return self.writers is not None if way == IN_PROCESSES else way in self.ways
+
+    def add_processes(self) -> None:
+        """Have the way by several processes, too."""
+        self.writers = WriterProcesses(self.uri)
+        self._stack.callback(self.writers.close)
+
     def drop_server(self) -> None:
         """It is gone."""
-        for way in WAYS[4:]:
+        for way in SERVED:
             self.ways.pop(way, None)
 
     @property
@@ -122,9 +140,9 @@ class Store:
             prepared.append(list(zip(columns().items(), tables, strict=True)))
         return prepared
 
-    def _raw(self, batches: Batches, stack: contextlib.ExitStack) -> Run:
+    def _raw(self, raw: Raw, batches: Batches, stack: contextlib.ExitStack) -> Run:
         """The same rows, made beforehand, by the database's own fastest way."""
-        return RAW[self.name](self.uri, self.prepared(batches), stack)
+        return raw(self.uri, self.prepared(batches), stack)
 
     def _native(self, batches: Batches, _: contextlib.ExitStack) -> Run:
         """MLflow's own store, in as many threads as the worker has."""
