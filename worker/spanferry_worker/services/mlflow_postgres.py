@@ -20,8 +20,9 @@ _KNOWN: Final = "spanferry_lz4"
 def compress_faster(session: Any) -> None:
     """Have large texts of this transaction compressed by LZ4, where the database does not say how.
 
-    Of what PostgreSQL does with a trace of 10 KB its own compression, pglz, takes two fifths. What a reader
-    gets is the same. Asked once a connection: the next may lead to another server.
+    Of what PostgreSQL does with a trace, its own compression, pglz, costs a fifth at 10 KB, half at
+    100 KB and two thirds at 1 MB (docs/benchmarks-stores.md). Readers get the same. Asked once a connection:
+    the next may lead to another server.
     """
     connection = session.connection()
     if connection.dialect.name != NAME:
