@@ -60,7 +60,8 @@ METHOD = """
 - MB/s counts inputs and outputs, which is what a trace of 10 KB is named by.
 - Full tables are filled by SQL from one small trace (five spans, 1 KB) with ids, times and sessions of their
   own, and indexes whose pages are as full as random ids leave them; the empty ones have their turns in the
-  same rounds.
+  same rounds. MLflow's ids are random: a row goes to any page of an index, so that with more rows than fit
+  into the database's cache each trace has pages read and written for itself alone, whoever writes it.
 - That storing the same again changes no row is not timed but tested:
   `tests/sinks/test_write.py::test_repeating_a_batch_changes_nothing`.
 

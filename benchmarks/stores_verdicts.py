@@ -60,11 +60,19 @@ def _of(store: str, rows: Sequence[Row]) -> Iterator[Verdict]:
     for row in rows:
         if row.store == store and row.way == "spanferry" and row.of_empty:
             settings = f" with {row.settings}" if row.settings else ""
-            yield _verdict(
+            found = _verdict(
                 f"{store}{settings}: with {row.stored:,} traces stored at least {OF_EMPTY:.0%} of "
                 "the rate into empty tables",
                 row.of_empty, OF_EMPTY, ".0%",
             )  # fmt: skip
+            yield found._replace(measured=found.measured + _of_raw_itself(row, rows))
+
+
+def _of_raw_itself(full: Row, rows: Sequence[Row]) -> str:
+    """What is left of the ceiling in the same tables."""
+    key = ("raw", full.store, full.stored, full.settings)
+    raw = [row for row in rows if (row.way, row.store, row.stored, row.settings) == key]
+    return f"; raw itself {statistics.median(raw[0].of_empty):.0%}" if raw else ""
 
 
 def _from_kafka(runs: Sequence[EndToEnd]) -> Iterator[Verdict]:
