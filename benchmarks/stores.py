@@ -1,6 +1,6 @@
 """How many traces a second each way into MLflow takes, beside the database's own ceiling.
 
-    python -m benchmarks.stores               PostgreSQL, SQLite and MariaDB, every way, in under 20 minutes
+    python -m benchmarks.stores               PostgreSQL, SQLite and MariaDB, every way, in an hour
     python -m benchmarks.stores --quick       in three; figures not to be quoted
     python -m benchmarks.stores --filled 0    without tables that are full (a million traces by default)
     python -m benchmarks.stores --end-to-end  from Kafka through a worker process into PostgreSQL, too
@@ -178,21 +178,26 @@ def main(arguments: list[str] | None = None) -> int:
         filled = 20_000 if given.quick else FILLED
     start = time.monotonic()
     result = Result(conditions("psycopg", "pymysql", "sqlalchemy", "uvloop"), given.quick)
+    partly = given.quick or given.stores
+    out = given.out or RESULTS.with_name("last.tmp.json" if partly else RESULTS.name)
+
+    def write() -> None:
+        result.seconds = round(time.monotonic() - start, 1)
+        out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+
     for name in given.stores or RAW:
         with _place(name) as place:
             _measure_empty(place, result)
             if filled and name in FILLS:
                 _measure_filled(place, filled, result)
+        write()  # the rest may take half an hour yet
     if given.end_to_end:
         with PostgresServer(durable=True) as server:
             for processes in (1, 2) * (1 if given.quick else END_TO_END):
                 one = run_worker(server.new_database(), processes, 2_000 if given.quick else 20_000)
                 print(one, flush=True)
                 result.end_to_end.append(one)
-    result.seconds = round(time.monotonic() - start, 1)
-    partly = given.quick or given.stores
-    out = given.out or RESULTS.with_name("last.tmp.json" if partly else RESULTS.name)
-    out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+        write()
     return 0
 
 
