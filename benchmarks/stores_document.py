@@ -86,13 +86,6 @@ blocks that are made in Python cost more than they spare.
 
 """
 
-EARLIER = """
-> This run is older than the method below: the client's CPU of raw has making its rows in it, and five batches
-> went to four writers. Batches were 200 traces at 100 KB, 30 at 1 MB, whatever their size. It has no servers,
-> no MariaDB and no full tables.
-"""
-"""Where nothing says what the database's processes took."""
-
 
 def read(path: Path) -> Result:
     """Results of `benchmarks.stores` or of `benchmarks.stores_drivers`."""
@@ -106,8 +99,6 @@ def document(result: Result, drivers: Result | None = None) -> str:
     parts = [HEAD, f"{in_words(where)}; {where.at}; load {where.load_1m} before{took}.\n"]
     if result.quick:
         parts.append("\n> A short run, to show the form of this page; do not quote it.\n")
-    if all(row.database_cpu_ms is None for row in result.rows):
-        parts.append(EARLIER)
     if found := verdicts(result):
         lines = [[one.promise, one.measured, "yes" if one.holds else "**no**"] for one in found]
         parts += ["\n## What was promised\n\n", table(("", "measured", "holds"), lines), "\n"]
