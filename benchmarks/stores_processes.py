@@ -1,6 +1,6 @@
 """Several worker processes' sinks into one database: `spanferry worker --processes`, without Kafka.
 
-python -m benchmarks.stores_processes postgresql+psycopg://…    one of them, told what to do on stdin
+Each is this module with the database's URI, told on stdin what to write, and when.
 """
 
 import asyncio

@@ -77,12 +77,13 @@ def measure(case: Case, stores: Sequence[Store], pids: Pids) -> list[Row]:
     collect_rarely()  # as a worker does once its store is open
     subjects = [(store, way) for store in stores for way in case.counts if store.goes(way)]
     taken: dict[tuple[int, str], list[Taken]] = {(one.stored, way): [] for one, way in subjects}
-    size = 0
+    made = make_traces(case.payload, case.counts["raw"])
+    size = sum(one.size for one in made) // len(made)
     for number in range(-1, case.rounds):  # the first is for the caches
         turn = number % len(subjects)
         for store, way in subjects[turn:] + subjects[:turn]:
             with contextlib.ExitStack() as stack:
-                size, run = _prepared(store, way, case, size, stack)
+                run = _prepared(store, way, case, stack)
                 one = _timed(run, pids, store.writers.pids if store.writers else ())
             if number >= 0:
                 taken[store.stored, way].append(one)
@@ -119,15 +120,15 @@ def measure(case: Case, stores: Sequence[Store], pids: Pids) -> list[Row]:
 
 
 def _prepared(
-    store: Store, way: str, case: Case, size: int, stack: contextlib.ExitStack
-) -> tuple[int, Callable[[], None]]:
-    """Bytes of a trace, and what is to be timed."""
+    store: Store, way: str, case: Case, stack: contextlib.ExitStack
+) -> Callable[[], None]:
+    """What is to be timed."""
     if way == IN_PROCESSES:
         assert store.writers
-        return size, store.writers.prepared(case.payload, case.counts[way], case.batch)
+        return store.writers.prepared(case.payload, case.counts[way], case.batch)
     made = make_traces(case.payload, case.counts[way])
     batches = [made[at : at + case.batch] for at in range(0, len(made), case.batch)]
-    return sum(one.size for one in made) // len(made), store.ways[way](batches, stack)
+    return store.ways[way](batches, stack)
 
 
 def _timed(run: Callable[[], None], pids: Pids, writers: Sequence[int]) -> Taken:

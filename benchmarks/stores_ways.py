@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from benchmarks.stores_postgres import has_lz4
-from benchmarks.stores_processes import WriterProcesses
+from benchmarks.stores_processes import PROCESSES, WriterProcesses
 from benchmarks.stores_raw import RAW, Raw, Run, in_threads, raw_postgres_lz4
 from spanferry_worker.services.mlflow_sink import MlflowSink, open_sink
 from spanferry_worker.services.mlflow_trace_rows import NewTrace, TraceRows
@@ -32,11 +32,10 @@ __all__ = [
 
 EXPORTER_THREADS = 10
 """MLFLOW_ASYNC_TRACE_LOGGING_MAX_WORKERS."""
-WAYS = (
-    "raw", "spanferry", "raw, LZ4", "spanferry, 2 processes", "spanferry, MLflow's methods", "MLflow",
-    "spanferry, MLflow's server", "MLflow, its server",
-)  # fmt: skip
-LZ4, IN_PROCESSES, SERVED = WAYS[2], WAYS[3], WAYS[6:]
+LZ4 = "raw, LZ4"
+IN_PROCESSES = f"spanferry, {PROCESSES} processes"
+SERVED = ("spanferry, MLflow's server", "MLflow, its server")
+WAYS = ("raw", "spanferry", LZ4, IN_PROCESSES, "spanferry, MLflow's methods", "MLflow", *SERVED)
 
 Batches = Sequence[Sequence[AssembledTrace]]
 Way = Callable[[Batches, contextlib.ExitStack], Run]

@@ -4,10 +4,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-__all__ = ["NAME", "compress_faster"]
+__all__ = ["compress_faster"]
 
-NAME: Final = "postgresql"
-
+_NAME: Final = "postgresql"
 _MAY: Final = sa.text(
     "SELECT 1 FROM pg_settings WHERE name = 'default_toast_compression' "
     "AND source = 'default' AND 'lz4' = ANY(enumvals)"
@@ -25,7 +24,7 @@ def compress_faster(session: Any) -> None:
     the next may lead to another server.
     """
     connection = session.connection()
-    if connection.dialect.name != NAME:
+    if connection.dialect.name != _NAME:
         return
     known = connection.info
     if _KNOWN not in known:
