@@ -274,7 +274,7 @@ def main() -> None:
     parser.add_argument("--no-results", action="store_true", help="print only")
     options = parser.parse_args()
     report = Report(conditions("mlflow", "aiokafka"), [])
-    with KafkaServer() as kafka, PostgresServer() as postgres:
+    with KafkaServer(for_load=True) as kafka, PostgresServer() as postgres:
         for kind in options.kind or KINDS:
             figures = measure(kafka, postgres.new_database(), kind)
             sys.stdout.write(msgspec.json.format(msgspec.json.encode(figures)).decode() + "\n")

@@ -263,7 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(msgspec.json.encode(measure(plan)).decode())
         return 0
     where = conditions("orjson")
-    with KafkaServer() as kafka:
+    with KafkaServer(for_load=True) as kafka:
         topic = kafka.create_topic("neighbours", PARTITIONS)
         plan = Plan(Addresses(kafka.bootstrap_servers, topic, ""))
         if given.quick:

@@ -196,7 +196,7 @@ def run(options: Options, cases: Sequence[Case], kafka: KafkaServer | None = Non
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spanferry-bench-")))
         stub = stack.enter_context(StubServer())
-        kafka = kafka or stack.enter_context(KafkaServer())
+        kafka = kafka or stack.enter_context(KafkaServer(for_load=True))
         kafka.create_topic(topic, PARTITIONS)
         stack.callback(kafka.delete_topic, topic)
         wanted = [tier for tier in options.tiers if any(tier in case.tiers for case in cases)]

@@ -344,7 +344,7 @@ def main() -> None:
     standard = parser.get_default("limit_mb")
     limit = LIMIT_BYTES if options.limit_mb == standard else options.limit_mb * 1_000_000
     machine = conditions("mlflow", "aiokafka")
-    with tempfile.TemporaryDirectory() as folder, KafkaServer() as kafka:
+    with tempfile.TemporaryDirectory() as folder, KafkaServer(for_load=True) as kafka:
         figures = measure(
             kafka,
             copy_tables(Path(folder) / "mlflow.db", str(Path(folder) / "artifacts")),

@@ -299,7 +299,7 @@ def main() -> None:
     options = parser.parse_args()
     machine = conditions("mlflow", "aiokafka")
     figures: list[Figures] = []
-    with KafkaServer() as kafka, PostgresServer(durable=True) as postgres:
+    with KafkaServer(for_load=True) as kafka, PostgresServer(durable=True) as postgres:
         for membership in ("dynamic", "static"):
             uri = postgres.new_database()
             figures.append(asyncio.run(_run(kafka, uri, membership, options.rate)))

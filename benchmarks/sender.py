@@ -67,7 +67,7 @@ def main(words: list[str] | None = None) -> None:
         return
     rounds, seconds = (1, 2.0) if options.quick else (5, 5.0)
     found: dict[tuple[int, float], list[float]] = {}
-    with KafkaServer() as kafka:
+    with KafkaServer(for_load=True) as kafka:
         servers = kafka.bootstrap_servers
         _run("spanferry_worker", "topics", "create", "--topic", TOPIC, "--partitions", str(PARTITIONS),
              "--bootstrap-servers", servers)  # fmt: skip

@@ -152,7 +152,7 @@ def run(options: Options) -> Report:
         if options.memory:
             memory = full_buffer(load, cores, options.memory, options.buffer_bytes)
         stub = stack.enter_context(StubServer())
-        kafka = stack.enter_context(KafkaServer())
+        kafka = stack.enter_context(KafkaServer(for_load=True))
         state = _Run(options, load, kafka, stub)
         if options.cases:
             polite(stub.process.pid)

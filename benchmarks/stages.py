@@ -201,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     for payload, traces in _MEMORY.items():
         count = traces // scale
         result.rows += _from_memory(payload, count, rounds).rows("memory", payload, count)
-    with KafkaServer() as kafka:
+    with KafkaServer(for_load=True) as kafka:
         for payload, traces in _KAFKA.items():
             count = traces // scale
             result.rows += _from_kafka(kafka, payload, count, rounds).rows("kafka", payload, count)

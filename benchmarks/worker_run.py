@@ -21,7 +21,7 @@ _TIMEOUT_S = 900.0
 def run_worker(uri: str, processes: int, traces: int) -> EndToEnd:
     """Fill a topic with traces of 10 KB, then let a worker store them."""
     topic = f"stores-{processes}"
-    with KafkaServer() as kafka:
+    with KafkaServer(for_load=True) as kafka:
         kafka.create_topic(topic, _PARTITIONS)
         subprocess.run(
             [

@@ -15,8 +15,8 @@ from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
 from spanferry import active_model
-from tests.services import kafka_jars, mariadb_programs
-from tests.services.kafka import KafkaServer
+from tests.services import mariadb_programs
+from tests.services.kafka import KafkaServer, share_classes
 from tests.services.mariadb import MariaDbServer
 from tests.services.mlflow import MlflowServer
 from tests.services.postgres import PostgresServer
@@ -54,7 +54,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     fixture."""
     if any("kafka" in getattr(item, "fixturenames", ()) for item in session.items):
         with contextlib.suppress(ServiceError):
-            kafka_jars.classpath()
+            share_classes()
     if any("mariadb" in item.name or "MariaDb" in item.name for item in session.items):
         with contextlib.suppress(ServiceError):
             mariadb_programs.programs()

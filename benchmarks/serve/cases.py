@@ -9,6 +9,7 @@ __all__ = [
     "CASES",
     "CLOSED",
     "DEAD",
+    "FLASK_CALLING",
     "FLASK_CLOSED",
     "FLASK_DEAD",
     "FLASK_OPEN",
@@ -43,7 +44,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One app under one load with Kafka in one state, and the tiers that meet it."""
 
     server: str
-    """fastapi, fastapi-httpx (the app calls the model over HTTP) or flask."""
+    """fastapi or flask; with -httpx the app calls the model over HTTP."""
     rate: float = 0.0
     """Requests a second; 0: as many as `connections` of them at a time make it."""
     connections: int = CONNECTIONS
@@ -71,9 +72,9 @@ _OPEN = {"rate": 150.0, "connections": 256}
 _CLOSED: dict[str, Any] = {"rounds": 10, "seconds": 3.0}
 
 CLOSED = Case(server="fastapi", **_CLOSED, tiers=(*EVERY, IMPORTED), quick=EVERY)
-CALLING = Case(
-    server="fastapi-httpx", **_CLOSED, tiers=(*OWN, "otel", "mlflow", IMPORTED), quick=OWN
-)
+_CALLING: dict[str, Any] = _CLOSED | {"tiers": (*OWN, "otel", "mlflow", IMPORTED), "quick": OWN}
+CALLING = Case(server="fastapi-httpx", **_CALLING)
+FLASK_CALLING = Case(server="flask-httpx", **_CALLING)
 OPEN = Case(server="fastapi", **_OPEN, quick=(*OWN, "otel"))
 LIGHT = Case(server="fastapi", rate=40.0, connections=256, rounds=4)
 FLASK_CLOSED = Case(
@@ -93,5 +94,5 @@ DEAD = Case(server="fastapi", **_OPEN, kafka=Kafka.DEAD, tiers=OWN, quick=OWN)
 STATES = ((OPEN, SLOW, DEAD), (FLASK_OPEN, FLASK_SLOW, FLASK_DEAD))
 """The same load with Kafka healthy, slow and dead, for each app."""
 
-CASES = (CLOSED, CALLING, LIGHT, FLASK_CLOSED, *STATES[1], *STATES[0])
+CASES = (CALLING, FLASK_CALLING, CLOSED, LIGHT, FLASK_CLOSED, *STATES[1], *STATES[0])
 """In the order of a round: the three states of Kafka meet the same load right after one another."""

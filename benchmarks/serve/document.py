@@ -92,6 +92,7 @@ _HEADS = {
     "fastapi": "FastAPI",
     "fastapi-httpx": "FastAPI that calls its model over HTTP",
     "flask": "Flask",
+    "flask-httpx": "Flask that calls its model over HTTP",
 }
 
 

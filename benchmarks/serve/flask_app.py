@@ -1,7 +1,9 @@
 """The endpoint in a Flask app, for gunicorn's threads."""
 
 import time
+from typing import Any
 
+import httpx
 from flask import Flask, Response, request
 
 from benchmarks.serve.account import Endpoint
@@ -11,19 +13,29 @@ __all__ = ["app"]
 
 endpoint = Endpoint()
 app = Flask(__name__)
+model = httpx.Client(base_url=endpoint.model_url) if endpoint.model_url else None
 
 
 @app.post("/chat")
 def chat() -> Response:
     """Answer a question."""
     steps = endpoint.steps(ChatRequest.model_validate_json(request.get_data()))
+    answer: bytes | None = None
     while True:
         try:
-            next(steps)
+            asked = steps.send(answer)
         except StopIteration as done:
             reply: ChatReply = done.value
             return Response(reply.model_dump_json(), mimetype="application/json")
+        answer = _ask(asked)
+
+
+def _ask(asked: dict[str, Any]) -> bytes | None:
+    """Wait for the model, or call it."""
+    if model is None:
         time.sleep(MODEL_S)
+        return None
+    return model.post("/v1/chat/completions", json=asked).content
 
 
 @app.get("/account")

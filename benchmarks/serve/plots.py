@@ -138,6 +138,7 @@ def _title(case: Case) -> str:
         "fastapi": "FastAPI, uvicorn",
         "fastapi-httpx": "FastAPI that calls its model",
         "flask": "Flask, gunicorn threads",
+        "flask-httpx": "Flask that calls its model",
     }[case.server]
 
 

@@ -5,7 +5,14 @@ from collections.abc import Iterator
 
 from benchmarks.report import Figure, Verdict
 from benchmarks.sdks import TIERS
-from benchmarks.serve.cases import CALLING, CLOSED, FLASK_CLOSED, IMPORTED, STATES
+from benchmarks.serve.cases import (
+    CALLING,
+    CLOSED,
+    FLASK_CALLING,
+    FLASK_CLOSED,
+    IMPORTED,
+    STATES,
+)
 from benchmarks.serve.report import Memory, Report, ratio
 
 __all__ = ["verdicts"]
@@ -23,7 +30,7 @@ def verdicts(report: Report) -> list[Verdict]:
 
 
 def _throughput(report: Report) -> Iterator[Verdict]:
-    for case in (CLOSED, CALLING, FLASK_CLOSED):
+    for case in (CALLING, FLASK_CALLING, CLOSED, FLASK_CLOSED):
         for tier, share in _THROUGHPUT.items():
             traced, untraced = report.row(case.name, tier), report.row(case.name, _BESIDE[tier])
             measured = ratio(traced, untraced, lambda b: b.rate) if traced and untraced else None

@@ -172,7 +172,6 @@ def test_a_peer_that_is_not_there_is_named(
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(300)
 def test_a_tiny_run_reports_every_tier_and_case(kafka: KafkaServer) -> None:
     wanted = [
         "10 KB/tight",
@@ -209,7 +208,6 @@ def test_a_tiny_run_reports_every_tier_and_case(kafka: KafkaServer) -> None:
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(300)
 def test_a_quick_run_ends_with_verdicts(kafka: KafkaServer, tmp_path: Path) -> None:
     out = tmp_path / "quick.json"
     done = subprocess.run(

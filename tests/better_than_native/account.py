@@ -35,7 +35,7 @@ def stored(database: Path, experiment: str) -> list[Stored]:
     Opened for writing (mode=rw): while another process writes, a reader may take its journal for one
     that a crash left behind, and SQLite then refuses a read-only connection.
     """
-    with closing(sqlite3.connect(f"file:{database}?mode=rw", uri=True, timeout=30)) as connection:
+    with closing(sqlite3.connect(f"file:{database}?mode=rw", uri=True, timeout=120)) as connection:
         rows = connection.execute(BY_TRACE, (experiment,)).fetchall()
     return [
         Stored(trace_id, None if number is None else int(number), spans)

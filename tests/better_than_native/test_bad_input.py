@@ -6,7 +6,7 @@ from mlflow import MlflowClient
 from tests.better_than_native.account import wait_until
 from tests.producer.topic import read_topic
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow]
 
 BOTH_BRIDGES = pytest.mark.parametrize("accelerate", [True, False])
 

@@ -8,7 +8,7 @@ import pytest
 from tests.better_than_native.account import wait_until
 from tests.services.process import free_port
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow]
 
 TRACES = 100
 
@@ -25,7 +25,7 @@ def killed_while_it_sits_there(way, experiment):
         assert process.stdout is not None
         assert process.stdout.readline(), process.communicate()[1]
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
         return process.returncode
     finally:
         process.kill()
@@ -41,7 +41,7 @@ def killed_while_it_serves(way, experiment, program="served"):
             for number in range(TRACES):
                 assert client.get(f"/chat/{number}").is_success
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
         return process.returncode
     finally:
         process.kill()

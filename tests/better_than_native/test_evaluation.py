@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow]
 
 
 def test_evaluate_is_as_natively(native, line):

@@ -5,7 +5,7 @@ import pytest
 from tests.better_than_native.account import wait_until
 from tests.better_than_native.ledger import ledger_of
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow]
 
 SPANS = 5
 SECONDS = 6

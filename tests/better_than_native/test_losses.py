@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow]
 
 
 def numbers_of(found):

@@ -4,7 +4,7 @@ import pytest
 
 from spanferry.bridge import waiting
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow]
 
 ROUNDS = 8
 SPANS = 5

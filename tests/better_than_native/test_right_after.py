@@ -7,7 +7,7 @@ from tests.better_than_native.account import wait_until
 from tests.better_than_native.programs.request_path import CASES
 from tests.better_than_native.stub import stub_server
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow]
 
 BOTH_BRIDGES = pytest.mark.parametrize("accelerate", [True, False])
 

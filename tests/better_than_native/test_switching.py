@@ -4,7 +4,7 @@ import pytest
 
 from tests.producer.topic import read_topic
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow]
 
 NATIVE = {0, 2}
 

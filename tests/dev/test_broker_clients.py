@@ -45,7 +45,7 @@ def consumer(broker: EmbeddedBroker, instance: str | None = None) -> AIOKafkaCon
 async def take(source: AIOKafkaConsumer, count: int) -> list[bytes]:
     """The keys of the next `count` records at least."""
     keys: list[bytes] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         while len(keys) < count:
             for records in (await source.getmany(timeout_ms=200)).values():
                 keys += [record.key for record in records]
@@ -66,7 +66,7 @@ async def test_every_record_comes_back_with_key_value_and_headers(broker: Embedd
         for key, value in sent.items():
             await producer.send(TOPIC, value, key=key, headers=[("h", key)])
         received: dict[bytes, bytes] = {}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             while len(received) < len(sent):
                 for records in (await source.getmany(timeout_ms=200)).values():
                     for record in records:
@@ -101,7 +101,7 @@ async def test_two_consumers_share_the_partitions_and_one_takes_over(
     async with consumer(broker) as first:
         polling = asyncio.ensure_future(take(first, 1))
         second = consumer(broker)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             await second.start()
             assert len(first.assignment()) == len(second.assignment()) == PARTITIONS // 2
             await second.stop()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.mlflow
 
 START_S = 200.0
 

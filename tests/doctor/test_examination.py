@@ -277,7 +277,7 @@ async def test_a_real_topic_that_will_not_do(kafka: KafkaServer) -> None:
 def test_the_command_says_it_in_json_and_by_its_exit_code() -> None:
     command = [sys.executable, "-m", "spanferry_worker", "doctor", "--json"]
     command += ["--bootstrap-servers=127.0.0.1:1", "--tracking-uri=http://127.0.0.1:1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     content = json.loads(done.stdout)
     assert done.returncode == 1
     assert done.stderr == ""

@@ -57,7 +57,7 @@ def wait_for_traces(
 
 
 def traces_of(
-    tracking_uri: str, experiment: str, count: int, *, timeout_s: float = 60.0
+    tracking_uri: str, experiment: str, count: int, *, timeout_s: float = 150.0
 ) -> dict[int, Trace]:
     """Every trace with its spans, by number, once so many are whole.
 

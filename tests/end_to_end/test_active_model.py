@@ -13,7 +13,7 @@ from mlflow.genai import evaluate, scorer
 from tests.end_to_end.conftest import Pipeline
 from tests.end_to_end.versions import PARAMS
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow]
 
 TRACES = 7
 
@@ -27,7 +27,7 @@ def stored(pipeline: Pipeline) -> dict[str, Trace]:
         [sys.executable, "-m", "tests.end_to_end.versions", *arguments],
         env={**os.environ, "MLFLOW_ACTIVE_MODEL_ID": "m-environment"},
         check=True,
-        timeout=60,
+        timeout=120,
     )
     mlflow.set_tracking_uri(pipeline.tracking_uri)
     deadline = time.monotonic() + 60

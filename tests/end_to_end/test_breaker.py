@@ -16,7 +16,7 @@ from tests.end_to_end.conftest import QUICK_SESSION, Pipeline
 from tests.producer.topic import read_topic
 from tests.services.process import free_port
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.chaos]
 
 COUNT = 300
 

@@ -16,7 +16,7 @@ from tests.end_to_end.conftest import Pipeline
 from tests.producer.topic import read_topic
 from tests.worker.events import End, fragment, header, span
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow]
 
 GARBAGE = b"not a record\x00\xff"
 SMALL, CUT = uuid.uuid4().int, uuid.uuid4().int

@@ -12,7 +12,7 @@ from tests.end_to_end.conftest import Pipeline
 from tests.end_to_end.judged_early import NOBODYS_TRACE
 from tests.end_to_end.test_dead_letters import Operator
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow]
 
 QUICK = ("--set=write.absent_retry_s=0.3", "--set=assemble.feedback_grace_s=0.2")
 PATIENT = (*QUICK, "--set=write.absent_s=600")

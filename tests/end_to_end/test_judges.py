@@ -10,7 +10,7 @@ from mlflow.entities import Assessment, Feedback
 
 from tests.end_to_end.conftest import Pipeline
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow]
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def judged(pipeline: Pipeline) -> tuple[dict[str, str], list[Assessment]]:
     pipeline.worker()
     arguments = [pipeline.kafka.bootstrap_servers, pipeline.topic, pipeline.experiment]
     program = [sys.executable, "-m", "tests.end_to_end.judges", *arguments]
-    subprocess.run(program, check=True, timeout=60)
+    subprocess.run(program, check=True, timeout=120)
     mlflow.set_tracking_uri(pipeline.tracking_uri)
     deadline = time.monotonic() + 60
     while True:

@@ -40,13 +40,13 @@ def ledger(pipeline, *options: str) -> tuple[int, dict[str, Any]]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode in {0, 1}, done.stderr
     return done.returncode, json.loads(done.stdout)
 
 
-def settled_ledger(pipeline, timeout_s: float = 60) -> tuple[int, dict[str, Any]]:
+def settled_ledger(pipeline, timeout_s: float = 150) -> tuple[int, dict[str, Any]]:
     """Once nothing is in flight."""
     deadline = time.monotonic() + timeout_s
     while True:

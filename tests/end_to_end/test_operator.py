@@ -17,7 +17,7 @@ import pytest
 from tests.end_to_end.conftest import Pipeline
 from tests.services.process import GuardedProcess, free_port, wait_until_ready
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow]
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "searching.md").read_text()

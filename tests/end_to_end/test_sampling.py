@@ -11,7 +11,7 @@ import spanferry
 from tests.end_to_end.conftest import Pipeline
 from tests.services.worker import SpanferryWorker
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow]
 
 BIG = {"document": "tea? " * 60_000}
 SMALL = {"question": "tea?"}

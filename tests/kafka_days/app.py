@@ -17,7 +17,7 @@ from tests.producer.traffic import a_trace
 
 __all__ = ["App", "arrived", "until"]
 
-WAIT_S = 1.0
+WAIT_S = 5.0
 """An app's thread that took so long for a trace has waited for something."""
 
 
@@ -59,14 +59,14 @@ class App:
         assert account.parcels_dropped == sum(account.dropped.values())
         assert account.traces_dropped == sum(account.traces_dropped_by_reason.values())
 
-    def in_trouble(self, kind: str, timeout_s: float = 20.0) -> str:
+    def in_trouble(self, kind: str, timeout_s: float = 90.0) -> str:
         """Wait for that kind of trouble; what `stats` says of it."""
         until(lambda: kind in stats().troubles, timeout_s)
         assert not stats().connected
         self.adds_up()
         return stats().last_error or ""
 
-    def delivers(self, timeout_s: float = 30.0) -> None:
+    def delivers(self, timeout_s: float = 90.0) -> None:
         """All that was sent is acknowledged."""
         assert flush(timeout_s), stats()
         account = stats()

@@ -89,7 +89,7 @@ class Proxy:
             await asyncio.gather(*tasks, return_exceptions=True)
         for writer in self._all:
             writer.transport.abort()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await asyncio.gather(*(one.wait_closed() for one in self._all), return_exceptions=True)
         await _turns()
 

@@ -131,7 +131,7 @@ def command(environment: Mapping[str, str], *words: str) -> tuple[int, str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
         env={**os.environ, **environment},
     )
     return done.returncode, done.stdout + done.stderr

@@ -245,7 +245,7 @@ def test_an_app_that_ends_at_once_still_signs_in(broker: SecuredKafka, topic: st
     )
     begun = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stderr == ""
     assert time.monotonic() - begun < 10

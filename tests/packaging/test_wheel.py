@@ -4,8 +4,6 @@ import configparser
 import zipfile
 from pathlib import Path
 
-import pytest
-
 from tests.packaging.conftest import ROOT, run
 
 EXAMPLES = "spanferry_worker/dev/_examples"
@@ -41,7 +39,6 @@ def test_the_wheel_offers_one_command(wheel: Path) -> None:
     assert dict(entry_points["console_scripts"]) == {"spanferry": "spanferry_worker.cli:entry"}
 
 
-@pytest.mark.timeout(300)
 def test_an_app_keeps_its_own_worker_and_schemas(app_python: Path, tmp_path: Path) -> None:
     (tmp_path / "worker.py").write_text("NAME = 'the app'\n")
     (tmp_path / "schemas").mkdir()
@@ -54,7 +51,6 @@ def test_an_app_keeps_its_own_worker_and_schemas(app_python: Path, tmp_path: Pat
     assert printed.split() == ["the", "app", "the", "app", "spanferry", "spanferry.traces"]
 
 
-@pytest.mark.timeout(300)
 def test_an_installed_app_is_switched_on_by_a_variable_and_by_the_command(app_python: Path) -> None:
     told = ["env", "SPANFERRY_BOOTSTRAP_SERVERS=127.0.0.1:9"]
     enabled = "import spanferry; print(spanferry.stats().enabled)"

@@ -17,7 +17,7 @@ __all__ = ["PROGRAMS", "Program", "program"]
 
 PROGRAMS = "tests.processes.programs"
 ROOT = Path(__file__).parents[2]
-WAIT_S = 40.0
+WAIT_S = 120.0
 
 
 class Program:

@@ -15,7 +15,7 @@ __all__ = ["Answers", "ask", "get", "listening", "served"]
 CLIENTS = 4
 REQUESTS = 60
 REQUESTS_MAX = 3000
-ANSWER_S = 40.0
+ANSWER_S = 120.0
 
 
 @dataclass

@@ -42,7 +42,7 @@ def run_app(kafka: KafkaServer, topic: str, mode: str) -> subprocess.CompletedPr
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=120,
     )
 
 
@@ -260,7 +260,7 @@ def test_exit_without_kafka_is_bounded_and_reported():
     )
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert time.monotonic() - started < 10
     assert "5 traces" in done.stderr

@@ -24,7 +24,7 @@ def collected(code: str, directory: object) -> dict[str, str]:
 
 
 def mlflows(directory: Path) -> dict[str, str]:
-    done = warm.run("tests.services.warm_code", MLFLOWS, timeout=60, cwd=directory)
+    done = warm.run("tests.services.warm_code", MLFLOWS, timeout=120, cwd=directory)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -320,4 +320,4 @@ with capture() as captured:
 
 
 def test_a_forked_process_looks_at_the_clocks_first() -> None:
-    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120)

@@ -39,7 +39,7 @@ def run(*bodies: str) -> tuple[int, list[str]]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout.split()

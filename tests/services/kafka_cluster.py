@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.new_partitions import NewPartitions
@@ -38,8 +37,6 @@ background.threads=4
 
 class Broker(KafkaServer):
     """Broker and controller; answers once two of the three run."""
-
-    java_options: ClassVar[tuple[str, ...]] = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
     def __init__(self, node: int, ports: Mapping[int, tuple[int, int]], cluster_id: str) -> None:
         super().__init__(heap_mb=HEAP_MB)

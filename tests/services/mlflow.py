@@ -37,7 +37,7 @@ class MlflowServer(Service):
     """
 
     name: ClassVar[str] = "MLflow"
-    start_timeout_s: ClassVar[float] = 90.0
+    start_timeout_s: ClassVar[float] = 150.0
     """A new database goes through all of MLflow's migrations first."""
 
     def __init__(

@@ -68,7 +68,7 @@ class PostgresServer(Service):
             _signal(pid, signal.SIGCONT)
         self._own("resume").resume()
 
-    def start_again(self, timeout_s: float = 60.0) -> None:
+    def start_again(self, timeout_s: float = 150.0) -> None:
         """Start it after `kill` or `stop_at_once`, as soon as what they left behind has ended.
 
         Until then it refuses, because the shared memory is in use.

@@ -164,7 +164,7 @@ class GuardedProcess:
 
 
 def wait_until_ready(
-    process: GuardedProcess, is_ready: Callable[[], bool], *, name: str, timeout_s: float = 60.0
+    process: GuardedProcess, is_ready: Callable[[], bool], *, name: str, timeout_s: float = 150.0
 ) -> None:
     """Poll until the service answers. Raises ServiceError with its log when it ends or is late."""
     deadline = time.monotonic() + timeout_s

@@ -42,7 +42,7 @@ class Service(Startable):
 
     name: ClassVar[str]
     """As error messages call it."""
-    start_timeout_s: ClassVar[float] = 60.0
+    start_timeout_s: ClassVar[float] = 150.0
 
     def __init__(self) -> None:
         self._folder: Path | None = None

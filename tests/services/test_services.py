@@ -60,7 +60,7 @@ async def receive(bootstrap_servers: str, topic: str, count: int) -> list[bytes]
     consumer = AIOKafkaConsumer(
         topic, bootstrap_servers=bootstrap_servers, auto_offset_reset="earliest"
     )
-    async with consumer, asyncio.timeout(30):
+    async with consumer, asyncio.timeout(100):
         return [(await consumer.getone()).value for _ in range(count)]
 
 

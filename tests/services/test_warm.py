@@ -24,7 +24,7 @@ sys.stdin.readline()
 
 def both(*arguments: str, cwd: Path, env: dict[str, str]) -> list[tuple[int, str, str]]:
     """Code, output and errors: of the warm one and of one that is started as usual."""
-    one = warm.run(PROGRAM, *arguments, timeout=60, env=env, cwd=cwd)
+    one = warm.run(PROGRAM, *arguments, timeout=120, env=env, cwd=cwd)
     other = subprocess.run(
         [sys.executable, "-m", PROGRAM, *arguments],
         capture_output=True,
@@ -47,12 +47,12 @@ def test_a_program_is_as_if_it_was_started(how: str, tmp_path: Path) -> None:
 
 
 def test_an_error_is_said_and_is_exit_code_1() -> None:
-    done = warm.run(PROGRAM, "fails", timeout=60)
+    done = warm.run(PROGRAM, "fails", timeout=120)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "ValueError: wrong")
 
 
 def test_a_text_is_a_program_too() -> None:
-    done = warm.run("tests.services.warm_code", "import mlflow; print(__name__)", timeout=60)
+    done = warm.run("tests.services.warm_code", "import mlflow; print(__name__)", timeout=120)
     assert (done.returncode, done.stdout) == (0, "__main__\n")
 
 

@@ -12,7 +12,7 @@ from tests.services.service import Startable
 
 __all__ = ["SpanferryWorker"]
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 150.0
 
 
 class SpanferryWorker(Startable):

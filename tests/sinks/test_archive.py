@@ -17,7 +17,7 @@ from tests.sinks.conftest import DATABASES, OpenSink, Place, every_database, mak
 from tests.sinks.stores import dump, feedback, five_spans, ids, late, span
 from tests.sinks.test_bulk import traces
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 
 @pytest.mark.parametrize(

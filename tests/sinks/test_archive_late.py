@@ -17,7 +17,7 @@ from tests.sinks.archives import LOCATION, LONG, files, is_archived, large, name
 from tests.sinks.conftest import OpenSink, Place, every_database
 from tests.sinks.stores import dump, feedback, ids, late, span, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 
 @every_database

@@ -15,7 +15,7 @@ from tests.sinks.conftest import OpenSink, Place
 from tests.sinks.stores import five_spans, ids, late, span
 from tests.sinks.test_bulk import traces
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 
 def counted(metrics: Metrics, name: str, **labels: str) -> float:

@@ -12,7 +12,7 @@ from spanferry_worker.stages.trace import AssembledTrace
 from tests.sinks.conftest import OpenSink, Place, everywhere
 from tests.sinks.stores import START_NS, dump, feedback, five_spans, late, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 
 def by_request(client_request_id: str, **fields: Any) -> AssembledTrace:

@@ -18,7 +18,7 @@ from spanferry_worker.stages.trace import AssembledTrace
 from tests.sinks.conftest import OpenSink, Place
 from tests.sinks.stores import dump, five_spans, ids, late, span, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 REFERENCE = re.compile(r"mlflow-attachment://([0-9a-f-]{36})\?[^\"]*")
 IMAGE = b"\x89PNG\r\n" + bytes(range(256)) * 8
@@ -44,7 +44,7 @@ def stored(place: Place, of: AssembledTrace, attachment_id: str) -> bytes | None
         answer = requests.get(
             f"{place.uri}/ajax-api/3.0/mlflow/get-trace-artifact",
             params={"request_id": info.trace_id, "path": attachment_id},
-            timeout=30,
+            timeout=120,
         )
         return answer.content if answer.ok else None
     repository: Any = get_artifact_repository(info.tags["mlflow.artifactLocation"])

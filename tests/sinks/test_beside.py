@@ -14,7 +14,7 @@ from spanferry_worker.stages.parts import merge_parts
 from tests.sinks.conftest import OpenSink, Place, everywhere
 from tests.sinks.stores import dump, feedback, five_spans, ids, late, span, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 
 def tags_of(place: Place, one: Any) -> dict[str, str]:

@@ -30,7 +30,7 @@ from spanferry_worker.telemetry import LogEvent
 from tests.sinks.conftest import DATABASES, OpenSink, Place, every_database, make_place
 from tests.sinks.stores import dump, feedback, five_spans, ids, span, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 USAGE = "mlflow.chat.tokenUsage"
 MODEL = "mlflow.llm.model"

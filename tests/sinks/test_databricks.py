@@ -18,7 +18,7 @@ from tests.sinks.conftest import OpenSink, Place
 from tests.sinks.gateway import Answer, Gateway, Seen, gateway
 from tests.sinks.stores import feedback, five_spans, ids, late, span, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 TOKEN = "canary-s3cret"
 EXPERIMENT = "/Shared/traces"

@@ -16,7 +16,7 @@ from tests.sinks.test_databricks import EXPERIMENT, Workspace, workspace
 
 __all__ = ["workspace"]
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 BURST_S = RequestPace.BURST_S
 

@@ -28,7 +28,7 @@ from tests.sinks.native_programs import PROGRAMS
 from tests.sinks.native_wire import EXPERIMENT, Recorded
 from tests.sinks.stores import dump
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.mlflow
 
 NEVER_EQUAL = {
     "db_payload_generation",  # counts the writes
@@ -273,7 +273,7 @@ def served_attachments(uri: str, store: Any, native: Native) -> dict[str, list[b
             requests.get(
                 f"{uri}/ajax-api/3.0/mlflow/get-trace-artifact",
                 params={"request_id": trace_id, "path": name},
-                timeout=30,
+                timeout=120,
             )
             for name in sorted({name for _, name in names})
         ]

@@ -21,7 +21,7 @@ from spanferry_worker.services.mlflow_errors import (
 )
 from spanferry_worker.services.mlflow_server import IllAnswerError, Server, TooLargeError
 
-pytestmark = [pytest.mark.mlflow]
+pytestmark = pytest.mark.mlflow
 
 
 def caused(error: Exception, by: Exception) -> Exception:

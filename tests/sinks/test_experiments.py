@@ -16,7 +16,7 @@ from spanferry_worker.services.mlflow_sql import SqlBackend
 from tests.sinks.conftest import OpenSink, Place
 from tests.sinks.stores import dump, ids, late, span, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 in_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 

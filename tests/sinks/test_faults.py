@@ -27,7 +27,7 @@ from tests.services.postgres import PostgresServer
 from tests.sinks.conftest import OpenSink, Place, everywhere
 from tests.sinks.stores import feedback, five_spans, ids, late, span, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.mlflow
 
 
 async def test_the_database_goes_away_and_comes_back(opened: OpenSink) -> None:

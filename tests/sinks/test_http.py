@@ -27,7 +27,7 @@ from tests.sinks.conftest import OpenSink, Place
 from tests.sinks.gateway import Answer, Gateway, Seen, gateway
 from tests.sinks.stores import dump, feedback, five_spans, ids, late, span, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 SPANS = "/v1/traces"
 RECORDS = "/api/3.0/mlflow/traces"
@@ -354,7 +354,6 @@ async def test_no_answer_tells_a_secret(
         assert "canary" not in f"{caught.value} {caught.value!r} {caught.value.__cause__}"
 
 
-@pytest.mark.timeout(240)
 async def test_a_server_that_starts_again_in_the_middle(opened: OpenSink, tmp_path: Any) -> None:
     """Killed while a batch is on its way; what it had stored of it is completed when it is back."""
     with MlflowServer() as server, gateway(server.uri) as way:

@@ -300,7 +300,7 @@ def test_a_server_that_says_nothing_is_not_asked_again_at_once(
 def test_requests_share_connections_and_no_more_are_under_way_than_may(
     stub: Gateway, client: OpenClient
 ) -> None:
-    five = threading.Barrier(5, timeout=20)
+    five = threading.Barrier(5, timeout=120)
     stub.rule = lambda _: OK if five.wait() >= 0 else None
     replies = client(stub.uri, requests_at_once_max=5).ask_all([Call("GET", "/")] * 60)
     assert all(isinstance(reply, Reply) and reply.status == 200 for reply in replies)

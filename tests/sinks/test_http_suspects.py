@@ -14,7 +14,7 @@ from tests.sinks.gateway import Answer, Gateway, Seen
 from tests.sinks.stores import five_spans, ids, late, span, trace
 from tests.sinks.test_http import SPANS, loads, rows, spans_of
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 ERROR = {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "MySQL server has gone away"}
 MLFLOWS = Answer(503, body=json.dumps(ERROR).encode())

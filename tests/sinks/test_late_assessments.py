@@ -17,7 +17,7 @@ from tests.sinks.conftest import DATABASES, OpenSink, Place, every_database
 from tests.sinks.stores import dump, feedback, five_spans, late, trace
 from tests.sinks.test_assessments import by_request
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 DAY_NS = 86_400 * 10**9
 QUEUE = "sql_trace_rollup_rebuild_queue"

@@ -12,7 +12,7 @@ from spanferry_worker.services.mlflow_text import TOO_DEEP, Texts
 from tests.sinks.conftest import OpenSink, Place, everywhere
 from tests.sinks.stores import dump, ids, span, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 NUL = "a\0b"
 USAGE = "mlflow.chat.tokenUsage"

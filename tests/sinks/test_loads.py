@@ -15,7 +15,7 @@ from spanferry_worker.services.mlflow_loads import Load, Loads
 from spanferry_worker.services.mlflow_text import Texts
 from tests.sinks.stores import ids, span
 
-pytestmark = [pytest.mark.mlflow]
+pytestmark = pytest.mark.mlflow
 
 BUILDER = SpanBuilder(Texts(HTTP_LIMITS))
 POOL: dict[int, Span] = {}

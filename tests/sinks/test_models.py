@@ -18,7 +18,7 @@ from tests.sinks.gateway import Answer, Gateway, Seen, gateway
 from tests.sinks.rights import user_without
 from tests.sinks.stores import dump, five_spans, late
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 MODEL_ID = "mlflow.modelId"
 

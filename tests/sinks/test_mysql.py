@@ -22,7 +22,7 @@ from tests.sinks.conftest import OpenSink
 from tests.sinks.stores import dump, feedback, five_spans, ids, late, span, trace
 from tests.sinks.test_assessments import by_request
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 MANY_ROWS = mlflow_insert._ManyRows
 

@@ -18,7 +18,7 @@ from tests.services.process import free_port
 from tests.sinks.conftest import OpenSink
 from tests.sinks.stores import five_spans
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 
 @pytest.mark.parametrize(

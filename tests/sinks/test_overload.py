@@ -12,7 +12,7 @@ from spanferry_worker.stages.trace import AssembledTrace
 from tests.sinks.conftest import OpenSink, Place
 from tests.sinks.stores import dump, ids, span, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 NAMES = ids(4)
 WHOLE = b'"' + b"w" * 5_000 + b'"'

@@ -20,7 +20,7 @@ from tests.services.postgres import PostgresServer
 from tests.sinks.conftest import OpenSink
 from tests.sinks.stores import dump, feedback, five_spans, ids, late, span, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 DRIVER = re.compile(r"\+psycopg\b")
 HOSTILE = "tab\tline\nreturn\rback\\slash \\N \\. 'quoted' \"twice\" %s :x \b\x01 é€\U0001f600"

@@ -10,7 +10,7 @@ from tests.services.postgres import PostgresServer
 from tests.sinks.conftest import OpenSink
 from tests.sinks.stores import ids, span, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 LONG = b'"' + b"a sentence that comes again and again " * 300 + b'"'
 KINDS = "SELECT DISTINCT pg_column_compression(content) FROM spans"

@@ -11,7 +11,7 @@ from spanferry_worker.services.mlflow_probe import probe
 from tests.services.process import free_port
 from tests.sinks.conftest import Place, everywhere
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 
 @everywhere

@@ -28,7 +28,7 @@ from tests.sinks.gateway import Answer, Gateway, Seen, gateway
 from tests.sinks.rights import user_without
 from tests.sinks.stores import five_spans
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 
 def name() -> str:

@@ -25,7 +25,7 @@ from spanferry_worker.stages.trace import AssembledTrace
 from tests.sinks.conftest import OpenSink, Place, make_place
 from tests.sinks.stores import dump, feedback, ids, span, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 QUESTION = {"messages": [{"role": "system", "content": "rules " * 900},
                          {"role": "user", "content": "What is tea? " * 60}]}  # fmt: skip

@@ -20,7 +20,7 @@ from tests.sinks.retained import START_MS, STEP_MS, Desk, named, old, older_than
 from tests.sinks.stores import feedback
 from tests.worker.retention.double import MemoryTraces, Terminal, stored
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 STATES = (TraceState.OK, TraceState.ERROR, TraceState.IN_PROGRESS)
 

@@ -16,7 +16,7 @@ from spanferry_schemas import Attachment
 from tests.sinks.conftest import OpenSink, Place
 from tests.sinks.retained import Desk, old, older_than
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 IMAGE = b"\x89PNG\r\n"
 

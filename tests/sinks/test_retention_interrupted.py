@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from tests.sinks.conftest import OpenSink, Place
 from tests.sinks.retained import Desk, old, older_than, remains
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120), pytest.mark.chaos]
+pytestmark = [pytest.mark.mlflow, pytest.mark.chaos]
 
 TRACES = 120
 OLD = 100

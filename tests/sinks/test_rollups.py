@@ -12,7 +12,7 @@ from spanferry_worker.stages.trace import AssembledTrace
 from tests.sinks.conftest import OpenSink, Place, every_database
 from tests.sinks.stores import MS, START_NS, feedback, five_spans, ids, span, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 QUEUE = "sql_trace_rollup_rebuild_queue"
 DAY_NS = 86_400_000 * MS

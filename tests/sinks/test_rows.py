@@ -18,7 +18,7 @@ from spanferry_worker.services.mlflow_text import Texts, ascii_length
 from spanferry_worker.services.mlflow_trace_rows import NewTrace, RowBuilder
 from tests.sinks.stores import five_spans, ids, span, trace
 
-pytestmark = [pytest.mark.mlflow]
+pytestmark = pytest.mark.mlflow
 
 
 def test_rows_of_many_are_those_of_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from tests.sinks.conftest import OpenSink, Place
 from tests.sinks.stores import ids, span
 from tests.sinks.test_write import llm
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.mlflow
 
 POLICY = AssemblePolicy(idle_s=2, age_s=6, late_grace_s=1, feedback_grace_s=1)
 Arrivals = list[tuple[int, Fragment]]

@@ -19,7 +19,7 @@ from spanferry_worker.errors import (
 from tests.sinks.conftest import OpenSink, Place, make_place
 from tests.sinks.stores import dump, feedback, five_spans, late
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 
 @pytest.fixture

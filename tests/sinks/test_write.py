@@ -16,7 +16,7 @@ from spanferry_worker.services import mlflow_read
 from tests.sinks.conftest import OpenSink, Place, everywhere
 from tests.sinks.stores import MS, START_NS, dump, feedback, five_spans, ids, late, span, trace
 
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.mlflow
 
 USAGE = "mlflow.chat.tokenUsage"
 

@@ -175,7 +175,7 @@ def stored(broker: KafkaServer, topic: str, database: Path, count: int) -> Count
         group=topic,
         warm=True,
     )
-    with worker, contextlib.closing(sqlite3.connect(database, timeout=30)) as tables:
+    with worker, contextlib.closing(sqlite3.connect(database, timeout=120)) as tables:
         deadline_s = time.monotonic() + 180
         while rows(tables, "SELECT count(*) FROM spans")[0][0] < 2 * count:
             assert time.monotonic() < deadline_s, worker.log_tail()

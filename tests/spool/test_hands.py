@@ -17,7 +17,7 @@ from tests.producer.traffic import a_trace
 from tests.services.process import free_port
 from tests.spool.made import drain, entry, spool_in
 
-WAIT_S = 20.0
+WAIT_S = 90.0
 
 
 @pytest.fixture(autouse=True)

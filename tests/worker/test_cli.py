@@ -23,7 +23,7 @@ def spanferry(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":
         [sys.executable, "-m", "spanferry_worker", *words],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         env=os.environ | env,
         check=False,
     )
@@ -112,7 +112,7 @@ def test_the_worker_starts_without_loading_what_it_does_not_need():
         "heavy = {'mlflow', 'aiokafka', 'uvloop', 'prometheus_client', 'asyncio'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def create_thrice(bootstrap_servers: str, topic: str) -> None:

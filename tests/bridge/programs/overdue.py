@@ -11,7 +11,7 @@ import mlflow
 from spanferry.settings import Settings
 from spanferry.testing import capture
 
-WAIT_S = 20
+WAIT_S = 90
 
 
 def looking() -> list[str]:

@@ -22,7 +22,7 @@ def logged(stage, **options):
             base_url=f"{stage.models_url}/v1",
             api_key="none",
             max_retries=0,
-            timeout=20,
+            timeout=120,
             **options,
         )
     finally:

@@ -30,7 +30,7 @@ def logged(stage, kind="OpenAI"):
     mlflow.openai.autolog()
     try:
         yield getattr(openai, kind)(
-            base_url=f"{stage.models_url}/v1", api_key="none", max_retries=0, timeout=20
+            base_url=f"{stage.models_url}/v1", api_key="none", max_retries=0, timeout=120
         )
     finally:
         mlflow.openai.autolog(disable=True)

@@ -29,7 +29,7 @@ def anthropic_client(stage, kind="Anthropic"):
     import anthropic
 
     return getattr(anthropic, kind)(
-        base_url=stage.models_url, api_key="none", max_retries=0, timeout=20
+        base_url=stage.models_url, api_key="none", max_retries=0, timeout=120
     )
 
 
@@ -85,7 +85,7 @@ def groq_chat(stage):
 
     with (
         logged(mlflow.groq),
-        groq.Groq(base_url=stage.models_url, api_key="none", max_retries=0, timeout=20) as client,
+        groq.Groq(base_url=stage.models_url, api_key="none", max_retries=0, timeout=120) as client,
     ):
         answer = client.chat.completions.create(model="llama-3.3-70b", messages=QUESTION)
         try:

@@ -138,7 +138,7 @@ async def opened(log: RecordLog, owner: Owner) -> AsyncIterator[RecordLog]:
         await log.close()
 
 
-async def poll_until(log: RecordLog, count: int, *, timeout_s: float = 20.0) -> list:
+async def poll_until(log: RecordLog, count: int, *, timeout_s: float = 90.0) -> list:
     """That many records, in the order they came."""
     records: list = []
     async with asyncio.timeout(timeout_s):
@@ -155,7 +155,7 @@ async def read_topic(bootstrap_servers: str, topic: str, count: int) -> list:
     )
     await consumer.start()
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             return [await consumer.getone() for _ in range(count)]
     finally:
         await consumer.stop()

@@ -119,7 +119,7 @@ class Scene:
 
     async def all_committed(self) -> None:
         """Wait for it."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(100):
             while await self.lag():  # noqa: ASYNC110 - no event for it
                 await asyncio.sleep(0.1)
 
@@ -164,7 +164,7 @@ async def test_killed_again_and_again_nothing_is_lost(scene: Scene):
         before = len(scene.stored())
         await until(lambda least=before + 50: len(scene.stored()) > least, timeout_s=40)
         # Its first commit waits for the ledger.
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             while sum((await scene.committed()).values()) <= committed:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         await asyncio.sleep(chance.random() * 0.3)

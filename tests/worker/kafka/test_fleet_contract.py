@@ -27,7 +27,7 @@ async def logs(request: pytest.FixtureRequest) -> AsyncIterator[Callable[[], Fle
 
 async def read(log: FleetLog, count: int) -> list[bytes | None]:
     found: list[bytes | None] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         while len(found) < count or not log.caught_up():
             found += await log.read(timeout_s=0.1)
     return found

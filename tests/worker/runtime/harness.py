@@ -86,7 +86,7 @@ class Harness:
         )
 
 
-async def until(condition: Callable[[], object], *, timeout_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], *, timeout_s: float = 60.0) -> None:
     """Wait until something is so; fails with its source where it never is."""
     try:
         async with asyncio.timeout(timeout_s):

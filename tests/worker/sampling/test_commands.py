@@ -36,7 +36,7 @@ from tests.services.mlflow_tables import copy_tables
 from tests.sinks.stores import dump
 from tests.worker.events import T0_MS, assembled, feedback, fragment, header, number, span, whole
 
-pytestmark = [pytest.mark.kafka, pytest.mark.mlflow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.kafka, pytest.mark.mlflow]
 
 PARTITIONS = 3
 POLICY = """

@@ -23,7 +23,7 @@ COMMAND = [sys.executable, "-m", "spanferry_worker", "top", "--interval=0.2"]
 def top(*words: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"COLUMNS": "150"}
     return subprocess.run(
-        [*COMMAND, *words], capture_output=True, text=True, check=False, env=env, timeout=60
+        [*COMMAND, *words], capture_output=True, text=True, check=False, env=env, timeout=120
     )
 
 
