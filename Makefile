@@ -9,6 +9,8 @@
 #   make clean   delete everything that these made
 .PHONY: help demo test check bench bench-serving chaos lock clean
 RUN := .venv/bin
+# Programs are started by the hundred: without bytecode each compiles all of MLflow before it begins.
+unexport PYTHONDONTWRITEBYTECODE
 COMPILE := $(RUN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-package spanferry --output-file
 
