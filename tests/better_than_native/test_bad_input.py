@@ -122,7 +122,7 @@ def test_an_experiment_that_does_not_exist(line, accelerate):
     )
     assert done["ferried"] == 82
     assert numbers_of(line.wait_for(experiment, 2)) == [0, 81]
-    assert wait_until(lambda: len(dead_letters(line, bad)) >= 80, 60)
+    assert wait_until(lambda: len(dead_letters(line, bad)) >= 80, 150)
     letters = dead_letters(line, bad)
     assert len(letters) == 80
     for letter in letters:

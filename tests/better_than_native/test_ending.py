@@ -37,7 +37,7 @@ def killed_while_it_serves(way, experiment, program="served"):
     process = way.start(program, experiment, port=port)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-            assert wait_until(lambda: answers(client), 60), process.communicate(timeout=5)[1]
+            assert wait_until(lambda: answers(client), 150), process.communicate(timeout=5)[1]
             for number in range(TRACES):
                 assert client.get(f"/chat/{number}").is_success
         process.send_signal(signal.SIGTERM)

@@ -26,7 +26,7 @@ def arrived(client, trace_id):
             return False
         return len(found.info.assessments) == 2 and "reviewed" in found.info.tags
 
-    assert wait_until(is_whole, 60), found
+    assert wait_until(is_whole, 150), found
     return found
 
 
@@ -92,7 +92,7 @@ def test_feedback_on_a_trace_that_another_process_has_stored(native, line):
     """It can be read and overridden at once, and is in MLflow within seconds."""
     experiment = line.new_experiment()
     native.run("right_after", experiment, tracking_uri=line.tracking_uri, stored=True)
-    assert wait_until(lambda: line.stored(experiment), 30)
+    assert wait_until(lambda: line.stored(experiment), 150)
     [earlier] = line.stored(experiment)
 
     with stub_server(hangs=True) as stub:
@@ -112,4 +112,4 @@ def test_feedback_on_a_trace_that_another_process_has_stored(native, line):
         valid = {one.value: one.valid for one in info.assessments if one.name == "helpful"}
         return valid == {False: False, True: True} and info.tags.get("reviewed") == "yes"
 
-    assert wait_until(is_judged, 20), client.get_trace(earlier.trace_id).info
+    assert wait_until(is_judged, 150), client.get_trace(earlier.trace_id).info

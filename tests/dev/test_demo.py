@@ -81,7 +81,7 @@ def alive(pids: set[int]) -> set[int]:
 
 def assert_gone(pids: set[int]) -> None:
     assert pids
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 150
     while alive(pids) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive(pids)

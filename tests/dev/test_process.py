@@ -38,14 +38,14 @@ def alive(pid: int) -> bool:
 
 
 def gone(*pids: int) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 150
     while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not any(map(alive, pids))
 
 
 def printed_pid(log: Path) -> int:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 150
     while not log.exists() or not log.read_text().strip():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -22,12 +22,12 @@ def main(bootstrap: str, topic: str, experiment: str) -> None:
         spanferry.log_feedback(client_request_id="asked", name="early", value="by request")
         spanferry.log_feedback(client_request_id="nobody", name="early", value="of nobody")
         spanferry.log_feedback(trace_id=NOBODYS_TRACE, name="early", value="of nobody")
-        assert spanferry.flush(30)
+        assert spanferry.flush(100)
         print(spanferry.stats().records_sent, flush=True)
         sys.stdin.readline()
     with spanferry.start_span("by request"):
         spanferry.update_current_trace(client_request_id="asked")
-    assert spanferry.flush(30)
+    assert spanferry.flush(100)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main(bootstrap: str, topic: str, experiment: str) -> None:
     spanferry.log_assessment(
         assessment=Expectation("answer", {"text": "42"}), client_request_id="req-1"
     )
-    assert spanferry.flush(30)
+    assert spanferry.flush(100)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def stored(pipeline: Pipeline) -> dict[str, Trace]:
         timeout=120,
     )
     mlflow.set_tracking_uri(pipeline.tracking_uri)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while True:
         found = search(pipeline)
         if len(found) == TRACES:

@@ -46,7 +46,7 @@ class Operator:
 
     def wait_for(self, count: int, *words: str) -> list[dict[str, Any]]:
         """The letters, once there are so many."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while len(found := self.listed(*words)) < count and time.monotonic() < deadline:
             time.sleep(0.3)
         assert len(found) == count
@@ -89,7 +89,7 @@ def produce(pipeline: Pipeline, key: bytes, values: list[bytes]) -> None:
 def stored(pipeline: Pipeline, experiment_id: str, count: int) -> dict[str, Any]:
     """Every trace of an experiment by its id, once so many have all of their spans."""
     client = MlflowClient(pipeline.tracking_uri)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while True:
         found = client.search_traces(locations=[experiment_id], include_spans=True)
         whole = {one.info.trace_id: one for one in found if len(one.data.spans) == 3}
@@ -176,7 +176,7 @@ def records(pipeline: Pipeline) -> list[Any]:
 def wait_until_read(pipeline: Pipeline, worker: Any) -> None:
     """Until the worker has taken every record of the topic, and written what it made of them."""
     count = len(records(pipeline))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while time.monotonic() < deadline:
         metrics = worker.metrics()
         read, held = (

@@ -25,7 +25,7 @@ def operator(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> Operator
 
 
 def wait(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.2)

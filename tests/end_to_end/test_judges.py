@@ -21,7 +21,7 @@ def judged(pipeline: Pipeline) -> tuple[dict[str, str], list[Assessment]]:
     program = [sys.executable, "-m", "tests.end_to_end.judges", *arguments]
     subprocess.run(program, check=True, timeout=120)
     mlflow.set_tracking_uri(pipeline.tracking_uri)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while True:
         experiment = mlflow.get_experiment_by_name(pipeline.experiment)
         ids = [experiment.experiment_id] if experiment else []

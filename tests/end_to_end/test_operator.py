@@ -120,7 +120,7 @@ def serve(released: Deployment, canary: Deployment) -> None:
 
 def wait_for(tracking_uri: str, *, traces: int, ratings: int) -> None:
     mlflow.set_tracking_uri(tracking_uri)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while True:
         experiment = mlflow.get_experiment_by_name("chat-service")
         ids = [experiment.experiment_id] if experiment else []

@@ -78,7 +78,7 @@ def test_the_store_away_for_longer_than_sessions_last(pipelines, postgres):
     postgres.stop()
     app = pipeline.start_app(FIRST, count)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while not worker.metrics()["spanferry_consume_paused"]:
             assert time.monotonic() < deadline, "intake never stood"
             time.sleep(0.2)

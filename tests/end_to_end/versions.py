@@ -35,7 +35,7 @@ def main(bootstrap: str, topic: str, experiment: str) -> None:
     answer("refused")
     with spanferry.set_active_model(model_id="m-by-id"):
         answer("by id")
-    assert spanferry.flush(30)
+    assert spanferry.flush(100)
 
 
 if __name__ == "__main__":

@@ -174,13 +174,13 @@ def test_back_after_long(
     app.send(20)
     app.delivers()
     before = way.connections
-    until(lambda: way.connections > before + 1, 10)  # closed, and made again for the metadata
+    until(lambda: way.connections > before + 1, 100)  # closed, and made again for the metadata
     app.send(20)
     app.delivers()
     way.refuse()
-    until(lambda: stats().troubles.get("unreachable", 0) > 5, 20)
+    until(lambda: stats().troubles.get("unreachable", 0) > 5, 100)
     way.accept()
-    until(lambda: stats().connected, 20)
+    until(lambda: stats().connected, 100)
     app.send(20)
     app.delivers()
     once(broker, topic, app)
@@ -198,9 +198,9 @@ def test_with_a_spool_nothing_is_dropped(
     for _ in range(30):
         app.send(10, 20_000, every_s=0.005)
     app.in_trouble("unreachable")
-    until(lambda: stats().traces_spooled > 200, 20)
+    until(lambda: stats().traces_spooled > 200, 100)
     way.accept()
-    until(lambda: stats().spool_parcels_replayed == stats().traces_spooled, 30)
+    until(lambda: stats().spool_parcels_replayed == stats().traces_spooled, 100)
     app.adds_up()
     assert stats().traces_dropped == 0
     once(broker, topic, app)

@@ -240,7 +240,7 @@ def test_an_app_that_ends_at_once_still_signs_in(broker: SecuredKafka, topic: st
     code = (
         "from tests.producer.traffic import enable, send\n"
         f"enable(bootstrap_servers={broker.at('SIGNED')!r}, topic={topic!r}, mlflow=False,\n"
-        f"    exit_timeout_s=10, sasl_mechanism='SCRAM-SHA-256', **{SIGNED!r})\n"
+        f"    exit_timeout_s=60, sasl_mechanism='SCRAM-SHA-256', **{SIGNED!r})\n"
         "send(100)\n"
     )
     begun = time.monotonic()
@@ -248,5 +248,5 @@ def test_an_app_that_ends_at_once_still_signs_in(broker: SecuredKafka, topic: st
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stderr == ""
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 50
     assert sum(arrived(broker.bootstrap_servers, topic).values()) == 100

@@ -52,7 +52,7 @@ def test_signals_are_not_given_to_the_senders_thread(environment: dict[str, str]
     """Else a main thread that waits in a system call would not notice them, as after a freeze."""
     with program(APP, "1", "wait", environment=environment) as running:
         running.wait_for("traced")
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + 150
         while (blocked := blocked_by_thread(running.pid)) and time.monotonic() < deadline_s:
             others = [mask for thread, mask in blocked.items() if thread != running.pid]
             if others and all(mask >= {signal.SIGTERM, signal.SIGINT} for mask in others):
@@ -164,7 +164,7 @@ def test_a_second_ctrl_c_does_not_wait(
             time.sleep(0.5)  # until it waits for Kafka, which nothing says
             begun = time.monotonic()
             running.signal(signal.SIGINT).ended()
-            assert time.monotonic() - begun < 10
+            assert time.monotonic() - begun < 25
     assert running.output.count("not acknowledged") == 1, running.output
     replay(kafka, topic, tmp_path)
     assert arrived(kafka.bootstrap_servers, topic) == numbered("trace", TRACES)

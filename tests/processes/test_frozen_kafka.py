@@ -42,7 +42,7 @@ def kafka() -> Iterator[KafkaServer]:
 @pytest.fixture
 def topic(kafka: KafkaServer) -> str:
     """Asked for until the broker, which was paused before, is one of its cluster again."""
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + 150
     while True:
         try:
             return kafka.create_topic(f"traces-{uuid.uuid4().hex[:8]}", 3)
@@ -66,7 +66,7 @@ def said_to_be_spooled(running: Program) -> list[int]:
 
 
 def until_there(kafka: KafkaServer, topic: str, wanted: Counter[str]) -> None:
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + 150
     while (found := arrived(kafka.bootstrap_servers, topic)) != wanted:
         assert time.monotonic() < deadline_s, wanted - found
         time.sleep(0.2)

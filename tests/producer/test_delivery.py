@@ -49,7 +49,7 @@ def run_app(kafka: KafkaServer, topic: str, mode: str) -> subprocess.CompletedPr
 def test_every_trace_arrives_once_in_its_place(kafka, topic):
     enable(bootstrap_servers=kafka.bootstrap_servers, topic=topic)
     send(500, 10_000)
-    assert flush(20)
+    assert flush(100)
     records = read_topic(kafka.bootstrap_servers, topic)
     assert len(records) == len({record.key for record in records}) == 500
     assert {record.partition for record in records} == {0, 1, 2}
@@ -64,7 +64,7 @@ def test_sequences_have_neither_gap_nor_repeat(kafka, topic):
     enable(bootstrap_servers=kafka.bootstrap_servers, topic=topic)
     for _ in range(10):
         send(20, 2_000)
-        assert flush(20)
+        assert flush(100)
     by_partition: dict[int, list[int]] = {}
     for record in read_topic(kafka.bootstrap_servers, topic):
         by_partition.setdefault(record.partition, []).append(read_meta(record.headers).sequence)
@@ -79,7 +79,7 @@ def test_the_process_reports_at_its_end_what_it_has_made_and_dropped(kafka, topi
     disable()
     enable(bootstrap_servers=kafka.bootstrap_servers, topic=topic, buffer_bytes=1_000_000)
     send(20, 2_000)
-    assert flush(20)
+    assert flush(100)
     send(1, 3_000_000)  # more than the buffer takes
     disable()
     records = read_topic(kafka.bootstrap_servers, topic)
@@ -105,8 +105,8 @@ def test_while_something_changes_reports_come_now_and_then(kafka, topic, monkeyp
 
     for expected in (1, 2):
         send(10)
-        assert flush(20)
-        deadline = time.monotonic() + 20
+        assert flush(100)
+        deadline = time.monotonic() + 150
         while len(reports()) < expected and time.monotonic() < deadline:
             time.sleep(0.1)
     time.sleep(1)
@@ -127,7 +127,7 @@ def test_the_process_says_what_its_traces_do_not_say_themselves(kafka, topic):
         spanferry.start_span("of another service's trace"),
     ):
         spanferry.update_current_trace(tags={"t": "t"})
-    assert flush(20)
+    assert flush(100)
     own, others = [one.trace for one in read_fragments(kafka.bootstrap_servers, topic)]
     assert own.metadata["app_version"] == "2.4"
     assert own.metadata["region"] == "us"
@@ -140,7 +140,7 @@ def test_metadata_does_not_need_the_collected_environment(kafka, topic):
     servers = kafka.bootstrap_servers
     enable(bootstrap_servers=servers, topic=topic, metadata={"a": 1}, collect_environment=False)
     send(1)
-    assert flush(20)
+    assert flush(100)
     (fragment,) = read_fragments(servers, topic)
     assert fragment.trace.metadata == {"a": "1"}
 
@@ -150,7 +150,7 @@ def test_giants_arrive_whole(kafka, topic):
     send(20)
     send(1, 10_000_000)
     send(20)
-    assert flush(30)
+    assert flush(100)
     fragments = read_fragments(kafka.bootstrap_servers, topic)
     sizes = [len(span.attributes["mlflow.spanInputs"]) for one in fragments for span in one.spans]
     assert sorted(sizes)[-2:] == [5_000_002, 5_000_002]
@@ -194,7 +194,7 @@ def test_a_missing_topic_is_named_with_its_remedy(kafka):
     enable(bootstrap_servers=kafka.bootstrap_servers, topic="no-such-topic")
     send(1)
     assert not flush(1.0)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 150
     while stats().last_error is None and time.monotonic() < deadline:
         time.sleep(0.1)
     assert "spanferry topics create" in (stats().last_error or "")
@@ -223,7 +223,7 @@ def test_kafka_away_for_a_while_loses_nothing(topic, trouble):
         broker.create_topic(topic, 3)
         enable(bootstrap_servers=broker.bootstrap_servers, topic=topic)
         send(100)
-        assert flush(20)
+        assert flush(100)
         send(50)
         getattr(broker, trouble)()
         slowest = 0.0
@@ -262,7 +262,7 @@ def test_exit_without_kafka_is_bounded_and_reported():
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert "5 traces" in done.stderr
     assert "are lost" in done.stderr
 
@@ -275,6 +275,6 @@ def test_switching_off_and_on_again(kafka, topic):
     send(1)
     enable(bootstrap_servers=kafka.bootstrap_servers, topic=topic)
     send(1)
-    assert flush(20)
+    assert flush(100)
     assert stats().traces == 1
     assert len(read_fragments(kafka.bootstrap_servers, topic)) == 102

@@ -199,7 +199,7 @@ def test_a_git_that_hangs_is_not_waited_for(
     monkeypatch.setattr(git_module, "_TIMEOUT_S", 0.5)
     started = time.monotonic()
     assert spanferry.git_version(tree) is None
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25
     assert "could not compare" in caplog.text
 
 

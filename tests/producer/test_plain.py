@@ -262,7 +262,7 @@ def test_the_sender_looks_at_the_clocks() -> None:
     spanferry.enable(bootstrap_servers=f"127.0.0.1:{free_port()}", mlflow=False)
     try:
         PROCESS.clock_ns = 1
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 150
         while PROCESS.clock_ns == 1 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert abs(PROCESS.clock_ns + time.perf_counter_ns() - time.time_ns()) < 1e9

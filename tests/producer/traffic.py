@@ -84,7 +84,7 @@ def _fork(*, traced_before: bool) -> None:
         child = os.fork()
         if child == 0:
             send(50)
-            os._exit(0 if flush(10) else 1)
+            os._exit(0 if flush(100) else 1)
         children.append(child)
     for child in children:
         _, status = os.waitpid(child, 0)

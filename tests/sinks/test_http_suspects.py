@@ -29,7 +29,7 @@ BUSY = [
         "FATAL: remaining connection slots are reserved",
     )
 ]
-TRY_S = 20
+TRY_S = 40
 """Between two tries of the writer, as the clock has it."""
 
 
@@ -158,7 +158,7 @@ async def test_a_database_that_is_away_behind_a_living_server(
     batch = [lone()] if alone else [five_spans() for _ in range(4)]
     for _ in range(2):
         away(way, reads)
-        assert await tried(sink, clock, batch, 12) == 12
+        assert await tried(sink, clock, batch, 10) == 10
         way.rule = lambda _: None
         await sink.write([five_spans()])
         clock.now_s += 3_600
@@ -180,7 +180,7 @@ async def test_what_is_not_said_of_a_span_blames_none(
     await sink.write([five_spans()])
     batch = [five_spans() for _ in range(3)]
     hang_up(way, poison(batch, 1), answer)
-    assert await tried(sink, clock, batch, 15) == 15
+    assert await tried(sink, clock, batch, 10) == 10
 
 
 async def test_a_witness_that_was_deleted_is_not_brought_back(
@@ -193,7 +193,7 @@ async def test_a_witness_that_was_deleted_is_not_brought_back(
     stored.store.delete_traces(info.experiment_id, trace_ids=[info.trace_id])
     alone = lone()
     hang_up(way, {alone.spans[0].span_id})
-    assert await tried(sink, clock, [alone], 15) == 15
+    assert await tried(sink, clock, [alone], 10) == 10
     assert not rows(stored, [before])["trace_info"]
     await sink.write([five_spans()])
     with pytest.raises(PoisonError, match="gone away"):

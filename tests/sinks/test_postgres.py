@@ -64,7 +64,7 @@ def switch(raw: "psycopg.Connection[tuple[str]]", statement: str, until: str) ->
     """Change a setting of the whole server, which reads it in its own time."""
     raw.execute(f"ALTER SYSTEM {statement}".encode())
     raw.execute("SELECT pg_reload_conf()")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 150
     while setting(raw, "ssl") != until:
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -50,7 +50,7 @@ def running(desk: Desk, *words: str) -> Iterator["subprocess.Popen[str]"]:
 def some_are_gone(desk: Desk, process: "subprocess.Popen[str]") -> None:
     """Wait until the run is in the middle of it."""
     engine = sa.create_engine(desk.place.database)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 150
     with engine.connect() as connection:
         while True:
             count = connection.execute(sa.text("SELECT count(*) FROM trace_info")).scalar_one()

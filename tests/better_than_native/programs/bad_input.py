@@ -115,7 +115,7 @@ def main() -> None:
     if options.get("topic"):
         import spanferry
 
-        assert spanferry.flush(30)
+        assert spanferry.flush(100)
     if options.get("waits", True):
         mlflow.flush_trace_async_logging()
     leave()

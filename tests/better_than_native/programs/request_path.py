@@ -223,7 +223,7 @@ def main() -> None:
     if OPTIONS.get("topic"):
         import spanferry
 
-        assert spanferry.flush(30)
+        assert spanferry.flush(100)
     answer(outcomes=outcomes)
     leave()
 

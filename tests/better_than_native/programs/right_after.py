@@ -43,7 +43,7 @@ def main() -> None:
     if options.get("topic"):
         import spanferry
 
-        assert spanferry.flush(30)
+        assert spanferry.flush(100)
     leave()
 
 

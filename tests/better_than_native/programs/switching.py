@@ -75,7 +75,7 @@ def main() -> None:
         trace(number)
         ferried[name] = spanferry.stats().traces - before
         number += 1
-    assert spanferry.flush(30)
+    assert spanferry.flush(100)
     answer(taken=taken, left=left, ferried=ferried, made=number)
     leave()
 

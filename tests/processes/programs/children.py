@@ -72,7 +72,7 @@ def fork_while_threads_trace() -> None:
         child = os.fork()
         if child == 0:
             trace(f"child{number}")
-            os._exit(0 if spanferry.flush(20) else 1)
+            os._exit(0 if spanferry.flush(100) else 1)
         assert os.waitpid(child, 0)[1] == 0
     stop.set()
     for thread in threads:
@@ -83,7 +83,7 @@ def fork_while_threads_trace() -> None:
 def enable_again() -> None:
     """A child that drops what it has inherited; the parent's connection goes on."""
     trace("parent", 10)
-    assert spanferry.flush(20)
+    assert spanferry.flush(100)
     if os.fork() == 0:
         import gc
 
@@ -94,7 +94,7 @@ def enable_again() -> None:
         sys.exit()
     os.wait()
     trace("parent", 10, 10)
-    assert spanferry.flush(5), "the child has taken the parent's sockets with it"
+    assert spanferry.flush(100), "the child has taken the parent's sockets with it"
 
 
 def with_open_span() -> None:
