@@ -357,9 +357,12 @@ def test_the_cases_can_be_listed() -> None:
 @pytest.mark.chaos
 def test_a_tiny_run_meets_kafka_in_every_state_and_loses_nothing() -> None:
     """With a Kafka of its own, because it is stopped."""
+    tiers = ("untraced", "spanferry", "mlflow")
     own = ("untraced", "spanferry")
     cases = [
-        Case(server="fastapi", connections=4, tiers=own),
+        Case(server="fastapi", connections=4, tiers=tiers),
+        Case(server="fastapi-httpx", connections=4, tiers=own),
+        Case(server="flask", connections=4, tiers=own),
         Case(server="flask-httpx", connections=4, tiers=own),
         *(
             msgspec.structs.replace(case, rate=40.0, connections=16, tiers=own)

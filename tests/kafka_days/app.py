@@ -17,7 +17,7 @@ from tests.producer.traffic import a_trace
 
 __all__ = ["App", "arrived", "until"]
 
-WAIT_S = 5.0
+WAIT_S = 1.0
 """An app's thread that took so long for a trace has waited for something."""
 
 

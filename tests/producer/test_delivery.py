@@ -262,7 +262,7 @@ def test_exit_without_kafka_is_bounded_and_reported():
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 10
     assert "5 traces" in done.stderr
     assert "are lost" in done.stderr
 

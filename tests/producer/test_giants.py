@@ -124,7 +124,7 @@ def test_what_holds_itself_ends_at_once() -> None:
     began = time.perf_counter()
     with pytest.raises(TypeError):
         encode_in_pieces(knot)
-    assert time.perf_counter() - began < 30
+    assert time.perf_counter() - began < 5
 
 
 def giant(size: int) -> None:

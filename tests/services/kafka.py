@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -169,10 +169,10 @@ class KafkaServer(Service):
         )
         properties.write_text(written + self._more_properties(folder))
         self._format(folder)
-        options = [*self._java_options, *_shared_classes()]
+        options = [*self._java_options]
         options += [f"-Dorg.slf4j.simpleLogger.{setting}" for setting in LOGGING]
         return GuardedProcess(
-            [kafka_jars.java(), *options, "-cp", kafka_jars.classpath(), "kafka.Kafka", properties],
+            _java(options, "kafka.Kafka", properties),
             log=folder / "kafka.log",
         )
 
@@ -190,14 +190,7 @@ class KafkaServer(Service):
             *self._format_arguments,
         ]
         formatted = subprocess.run(
-            [
-                kafka_jars.java(),
-                *FAST_START,
-                *_shared_classes(),
-                "-cp",
-                kafka_jars.classpath(),
-                *storage_tool,
-            ],
+            _java(FAST_START, *storage_tool),
             capture_output=True,
             text=True,
             check=False,
@@ -228,6 +221,12 @@ def share_classes() -> None:
                 pass
             partial.touch()
             partial.rename(archive)
+
+
+def _java(options: Sequence[str], *program: str | Path) -> list[str | Path]:
+    """The command that runs one of Kafka's programs."""
+    shared = _shared_classes()
+    return [kafka_jars.java(), *options, *shared, "-cp", kafka_jars.classpath(), *program]
 
 
 def _shared_classes() -> list[str]:

@@ -130,7 +130,7 @@ def test_a_replay_that_reaches_nobody_says_so_and_keeps_everything(
     nobody = f"127.0.0.1:{free_port()}"
     begun_s = time.monotonic()
     assert spool("replay", "--bootstrap-servers", nobody, "--timeout-s", "1") == 1
-    assert time.monotonic() - begun_s < 60
+    assert time.monotonic() - begun_s < 20
     said = capsys.readouterr()
     assert "0 parcels sent" in said.out
     assert "nothing listens on" in said.err

@@ -18,7 +18,7 @@ from tests.spool.test_bad_days import arrived
 pytestmark = [pytest.mark.kafka, pytest.mark.chaos]
 
 DISK_BYTES = 4 * 1024 * 1024
-WAITS_S = 5.0
+WAITS_S = 1.0
 """Whoever waits for a disk or for Kafka waits for longer."""
 
 Ask = Callable[[str], Answer]
