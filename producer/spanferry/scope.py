@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from spanferry import values
 from spanferry.process import PROCESS
-from spanferry.texts import usable_texts
+from spanferry.texts import session_text, usable_texts
 from spanferry_schemas import TracePart, mlflow_keys
 
 __all__ = ["Scope", "context", "scope"]
@@ -39,18 +39,19 @@ def context(
     metadata: Mapping[str, str] | None = None,
     tags: Mapping[str, str] | None = None,
     enabled: bool | None = None,
-    session_id: str | None = None,
+    session_id: str | list[str] | None = None,
     user: str | None = None,
 ) -> Generator[None, None, None]:
     """Give metadata and tags to every trace that starts inside the block, without a span of its own.
 
     For traces that other code makes. Blocks nest, the inner one wins. With `enabled=False` nothing
     is recorded inside, spans under one that is already open included; None leaves that as it is
-    around. A trace that is open already is not changed: see `update_current_trace`.
+    around. A list as `session_id` names the session level by level, outermost first. A trace that is
+    open already is not changed: see `update_current_trace`.
     """
     own = usable_texts(metadata, "the context's metadata are")
     if session_id is not None:
-        own[mlflow_keys.METADATA_SESSION] = values.text(session_id)
+        own[mlflow_keys.METADATA_SESSION] = session_text(session_id)
     if user is not None:
         own[mlflow_keys.METADATA_USER] = values.text(user)
     around = scope.get() or Scope()

@@ -36,7 +36,7 @@ _NO_KAFKA: Final = "captured.invalid:9092"
 class CapturedSpan(SpanView):
     """An ended span as the worker will read it."""
 
-    __slots__ = ()
+    __slots__ = ("kind",)
 
     def __init__(self, trace_id: bytes, span: Span) -> None:
         super().__init__(
@@ -48,6 +48,8 @@ class CapturedSpan(SpanView):
         self._attributes = span.attributes
         self._events = span.events
         self._links = span.links
+        self.kind = span.kind
+        """OpenTelemetry's; what spanferry's and MLflow's own API make is INTERNAL."""
 
 
 class CapturedAssessment:

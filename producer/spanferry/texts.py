@@ -1,13 +1,31 @@
-"""Names and values of the app's own as text: tags, metadata, parameters."""
+"""Names and values of the app's own as text: tags, metadata, parameters, sessions."""
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from spanferry import values
 from spanferry.log import say_once
 from spanferry.stopping import let_through
 
-__all__ = ["texts_of", "usable_texts"]
+__all__ = ["session_text", "texts_of", "usable_texts"]
+
+
+def session_text(session_id: object) -> str:
+    """A session's id as MLflow keeps it.
+
+    A list of strings names it level by level, outermost first, and is kept as compact JSON, as by
+    MLflow from 3.18 on: `["trip-2","episode-1"]`. What else is no string is `values.text`, said once.
+    """
+    if type(session_id) is str:
+        return values.clean(session_id)
+    if issubclass(type(session_id), list):
+        levels = [*list.__iter__(cast("list[object]", session_id))]
+        if levels and all(issubclass(type(level), str) for level in levels):
+            return values.clean(json.dumps(levels, separators=(",", ":"), ensure_ascii=False))
+    if not issubclass(type(session_id), str):
+        say_once("session", "session_id must be a string, or a list of strings: it is kept as text")
+    return values.text(session_id)
 
 
 def texts_of(given: Mapping[Any, Any]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from spanferry.propagation import (
 from spanferry.spans import NoOpSpan, Span, get_last_active_trace_id
 from spanferry.starting import start_span
 from spanferry.stopping import let_through
+from spanferry.texts import session_text
 from spanferry.trace_state import LiveTrace
 from spanferry_schemas import TraceState, mlflow_keys
 
@@ -116,14 +117,14 @@ def update_current_trace(  # noqa: C901, PLR0913, PLR0917  MLflow's signature
     response_preview: str | None = None,
     state: TraceState | str | None = None,
     model_id: str | None = None,
-    session_id: str | None = None,
+    session_id: str | list[str] | None = None,
     user: str | None = None,
 ) -> None:
     """Set what belongs to the current trace as a whole, until its root span ends.
 
     Values of tags and metadata that are no strings are stored as str() gives them. `state` is OK or
-    ERROR and goes before what follows from the root span. What cannot be used is said once and
-    left out.
+    ERROR and goes before what follows from the root span. A list as `session_id` names the session
+    level by level, outermost first. What cannot be used is said once and left out.
     """
     span = current.get()
     if isinstance(span, NoOpSpan):
@@ -144,7 +145,7 @@ def update_current_trace(  # noqa: C901, PLR0913, PLR0917  MLflow's signature
         if session_id is not None or user is not None:
             texts = facts.metadata
             if session_id is not None:
-                own = session_id if type(session_id) is str else values.text(session_id)
+                own = session_id if type(session_id) is str else session_text(session_id)
                 texts[_SESSION] = own if own.isascii() else values.clean(own)
             if user is not None:
                 own = user if type(user) is str else values.text(user)

@@ -30,6 +30,7 @@ __all__ = [
     "Report",
     "Span",
     "SpanEvent",
+    "SpanKind",
     "SpanLink",
     "StatusCode",
     "TracePart",
@@ -54,6 +55,17 @@ class StatusCode(IntEnum):
     UNSET = 0
     OK = 1
     ERROR = 2
+
+
+class SpanKind(IntEnum):
+    """OpenTelemetry's span kind, with OTLP's numbers."""
+
+    UNSPECIFIED = 0
+    INTERNAL = 1
+    SERVER = 2
+    CLIENT = 3
+    PRODUCER = 4
+    CONSUMER = 5
 
 
 class TraceState(StrEnum):
@@ -93,7 +105,8 @@ class Span(Struct, array_like=True, frozen=True):
 
     Inputs and outputs are the attributes `mlflow.spanInputs` and `mlflow.spanOutputs`; the type is
     a field of its own and is not repeated among the attributes; it is empty where another tracer made
-    the span. `end_ns` 0 means "not ended".
+    the span. `end_ns` 0 means "not ended". MLflow keeps the kind from 3.18 on; what its own API makes is
+    INTERNAL.
     """
 
     span_id: SpanId
@@ -107,6 +120,7 @@ class Span(Struct, array_like=True, frozen=True):
     attributes: dict[str, bytes] = {}
     events: list[SpanEvent] = []
     links: list[SpanLink] = []
+    kind: SpanKind = SpanKind.INTERNAL
 
 
 class Attachment(Struct, array_like=True, frozen=True, gc=False):

@@ -96,12 +96,13 @@ def test_spans_of_opentelemetry_between(captured: capture) -> None:
     tracer = get_bridged_tracer_provider().get_tracer("test")
     with mlflow.start_span("a") as a:
         context = otel.set_span_in_context(a._span)
-        child = tracer.start_span("otel", context=context)
+        child = tracer.start_span("otel", context=context, kind=otel.SpanKind.CLIENT)
         child.set_attribute("plain", 5)
         child.end()
     [trace] = captured.traces
     assert tree(trace) == {"a": None, "otel": "a"}
     assert trace.span("otel").get_attribute("plain") == 5
+    assert [trace.span(name).kind.name for name in ("a", "otel")] == ["INTERNAL", "CLIENT"]
     assert trace.complete
 
 

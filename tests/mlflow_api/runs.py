@@ -1,4 +1,4 @@
-"""The programs run natively and through spanferry, with two versions of MLflow in the app.
+"""The programs run natively and through spanferry, with three versions of MLflow in the app.
 
 What goes through Kafka is stored four times: by a worker through the tracking server to which the native
 runs go, while they run, and then by one straight into each kind of database.
@@ -19,7 +19,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from tests.mlflow_api.canonical import canonical, paths
 from tests.mlflow_api.databases import SERVED, Database, copy_experiments, working_on
-from tests.mlflow_api.old_mlflow import OLDEST_MLFLOW, python_with
+from tests.mlflow_api.other_mlflows import NEWEST_MLFLOW, OLDEST_MLFLOW, python_with
 from tests.mlflow_api.registry import load_programs
 from tests.mlflow_api.rows import Rows, read_rows, rows_of_experiments
 from tests.mlflow_api.stored import StoredTrace, read_traces
@@ -30,7 +30,7 @@ __all__ = ["INSTALLED_MLFLOW", "MODES", "VERSIONS", "AllRuns", "Place", "Run", "
 
 ROOT = Path(__file__).parents[2]
 INSTALLED_MLFLOW = "3.17.2"
-VERSIONS = (INSTALLED_MLFLOW, OLDEST_MLFLOW)
+VERSIONS = (INSTALLED_MLFLOW, OLDEST_MLFLOW, NEWEST_MLFLOW)
 MODES = ("plain", "accelerated")
 AT_ONCE = 3
 RUN_TIMEOUT_S = 400
@@ -94,7 +94,7 @@ def natively(version: str) -> dict[str, str]:
     second for each of them: there the SDK sends at once.
     """
     at_once = {"MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false", "MLFLOW_MODEL_CATALOG_URI": ""}
-    return ONE_WRITE_A_TRACE if version == INSTALLED_MLFLOW else at_once
+    return at_once if version == OLDEST_MLFLOW else ONE_WRITE_A_TRACE
 
 
 def execute(place: Place, version: str, mode: str) -> dict[str, Any]:
@@ -165,7 +165,8 @@ def make_experiments(backend_uri: str) -> None:
 def run_all(place: Place, worker: SpanferryWorker) -> AllRuns:
     """Every mode with every version. The worker is the server's."""
     make_experiments(place.backend_uri)
-    python_with(OLDEST_MLFLOW)
+    for version in (OLDEST_MLFLOW, NEWEST_MLFLOW):
+        python_with(version)
     every = [(version, mode) for mode in ("native", *MODES) for version in VERSIONS]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(lambda one: execute(place, *one), every))

@@ -116,6 +116,30 @@ def test_the_apps_exceptions_pass_and_hostile_values_do_not_raise(captured: capt
     assert "cannot record Hostile" in trace.metadata["mlflow.trace.session"]
 
 
+LEVELS: tuple[tuple[Any, str, int], ...] = (
+    (["trip-1", "épisode-2"], '["trip-1","épisode-2"]', 0),
+    (["one"], '["one"]', 0),
+    (["\ud800"], '["?"]', 0),
+    ([], "[]", 1),
+    (["a", 1], "['a', 1]", 1),
+    (("a", "b"), "('a', 'b')", 1),
+    (7, "7", 1),
+)
+
+
+@pytest.mark.parametrize(("session", "kept", "said"), LEVELS)
+def test_a_session_may_have_levels(
+    session: Any, kept: str, said: int, captured: capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As MLflow 3.18 keeps them: compact JSON."""
+    with spanferry.context(session_id=session), spanferry.start_span("in a context"):
+        pass
+    with spanferry.start_span("updated"):
+        spanferry.update_current_trace(session_id=session)
+    assert [trace.metadata["mlflow.trace.session"] for trace in captured.traces] == [kept] * 2
+    assert len(caplog.records) == said
+
+
 def test_as_a_decorator(captured: capture) -> None:
     @spanferry.context(tags={"t": "decorated"})
     @spanferry.trace

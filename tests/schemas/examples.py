@@ -1,6 +1,7 @@
 """Events for the wire's tests: one of each kind by hand, and strategies that make any."""
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from spanferry_schemas import (
     Assessment,
@@ -12,6 +13,7 @@ from spanferry_schemas import (
     Report,
     Span,
     SpanEvent,
+    SpanKind,
     SpanLink,
     StatusCode,
     TracePart,
@@ -83,6 +85,9 @@ EXAMPLES = {
     "fragment_files_inline": Fragment(
         trace_id=TRACE_ID, spans=[ROOT], trace=TracePart(files_inline=True), end=End(spans=1)
     ),
+    "fragment_kind": Fragment(
+        trace_id=TRACE_ID, spans=[replace(ROOT, kind=SpanKind.SERVER)], end=End(spans=1)
+    ),
     "fragment_end": Fragment(trace_id=TRACE_ID, spans=[], end=End(spans=1, remote_parent=True)),
     "chunk": Chunk(
         trace_id=TRACE_ID, group_id=b"\x07" * 8, index=1, count=3, total_bytes=20, data=b"01234567"
@@ -119,7 +124,7 @@ EXAMPLES = {
     ),
 }
 
-EARLIER = {"fragment", "fragment_minimal", "fragment_full"}
+EARLIER = {"fragment", "fragment_minimal", "fragment_full", "fragment_files_inline"}
 """Written before fields were appended: read for ever, not written any more."""
 
 _ns = st.integers(0, 2**63 - 1)
@@ -144,6 +149,7 @@ span = st.builds(
     links=st.lists(
         st.builds(SpanLink, trace_id=_trace_id, span_id=_span_id, attributes=_json), max_size=2
     ),
+    kind=st.sampled_from(SpanKind),
 )
 trace_part = st.builds(
     TracePart,

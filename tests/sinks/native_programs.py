@@ -220,6 +220,18 @@ def events(mlflow):
 
 
 @program
+def kinds_of_another_tracer(mlflow):
+    from mlflow.tracing.provider import get_bridged_tracer_provider
+    from opentelemetry.trace import SpanKind
+
+    tracer = get_bridged_tracer_provider().get_tracer("a.library")
+    with tracer.start_as_current_span("GET /chat", kind=SpanKind.SERVER):
+        for kind in SpanKind:
+            with tracer.start_as_current_span(f"step {kind.name}", kind=kind) as span:
+                span.set_attribute("retries", 2)
+
+
+@program
 def links(mlflow):
     from mlflow.entities import Link
 

@@ -114,6 +114,7 @@ def wire_span(span: Any, given: dict[tuple[str, str], bytes]) -> wire.Span:
             )
             for link in span.links
         ],
+        kind=wire.SpanKind(span._span.kind.value + 1),
     )
 
 

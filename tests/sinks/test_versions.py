@@ -44,7 +44,7 @@ ROWS = "test_bulk.py::test_rows_are_those_of_mlflows_own_methods"
 PROGRAMS_ROWS = "test_differential.py::test_rows_and_answers_are_the_native_ones"
 IN_SQLITE = (
     "test_bulk.py::test_every_database_of_the_installed_version_is_tested",
-    "test_bulk.py::test_a_row_is_that_of_mlflows_translation",
+    "test_span_rows.py::test_a_row_is_that_of_mlflows_translation",
     f"{ROWS}[sqlite]",
 )
 TESTS = {

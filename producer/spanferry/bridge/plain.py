@@ -34,6 +34,7 @@ from spanferry.trace_state import lose
 from spanferry_schemas import (
     Attachment,
     SpanEvent,
+    SpanKind,
     SpanLink,
     StatusCode,
     TracePart,
@@ -313,6 +314,7 @@ def _wire(span: ReadableSpan, span_id: bytes, live: LiveSpan) -> WireSpan:
             )
             for link in live._links
         ],
+        SpanKind(span.kind.value + 1),
     )
 
 

@@ -8,8 +8,8 @@ from spanferry.log import logger
 __all__ = ["NEWEST", "OLDEST", "UnsupportedError", "check_version"]
 
 OLDEST: Final = (3, 13)
-NEWEST: Final = (3, 17)
-"""Minor versions with which the differential test passes; 3.18 has the same names."""
+NEWEST: Final = (3, 18)
+"""Minor versions with which the differential test passes."""
 
 
 class UnsupportedError(Exception):

@@ -218,6 +218,14 @@ def context_of_traces(stage):
         pass
 
 
+@program(since="3.18")
+def session_by_levels(stage):
+    with mlflow.tracing.context(session_id=["trip-1", "épisode-2"]), mlflow.start_span("first"):
+        pass
+    with mlflow.start_span("second"):
+        mlflow.update_current_trace(session_id=["trip-1", "épisode-2", "turn-3"])
+
+
 @program()
 def context_inside_a_trace(stage):
     with mlflow.start_span("root"), mlflow.tracing.context(tags={"late": "yes"}):

@@ -27,7 +27,7 @@ import spanferry_schemas as wire
 from spanferry_worker.services import mlflow_private as private
 from spanferry_worker.services.mlflow_build_spans import SpanBuilder
 from spanferry_worker.services.mlflow_text import Written, ascii_length, escaped, loaded
-from spanferry_worker.services.mlflow_versions import KIND, is_priced, sanitize_attributes
+from spanferry_worker.services.mlflow_versions import KINDS, is_priced, sanitize_attributes
 
 __all__ = ["READ_ATTRIBUTES", "SPAN_COLUMNS", "TAG_PREFIX", "SpanRow", "SpanRows"]
 
@@ -147,7 +147,7 @@ class SpanRows:
         head = (
             f"{_start(trace_id)}{_base64(span.span_id)}, "
             f'"parent_span_id": {_base64(parent_id) if parent_id else "null"}, '
-            f'"name": {_quoted(name)}, {KIND}'
+            f'"name": {_quoted(name)}, {KINDS[span.kind]}'
             f'"start_time_unix_nano": {span.start_ns}, "end_time_unix_nano": {end_ns or "null"}, '
             f'"events": [], "status": {{"code": "{_CODES[status]}", "message": {_quoted(message)}}}, '
         ).encode()

@@ -10,23 +10,27 @@ from typing import Any, Final
 from mlflow.entities import Span, SpanType
 from mlflow.tracing.otel import translation
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import SpanContext, SpanKind
 
-__all__ = ["KIND", "is_priced", "sanitize_attributes"]
+import spanferry_schemas as wire
+
+__all__ = ["KINDS", "is_priced", "sanitize_attributes"]
 
 _KIND_KEY: Final = "kind"
 _AGENT: Final = json.dumps(SpanType.AGENT)
 
 
-def _kind() -> str:
+def _kind(kind: SpanKind) -> str:
     context = SpanContext(1, 1, is_remote=False)
-    plain = Span(ReadableSpan("", context, start_time=1, attributes={})).to_dict()
-    kind = plain.get(_KIND_KEY)
-    return "" if kind is None else f'"{_KIND_KEY}": {json.dumps(kind)}, '
+    plain = Span(ReadableSpan("", context, start_time=1, attributes={}, kind=kind)).to_dict()
+    name = plain.get(_KIND_KEY)
+    return "" if name is None else f'"{_KIND_KEY}": {json.dumps(name)}, '
 
 
-KIND: Final = _kind()
-"""What stands between a stored span's name and its start: nothing before 3.18."""
+KINDS: Final = {
+    kind: _kind(SpanKind[kind.name] if kind else SpanKind.INTERNAL) for kind in wire.SpanKind
+}
+"""What stands between a stored span's name and its start, by its kind: nothing before 3.18."""
 
 sanitize_attributes: Final[Callable[[dict[str, Any]], dict[str, Any]]] = getattr(
     translation, "sanitize_attributes", dict

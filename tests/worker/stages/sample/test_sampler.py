@@ -20,6 +20,7 @@ from spanferry_worker.stages.sample import (
     Rule,
     Sampler,
     SamplingPolicy,
+    Traits,
     read_outcome,
 )
 from spanferry_worker.stages.sample.randomness import SPACE, threshold
@@ -155,6 +156,25 @@ def test_a_session_is_kept_or_not_as_a_whole():
         assert len(set(turns)) == 1
     free = {sampler.decide(trace(turn), NO_TABLE).outcome for turn in range(40)}
     assert free == {Outcome.FULL, Outcome.SKELETON}
+
+
+def test_a_session_of_several_levels_is_kept_or_not_with_all_of_its_outermost():
+    sampler = Sampler(policy(Action.PROBABILITY, probability=0.5))
+
+    def outcome(session: str) -> Outcome:
+        return sampler.decide(trace(1, **{"mlflow.trace.session": session}), NO_TABLE).outcome
+
+    trips = [f"trip-{number}" for number in range(40)]
+    whole = {trip: outcome(trip) for trip in trips}
+    assert set(whole.values()) == {Outcome.FULL, Outcome.SKELETON}
+    for trip in trips:
+        assert {outcome(json.dumps([trip, f"turn-{turn}"])) for turn in range(4)} == {whole[trip]}
+
+
+@pytest.mark.parametrize("session", ['["', '["a", 1]', "[]", '["a"', '["\ud800"]', "[[]]"])
+def test_a_session_that_looks_like_levels_and_is_none(session: str):
+    traits = Traits(trace(1, **{"mlflow.trace.session": session}))
+    assert traits.conversation == session
 
 
 def test_what_one_probability_keeps_a_higher_one_keeps_too():

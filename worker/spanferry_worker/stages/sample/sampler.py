@@ -121,7 +121,7 @@ class Sampler:
         trace_id = traits.trace.trace_id or b""
         if self.policy.randomness is Randomness.OTEL:
             return int.from_bytes(trace_id, "big") % SPACE
-        session = traits.session
+        session = traits.conversation
         identity = trace_id if not session else session.encode("utf-8", "surrogatepass")
         return hashed(identity, self._salt)
 

@@ -18,6 +18,7 @@ from spanferry_worker.stages.trace import AssembledTrace
 __all__ = ["Traits"]
 
 _usage = msgspec.json.Decoder(dict[str, float | None])
+_levels = msgspec.json.Decoder(list[str])
 
 
 class Traits:
@@ -84,6 +85,17 @@ class Traits:
     def session(self) -> str | None:
         """The session id."""
         return self.trace.trace.metadata.get(METADATA_SESSION)
+
+    @property
+    def conversation(self) -> str | None:
+        """What is kept or not as a whole: the session, or its outermost level where it names several."""
+        session = self.session
+        if session is None or not session.startswith('["'):
+            return session
+        try:
+            return _levels.decode(session)[0]
+        except (msgspec.MsgspecError, UnicodeEncodeError):
+            return session
 
     @property
     def user(self) -> str | None:
