@@ -13,13 +13,11 @@ from contextlib import nullcontext
 from operator import methodcaller
 from typing import Any, Final, TypeVar
 
-from mlflow.entities import Span, Trace, TraceData, TraceInfo
+from mlflow.entities import Span, TraceInfo
 from mlflow.entities.assessment import Assessment
 from mlflow.exceptions import MlflowException
-from mlflow.protos.service_pb2 import StartTraceV3
 from mlflow.tracing.constant import SpanAttributeKey, TraceMetadataKey, TraceTagKey
 from mlflow.tracing.utils import aggregate_cost_from_span_nodes
-from mlflow.utils.proto_json_utils import message_to_json
 from mlflow.version import VERSION
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from packaging.version import Version
@@ -28,10 +26,11 @@ from spanferry_worker.errors import FatalError, PoisonError, TransientError, Wor
 from spanferry_worker.services.mlflow_archived_traces import ArchivedTraces
 from spanferry_worker.services.mlflow_backend import disturbed_ms, newest_of, quoted
 from spanferry_worker.services.mlflow_derive import aggregation_nodes
-from spanferry_worker.services.mlflow_errors import RefusedError, is_access, refused_of
+from spanferry_worker.services.mlflow_errors import RefusedError, SuspectedError, is_access
 from spanferry_worker.services.mlflow_loads import SpanSender
 from spanferry_worker.services.mlflow_portions import in_portions
-from spanferry_worker.services.mlflow_server import Server
+from spanferry_worker.services.mlflow_records import RecordSender
+from spanferry_worker.services.mlflow_server import IllAnswerError, Server
 from spanferry_worker.services.mlflow_text import Limits
 from spanferry_worker.stages.requests import RequestPolicy
 from spanferry_worker.telemetry import LogEvent
@@ -48,7 +47,6 @@ HTTP_LIMITS: Final = Limits(
     json_depth=25,
 )
 OLDEST_SERVER: Final = Version("3.17")
-TRACES_PATH: Final = "/api/3.0/mlflow/traces"
 IDS_MAX: Final = 100
 """Trace ids in one request."""
 EXPERIMENTS_MAX: Final = 1000
@@ -69,6 +67,7 @@ class HttpBackend:
         policy = policy or RequestPolicy()
         self._server = Server(uri.rstrip("/"), policy)
         self._sender = SpanSender(self._server, policy)
+        self._records = RecordSender(self._server)
         self._begun: dict[str, None] = {}
         """New traces of writes that failed half-way: those that have no spans yet are new still."""
         try:
@@ -105,21 +104,25 @@ class HttpBackend:
         if (over := len(self._begun) - BEGUN_MAX) > 0:
             for oldest in list(self._begun)[:over]:  # at once: other threads change it
                 self._begun.pop(oldest, None)
-        refused = self._put_infos(infos)
+        refused, aside = self._records.put(infos)
         experiments = {
-            info.trace_id: str(info.experiment_id) for info in infos if info.trace_id not in refused
+            info.trace_id: str(info.experiment_id)
+            for info in infos
+            if info.trace_id not in refused.keys() | aside.keys()
         }
         loads = self._sender.send(experiments, spans)
         refused |= loads.refused
         again: list[TraceInfo] = []
         for info in infos:
-            if info.trace_id in refused:
+            if info.trace_id in refused or info.trace_id in aside:
                 continue
             if info.trace_id in loads.cut:
                 again.append(self._with_cost(info))
             elif disturbed_ms(info, spans[info.trace_id]) > self.rounding_ms:
                 again.append(info)
-        refused |= self._put_infos(again)
+        put_again = self._records.put(again)
+        refused |= put_again.refused
+        _raise_first(aside | put_again.aside)
         for info in infos:
             self._begun.pop(info.trace_id, None)
         if refused:
@@ -134,8 +137,10 @@ class HttpBackend:
             raise error
 
     def put_info(self, info: TraceInfo) -> None:
-        for error in self._put_infos([info]).values():
+        refused, aside = self._records.put([info])
+        for error in refused.values():
             raise error
+        _raise_first(aside)
 
     def add_assessment(self, assessment: Assessment) -> None:
         try:
@@ -187,15 +192,6 @@ class HttpBackend:
             lambda store: newest_of(store, condition, experiment_ids),
         )
 
-    def _put_infos(self, infos: Sequence[TraceInfo]) -> dict[str, PoisonError]:
-        """Write records, many at once; a repeat writes the same. Returns which are refused, and why.
-
-        Raises TransientError where one of them could not be written now; others may be.
-        """
-        bodies = [(f"storing trace {info.trace_id}", _start_body(info)) for info in infos]
-        errors = self._server.post_all(TRACES_PATH, bodies)
-        return refused_of((info.trace_id for info in infos), errors)
-
     def _with_cost(self, info: TraceInfo) -> TraceInfo:
         """With the cost of all stored spans: MLflow adds up only those that came in one request."""
         stored = _stored_spans(self._server, info.trace_id)
@@ -205,10 +201,10 @@ class HttpBackend:
         return info
 
 
-def _start_body(info: TraceInfo) -> str:
-    """Of StartTraceV3, as MLflow's client makes it."""
-    body: str = message_to_json(StartTraceV3(trace=Trace(info, TraceData(spans=[])).to_proto()))
-    return body
+def _raise_first(aside: Mapping[str, IllAnswerError]) -> None:
+    """All else is stored: these are for another write."""
+    for error in aside.values():
+        raise SuspectedError(str(error), retry_after_s=error.retry_after_s)
 
 
 def _stored_spans(server: Server, trace_id: str) -> list[Span]:

@@ -55,9 +55,10 @@ class TooLargeError(PoisonError):
 
 
 class IllAnswerError(TransientError):
-    """MLflow itself, and no proxy before it, says that it cannot store the spans now.
+    """An answer that may be about what was sent, and will be the same then whenever that is sent.
 
-    Its database may be away. Or it has hung up on a statement of these spans, and will again.
+    MLflow itself, and no proxy before it, says that it cannot store it now: its database may be away, or it
+    has hung up on a statement of these spans. Or a firewall before it forbids what a record says.
     """
 
 
@@ -201,7 +202,11 @@ class Server:
 
         try:
             self.call(doing, verify)
-        except (PoisonError, TransientError) as error:
+        except TransientError as error:
+            if _is_mlflows(reply) or (reply.status == 403 and not _json_code(reply)):
+                return IllAnswerError(str(error), retry_after_s=error.retry_after_s)
+            return error
+        except PoisonError as error:
             return error
         return None
 
