@@ -227,8 +227,7 @@ def kinds_of_another_tracer(mlflow):
     tracer = get_bridged_tracer_provider().get_tracer("a.library")
     with tracer.start_as_current_span("GET /chat", kind=SpanKind.SERVER):
         for kind in SpanKind:
-            with tracer.start_as_current_span(f"step {kind.name}", kind=kind) as span:
-                span.set_attribute("retries", 2)
+            tracer.start_span(f"step {kind.name}", kind=kind).end()
 
 
 @program

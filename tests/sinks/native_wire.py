@@ -96,7 +96,7 @@ def wire_span(span: Any, given: dict[tuple[str, str], bytes]) -> wire.Span:
         span_id=bytes.fromhex(span.span_id),
         parent_id=bytes.fromhex(span.parent_id) if span.parent_id else None,
         name=span.name,
-        span_type=span.span_type,
+        span_type=span.span_type or "",
         start_ns=span.start_time_ns,
         end_ns=span.end_time_ns or 0,
         status=wire.StatusCode[span.status.status_code.name],
