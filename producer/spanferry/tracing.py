@@ -124,7 +124,8 @@ def update_current_trace(  # noqa: C901, PLR0913, PLR0917  MLflow's signature
 
     Values of tags and metadata that are no strings are stored as str() gives them. `state` is OK or
     ERROR and goes before what follows from the root span. A list as `session_id` names the session
-    level by level, outermost first. What cannot be used is said once and left out.
+    level by level, outermost first; any other is kept as text. What cannot be used is said once and left
+    out.
     """
     span = current.get()
     if isinstance(span, NoOpSpan):

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.entities import Trace, TraceData
@@ -12,6 +13,7 @@ from spanferry_worker.services.mlflow_span_rows import SPAN_COLUMNS, SpanRows
 from spanferry_worker.services.mlflow_sql import SQL_LIMITS
 from spanferry_worker.services.mlflow_text import Texts
 from spanferry_worker.services.mlflow_trace_rows import info_length
+from spanferry_worker.services.mlflow_witness import export_request
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -48,6 +50,15 @@ def test_a_row_is_that_of_mlflows_translation(
     named = dict(zip(SPAN_COLUMNS, short.values, strict=True))
     assert named == dict(zip(SPAN_COLUMNS, long.values, strict=True))
     assert (short.size, short.given, short.stored) == (long.size, long.given, long.stored)
+
+
+@pytest.mark.parametrize("kind", SpanKind)
+@pytest.mark.parametrize("value", [b"1", b"1" * 30])
+def test_a_kind_goes_over_otlp(kind: SpanKind, value: bytes) -> None:
+    """Also where MLflow's own OTLP has none, or cannot have the span."""
+    made = Span(bytes(8), None, "GET", "", 5, 7, attributes={"x": value}, kind=kind)
+    (resource,) = export_request([BUILDER.spans.entity(bytes(16), made)]).resource_spans
+    assert resource.scope_spans[0].spans[0].kind == (kind or SpanKind.INTERNAL)
 
 
 def test_dialects_are_known_by_their_words() -> None:

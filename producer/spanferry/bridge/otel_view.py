@@ -131,7 +131,7 @@ class _Readable(Span):
 
     @property
     def kind(self) -> SpanKind:
-        """MLflow knows no other."""
+        """MLflow's own spans have no other."""
         return SpanKind.INTERNAL
 
     @property

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace import Span as OtelSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanContext, get_current_span
+from opentelemetry.trace import SpanKind as OtelSpanKind
 
 from spanferry import outlet as outlets
 from spanferry import values
@@ -49,10 +50,12 @@ __all__ = ["BridgedExporter", "BridgedProcessor"]
 _OWN_FIELDS: Final = frozenset({mlflow_keys.REQUEST_ID, mlflow_keys.SPAN_TYPE})
 _EXPERIMENT_ID: Final = "mlflow.experimentId"
 _DEFAULT_EXPERIMENT: Final = "0"
+"""MLflow's id of the experiment that traces belong to of which nobody says anything else."""
 
 _OVERHEAD_BYTES: Final = 128
 """What an encoded span takes in memory beside its bytes."""
-"""MLflow's id of the experiment that traces belong to of which nobody says anything else."""
+_KINDS: Final[dict[object, SpanKind]] = {kind: SpanKind[kind.name] for kind in OtelSpanKind}
+"""A tracer may give anything: nobody checks it."""
 _check_json: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
@@ -314,7 +317,7 @@ def _wire(span: ReadableSpan, span_id: bytes, live: LiveSpan) -> WireSpan:
             )
             for link in live._links
         ],
-        SpanKind(span.kind.value + 1),
+        _KINDS.get(span.kind, SpanKind.INTERNAL),
     )
 
 

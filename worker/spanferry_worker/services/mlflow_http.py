@@ -30,7 +30,7 @@ from spanferry_worker.services.mlflow_errors import RefusedError, SuspectedError
 from spanferry_worker.services.mlflow_loads import SpanSender
 from spanferry_worker.services.mlflow_portions import in_portions
 from spanferry_worker.services.mlflow_records import RecordSender
-from spanferry_worker.services.mlflow_server import IllAnswerError, Server
+from spanferry_worker.services.mlflow_server import Server
 from spanferry_worker.services.mlflow_text import Limits
 from spanferry_worker.stages.requests import RequestPolicy
 from spanferry_worker.telemetry import LogEvent
@@ -99,11 +99,7 @@ class HttpBackend:
         return _stored_spans(self._server, info.trace_id)
 
     def write_new(self, infos: Sequence[TraceInfo], spans: Mapping[str, Sequence[Span]]) -> None:
-        for info in infos:
-            self._begun[info.trace_id] = None
-        if (over := len(self._begun) - BEGUN_MAX) > 0:
-            for oldest in list(self._begun)[:over]:  # at once: other threads change it
-                self._begun.pop(oldest, None)
+        self._begin(infos)
         refused, aside = self._records.put(infos)
         experiments = {
             info.trace_id: str(info.experiment_id)
@@ -122,11 +118,20 @@ class HttpBackend:
                 again.append(info)
         put_again = self._records.put(again)
         refused |= put_again.refused
-        _raise_first(aside | put_again.aside)
+        aside |= put_again.aside
         for info in infos:
-            self._begun.pop(info.trace_id, None)
+            if info.trace_id not in aside:
+                self._begun.pop(info.trace_id, None)
+        _raise_for(aside)
         if refused:
             raise RefusedError(refused)
+
+    def _begin(self, infos: Sequence[TraceInfo]) -> None:
+        for info in infos:
+            self._begun[info.trace_id] = None
+        if (over := len(self._begun) - BEGUN_MAX) > 0:
+            for oldest in list(self._begun)[:over]:  # at once: other threads change it
+                self._begun.pop(oldest, None)
 
     def add_spans(self, experiment_id: str, spans: Sequence[Span]) -> None:
         by_trace: dict[str, list[Span]] = {}
@@ -140,7 +145,7 @@ class HttpBackend:
         refused, aside = self._records.put([info])
         for error in refused.values():
             raise error
-        _raise_first(aside)
+        _raise_for(aside)
 
     def add_assessment(self, assessment: Assessment) -> None:
         try:
@@ -201,10 +206,11 @@ class HttpBackend:
         return info
 
 
-def _raise_first(aside: Mapping[str, IllAnswerError]) -> None:
-    """All else is stored: these are for another write."""
-    for error in aside.values():
-        raise SuspectedError(str(error), retry_after_s=error.retry_after_s)
+def _raise_for(aside: Mapping[str, TransientError]) -> None:
+    """All else is stored: these are for another write, after the longest wait that one of them asks for."""
+    if aside:
+        error = max(aside.values(), key=lambda one: one.retry_after_s or 0.0)
+        raise SuspectedError(str(error), retry_after_s=error.retry_after_s) from error
 
 
 def _stored_spans(server: Server, trace_id: str) -> list[Span]:

@@ -135,6 +135,12 @@ def attribute_texts(span: Span) -> Mapping[str, str]:
     return dict(texts)
 
 
+def otlp_kind(span: Span) -> int:
+    """OpenTelemetry's kind of a span, by OTLP's number."""
+    number: int = span._span.kind.value
+    return number + 1
+
+
 def set_links(span: Span, links: Sequence[Link]) -> None:
     """Give a span its links, as Span.from_dict does."""
     span._links = list(links)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from mlflow.entities import Trace, TraceData, TraceInfo
@@ -17,8 +17,10 @@ from spanferry_worker.stages.suspects import Suspects
 __all__ = ["RecordSender", "Records"]
 
 TRACES_PATH: Final = "/api/3.0/mlflow/traces"
-SUSPECTS_MAX: Final = 16
-"""Of those that are written at once; where more fail the server is ill."""
+ROUNDS_MAX: Final = 16
+"""In which records are sent that were not answered because another one was answered ill."""
+EXPERIMENTS_MAX: Final = 100
+"""Of which a witness is known."""
 _TEXTS: Final = (
     "experiment_id",
     "state",
@@ -29,14 +31,16 @@ _TEXTS: Final = (
 _TIMES: Final = ("request_time", "execution_duration")
 _ROUNDING_MS: Final = 1
 """By which the server's own two writes of a trace differ."""
+_Errors = dict[str, PoisonError | TransientError | None]
+"""By trace id; None where it was taken."""
 
 
 class Records(NamedTuple):
     """What a server has not taken, by trace id. All others are stored."""
 
     refused: dict[str, PoisonError]
-    aside: dict[str, IllAnswerError]
-    """Left for another write: they may be to blame themselves."""
+    aside: dict[str, TransientError]
+    """Left for another write: some of them may be to blame themselves."""
 
 
 class RecordSender:
@@ -45,7 +49,7 @@ class RecordSender:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._suspects = Suspects()
-        self._witness = _Witness(server)
+        self._witnesses = _Witnesses(server)
 
     def put(self, infos: Sequence[TraceInfo]) -> Records:
         """Write them, many at once; a repeat writes the same.
@@ -53,86 +57,111 @@ class RecordSender:
         Raises TransientError where the server could not write one of them now; others may be written.
         """
         errors = self._posted(infos)
-        ill = {key: one for key, one in errors.items() if isinstance(one, IllAnswerError)}
-        if len(ill) > SUSPECTS_MAX:
-            ill = {}
-        refused = refused_of(errors, (None if key in ill else errors[key] for key in errors))
         taken = [info for info in infos if errors[info.trace_id] is None]
         self._suspects.taken(info.trace_id for info in taken)
-        blamed = self._blamed(ill, testified=bool(taken)) if ill else {}
-        self._witness.saw(taken)
-        aside = {key: one for key, one in ill.items() if key not in blamed}
-        return Records(refused | blamed, aside)
-
-    def _posted(self, infos: Sequence[TraceInfo]) -> dict[str, PoisonError | TransientError | None]:
-        """What became of each. One answer of an ill server ends what is under way beside it: where a few
-        have none therefore, they are sent once more, one by one."""
-        errors = dict(
-            zip((info.trace_id for info in infos), _post(self._server, infos), strict=True)
-        )
-        away = [info for info in infos if isinstance(errors[info.trace_id], TransientError)]
-        said = any(isinstance(error, IllAnswerError) for error in errors.values())
-        if said and 1 < len(away) <= SUSPECTS_MAX:
-            for info in away:
-                if not isinstance(errors[info.trace_id], IllAnswerError):
-                    (errors[info.trace_id],) = _post(self._server, [info])
-        return errors
-
-    def _blamed(
-        self, ill: Mapping[str, IllAnswerError], *, testified: bool
-    ) -> dict[str, PoisonError]:
-        """Those that are to blame themselves. Raises the server's answer where it is ill."""
+        self._witnesses.saw(taken)
+        ill = {key: one for key, one in errors.items() if isinstance(one, IllAnswerError)}
+        if not ill:
+            return Records(refused_of(errors, errors.values()), {})
         if not self._server.is_well():
             self._suspects.absolve()
             raise next(iter(ill.values()))
-        proof = testified or self._witness.testifies()
-        if proof is False:
-            self._suspects.absolve()
+        proven = {str(info.experiment_id) for info in taken}
+        suspects = {
+            info.trace_id: str(info.experiment_id) for info in infos if info.trace_id in ill
+        }
+        for experiment_id in set(suspects.values()) - proven:
+            proof = self._witnesses.testifies(experiment_id)
+            if proof is False:
+                self._suspects.absolve()
+            elif proof:
+                proven.add(experiment_id)
+        found = errors | self._blamed(
+            {key: ill[key] for key, of in suspects.items() if of in proven}
+        )
+        return Records(
+            {key: one for key, one in found.items() if isinstance(one, PoisonError)},
+            {key: one for key, one in found.items() if isinstance(one, TransientError)},
+        )
+
+    def _posted(self, infos: Sequence[TraceInfo]) -> _Errors:
+        """What became of each.
+
+        One answer of an ill server ends what is under way beside it. What has none therefore is sent again,
+        as long as the server is well and answers some of it.
+        """
+        errors = _post(self._server, infos)
+        for _ in range(ROUNDS_MAX):
+            left = [info for info in infos if _is_unanswered(errors[info.trace_id])]
+            ill = any(isinstance(error, IllAnswerError) for error in errors.values())
+            if not left or not ill or not self._server.is_well():
+                break
+            again = _post(self._server, left)
+            errors |= again
+            if all(map(_is_unanswered, again.values())):
+                break
+        return errors
+
+    def _blamed(self, ill: Mapping[str, IllAnswerError]) -> dict[str, PoisonError]:
+        """Those that have failed often enough; the server has just taken another record beside each."""
         now_s = time.monotonic()
         return {
             trace_id: PoisonError(
-                f"{error} (so it answers again and again to the record of this trace, and takes others "
-                "meanwhile: a firewall before it may object to what tags, metadata or previews say)"
+                f"{error} (so it answers again and again to the record of this trace, and takes others of "
+                "its experiment meanwhile: a firewall before it may object to tags, metadata or previews)"
             )
             for trace_id, error in ill.items()
-            if proof and self._suspects.struck(trace_id, 0, now_s)
+            if self._suspects.struck(trace_id, 0, now_s)
         }
 
 
-class _Witness:
-    """A record that one server has taken. Several threads may use it."""
+class _Witnesses:
+    """Of each experiment a record that one server has taken. Several threads may use it."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._lock = threading.Lock()
-        self._seen: TraceInfo | None = None
+        self._seen: dict[str, TraceInfo] = {}
 
     def saw(self, taken: Sequence[TraceInfo]) -> None:
-        """The server has taken these."""
-        if taken:
-            self._seen = taken[-1]
+        """The server has taken these. One with feedback is none: sent again, it would undo its changes."""
+        with self._lock:
+            for info in taken:
+                if not info.assessments:
+                    self._seen.pop(str(info.experiment_id), None)
+                    self._seen[str(info.experiment_id)] = info
+            while len(self._seen) > EXPERIMENTS_MAX:
+                self._seen.pop(next(iter(self._seen)))
 
-    def testifies(self) -> bool | None:
+    def testifies(self, experiment_id: str) -> bool | None:
         """Send it once more. Whether it was taken; None where there is none that would change nothing."""
         with self._lock:
-            seen, self._seen = self._seen, None
+            seen = self._seen.get(experiment_id)
             if seen is None:
                 return None
-            try:
-                found = self._server.call(
-                    "looking up traces",
-                    lambda: self._server.store.batch_get_trace_infos([seen.trace_id]),
-                )
-            except TransientError:
-                self._seen = seen
-                return False
-            except PoisonError:
-                return None
-            if not any(_says_all_of(one, seen) for one in found):
-                return None
-            (error,) = _post(self._server, [seen])
-            self._seen = seen
-            return error is None
+            proof = self._proof(seen)
+            if proof is None:
+                del self._seen[experiment_id]
+            return proof
+
+    def _proof(self, seen: TraceInfo) -> bool | None:
+        ids = [seen.trace_id]
+        try:
+            found = self._server.call(
+                "looking up traces", lambda: self._server.store.batch_get_trace_infos(ids)
+            )
+        except TransientError:
+            return False
+        except PoisonError:
+            return None
+        if not any(_says_all_of(one, seen) for one in found):
+            return None
+        (error,) = _post(self._server, [seen]).values()
+        return None if isinstance(error, PoisonError) else error is None
+
+
+def _is_unanswered(error: PoisonError | TransientError | None) -> bool:
+    return isinstance(error, TransientError) and not isinstance(error, IllAnswerError)
 
 
 def _says_all_of(stored: TraceInfo, sent: TraceInfo) -> bool:
@@ -146,9 +175,10 @@ def _says_all_of(stored: TraceInfo, sent: TraceInfo) -> bool:
     )
 
 
-def _post(server: Server, infos: Iterable[TraceInfo]) -> list[PoisonError | TransientError | None]:
+def _post(server: Server, infos: Sequence[TraceInfo]) -> _Errors:
     bodies = [(f"storing trace {info.trace_id}", _start_body(info)) for info in infos]
-    return server.post_all(TRACES_PATH, bodies)
+    errors = server.post_all(TRACES_PATH, bodies)
+    return dict(zip((info.trace_id for info in infos), errors, strict=True))
 
 
 def _start_body(info: TraceInfo) -> str:

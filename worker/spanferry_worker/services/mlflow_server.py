@@ -35,6 +35,7 @@ _PASSING_TEXTS: Final = (
     "is locked",
     "deadlock",
     "too many connections",
+    "too many clients",
     "connection slots",
     "queuepool",
     "is full",
@@ -44,6 +45,8 @@ _PASSING_TEXTS: Final = (
     "readonly",
 )
 """Of databases that have too much to do, or no room; in lower case."""
+_FORBIDDEN_BY_MLFLOW: Final = "Permission denied"
+"""What MLflow's basic authentication answers with 403."""
 _BUSY: Final = frozenset({407, 408, 425, 429, 502, 503, 504})
 """Not an answer to what was asked: a gateway's, or a server's that has too much to do."""
 _REPEATABLE_POSTS: Final = ("/traces", "/batchGetInfos", "/search")
@@ -200,10 +203,13 @@ class Server:
             self._check_answer(doing, reply)
             rest_response(reply.status, _text(self._access, reply), verify_for=path)
 
+        if _is_firewalls(reply):
+            said = _said(self._access, doing, reply)
+            return IllAnswerError(f"{said} (or the worker's credentials do not suffice)")
         try:
             self.call(doing, verify)
         except TransientError as error:
-            if _is_mlflows(reply) or (reply.status == 403 and not _json_code(reply)):
+            if _is_mlflows(reply):
                 return IllAnswerError(str(error), retry_after_s=error.retry_after_s)
             return error
         except PoisonError as error:
@@ -259,8 +265,14 @@ def _busy(access: Access, doing: str, reply: Reply) -> TransientError:
 def _is_mlflows(reply: Reply) -> bool:
     """Whether MLflow itself says that it could not store something, and not for want of time."""
     said = reply.text.lower()
-    passing = any(text in said for text in _PASSING_TEXTS)
+    passing = any(text.lower() in said for text in (*_PASSING_TEXTS, *_RACE_TEXTS))
     return reply.status in {500, 503} and bool(_json_code(reply)) and not passing
+
+
+def _is_firewalls(reply: Reply) -> bool:
+    """Whether it is forbidden, and neither MLflow nor its own authentication says so."""
+    forbidden = reply.status == 403 and not _json_code(reply)
+    return forbidden and reply.text.strip() != _FORBIDDEN_BY_MLFLOW
 
 
 def _said(access: Access, doing: str, reply: Reply) -> str:

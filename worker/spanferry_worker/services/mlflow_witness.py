@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from spanferry_worker.errors import PoisonError, TransientError
 from spanferry_worker.services.mlflow_backend import span_chars
-from spanferry_worker.services.mlflow_private import attribute_texts
+from spanferry_worker.services.mlflow_private import attribute_texts, otlp_kind
 from spanferry_worker.services.mlflow_server import Server
 
 __all__ = ["Witness", "export_request"]
@@ -82,7 +82,14 @@ def export_request(spans: Sequence[Span]) -> ExportTraceServiceRequest:
 
 
 def _to_proto(span: Span) -> Any:
-    """OTLP of a span. An integer beyond 64 bits, which OTLP cannot carry, goes as its digits."""
+    """OTLP of a span, with its kind, which MLflow's own has from 3.18 on."""
+    proto = _translated(span)
+    proto.kind = otlp_kind(span)
+    return proto
+
+
+def _translated(span: Span) -> Any:
+    """By MLflow. An integer beyond 64 bits, which OTLP cannot carry, goes as its digits."""
     try:
         return span.to_otel_proto()
     except ValueError:

@@ -171,7 +171,9 @@ def test_a_session_of_several_levels_is_kept_or_not_with_all_of_its_outermost():
         assert {outcome(json.dumps([trip, f"turn-{turn}"])) for turn in range(4)} == {whole[trip]}
 
 
-@pytest.mark.parametrize("session", ['["', '["a", 1]', "[]", '["a"', '["\ud800"]', "[[]]"])
+@pytest.mark.parametrize(
+    "session", ['["', '["a", 1]', "[]", '["", "x"]', '["a"', '["\ud800"]', "[[]]"]
+)
 def test_a_session_that_looks_like_levels_and_is_none(session: str):
     traits = Traits(trace(1, **{"mlflow.trace.session": session}))
     assert traits.conversation == session

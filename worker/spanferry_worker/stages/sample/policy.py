@@ -29,8 +29,9 @@ class SamplingPolicy(Struct, frozen=True, kw_only=True):
     salt: str = "spanferry"
     """Makes the choice independent of everything else that hashes ids. All workers need the same."""
     randomness: Randomness = Randomness.HASH
-    """What chance is: `hash` of session id (else trace id) and `salt`; `otel`: OpenTelemetry's, `rv` of the
-    tracestate, else the last 56 bits of the trace id, so that what other samplers keep is kept here, too."""
+    """What chance is: `hash` of session id or its outermost level (else trace id) and `salt`; `otel`:
+    OpenTelemetry's, `rv` of the tracestate, else the last 56 bits of the trace id, so that what other
+    samplers keep is kept here, too."""
     attribute_bytes_max: int = 1_024
     """In a skeleton, the longest attribute that stays whole; longer ones become previews of this."""
     events_bytes_max: int = 8_192

@@ -93,7 +93,7 @@ class Traits:
         if session is None or not session.startswith('["'):
             return session
         try:
-            return _levels.decode(session)[0]
+            return _levels.decode(session)[0] or session
         except (msgspec.MsgspecError, UnicodeEncodeError):
             return session
 
