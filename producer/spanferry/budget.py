@@ -273,8 +273,8 @@ async def follow(guard: Guard, traces: Callable[[], int]) -> None:
             now_s = time.monotonic()
             verdict = guard.look(now_s)
             if verdict is not Verdict.KEEP:
-                shorten(guard.level)
                 _say(verdict, guard.level, guard.dearest)
+                shorten(guard.level)
             if guard.is_due(traces(), now_s):
                 PROCESS.watch = guard.account()
             if PROCESS.watch is not None:
