@@ -2,19 +2,18 @@
 
 import json
 import secrets
-from types import SimpleNamespace
 
 import pytest
 
 from spanferry_schemas import TracePart
 from spanferry_worker.errors import PartlyRefusedError, PoisonError
-from spanferry_worker.services import http_client, mlflow_records
+from spanferry_worker.services import mlflow_records
 from spanferry_worker.stages.trace import AssembledTrace
 from tests.sinks.conftest import OpenSink, Place
 from tests.sinks.gateway import Answer, Gateway, Seen
 from tests.sinks.stores import feedback, five_spans, late
 from tests.sinks.test_http import RECORDS, rows
-from tests.sinks.test_http_suspects import MLFLOWS, PROXYS, Clock, tried
+from tests.sinks.test_http_suspects import MLFLOWS, PROXYS, Clock, clock_of, tried
 
 pytestmark = pytest.mark.mlflow
 
@@ -26,10 +25,7 @@ UNAUTHORIZED = Answer(403, body=json.dumps({"error_code": "PERMISSION_DENIED"}).
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(http_client, "BACKOFF_S", 0.001)
-    monkeypatch.setattr(mlflow_records, "time", SimpleNamespace(monotonic=made.monotonic))
-    return made
+    return clock_of(mlflow_records, monkeypatch)
 
 
 def bad() -> AssembledTrace:

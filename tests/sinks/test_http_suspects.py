@@ -1,7 +1,7 @@
 """A server that says 503 while it lives: its database is away, or one span has its database hang up."""
 
 import json
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -42,12 +42,17 @@ class Clock:
         return self.now_s
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock_of(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The one that the module reads from now on; requests are repeated at once."""
     made = Clock()
     monkeypatch.setattr(http_client, "BACKOFF_S", 0.001)
-    monkeypatch.setattr(mlflow_loads, "time", SimpleNamespace(monotonic=made.monotonic))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic))
     return made
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return clock_of(mlflow_loads, monkeypatch)
 
 
 def lone() -> AssembledTrace:

@@ -135,14 +135,14 @@ class _Witnesses:
 
     def testifies(self, experiment_id: str) -> bool | None:
         """Send it once more. Whether it was taken; None where there is none that would change nothing."""
+        seen = self._seen.get(experiment_id)
+        if seen is None:
+            return None
+        proof = self._proof(seen)  # others go on meanwhile
         with self._lock:
-            seen = self._seen.get(experiment_id)
-            if seen is None:
-                return None
-            proof = self._proof(seen)
-            if proof is None:
+            if proof is None and self._seen.get(experiment_id) is seen:
                 del self._seen[experiment_id]
-            return proof
+        return proof
 
     def _proof(self, seen: TraceInfo) -> bool | None:
         ids = [seen.trace_id]
