@@ -13,6 +13,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from spanferry_worker.services.mlflow_sink import open_sink
 from spanferry_worker.stages.archive import ArchivePolicy
+from tests.services.mariadb import MariaDbServer
 from tests.services.mlflow import ONE_WRITE_A_TRACE, MlflowServer
 from tests.services.mlflow_tables import copy_tables
 from tests.services.postgres import PostgresServer
@@ -20,8 +21,8 @@ from tests.sinks.native_wire import EXPERIMENT, Recorded
 
 __all__ = ["WAYS", "all_servers"]
 
-WAYS = ("native", "sql", "postgres", "archive", "http")
-"""MLflow's SDK; spanferry into SQLite, into PostgreSQL, with its spans in the archive, through a server."""
+WAYS = ("native", "sql", "postgres", "mariadb", "archive", "http")
+"""MLflow's SDK; spanferry into SQLite, PostgreSQL, MariaDB, with spans in the archive, through a server."""
 
 
 @contextlib.contextmanager
@@ -29,14 +30,16 @@ def all_servers(folder: Path) -> Iterator[tuple[dict[str, MlflowServer], list[Re
     """By way; and what was stored."""
     artifacts = str(folder / "artifacts")
     with contextlib.ExitStack() as stack:
-        postgres = stack.enter_context(PostgresServer()).new_database()
-        SqlAlchemyStore(postgres, artifacts).engine.dispose()
         uris = {
-            way: postgres if way == "postgres" else copy_tables(folder / f"{way}.db", artifacts)
-            for way in WAYS
+            "postgres": stack.enter_context(PostgresServer()).new_database(),
+            "mariadb": stack.enter_context(MariaDbServer()).new_database(),
         }
+        for uri in uris.values():
+            SqlAlchemyStore(uri, artifacts).engine.dispose()
+        for way in set(WAYS) - uris.keys():
+            uris[way] = copy_tables(folder / f"{way}.db", artifacts)
         recorded = _native(folder, uris["native"])
-        for way in ("sql", "postgres"):
+        for way in ("sql", "postgres", "mariadb"):
             asyncio.run(_store(uris[way], recorded))
         archive = ArchivePolicy(location=(folder / "archive").as_uri(), above_bytes=1)
         asyncio.run(_store(uris["archive"], recorded, archive))
