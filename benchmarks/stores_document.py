@@ -14,10 +14,11 @@ from benchmarks.stores_report import Result, Row
 from benchmarks.stores_verdicts import COLLECTOR_PER_SECOND, verdicts
 from benchmarks.tables import table
 
-__all__ = ["DRIVERS", "PAGE", "RESULTS", "document", "read"]
+__all__ = ["DRIVERS", "KAFKA", "PAGE", "RESULTS", "document", "read"]
 
 RESULTS = Path(__file__).parent / "results" / "stores.json"
 DRIVERS = RESULTS.with_name("stores-drivers.json")
+KAFKA = RESULTS.with_name("stores-kafka.json")
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks-stores.md"
 
 HEAD = """\
@@ -66,6 +67,7 @@ METHOD = """
   `tests/sinks/test_write.py::test_repeating_a_batch_changes_nothing`.
 
 ```sh
+.venv/bin/python -m benchmarks.stores
 .venv/bin/python -m benchmarks.stores --end-to-end
 .venv/bin/python -m benchmarks.stores_plots benchmarks/results/stores.json
 .venv/bin/python -m benchmarks.stores_document
@@ -88,18 +90,19 @@ blocks that are made in Python cost more than they spare.
 
 
 def read(path: Path) -> Result:
-    """Results of `benchmarks.stores` or of `benchmarks.stores_drivers`."""
+    """Results of `benchmarks.stores`, with and without `--end-to-end`, or of `benchmarks.stores_drivers`."""
     return msgspec.json.decode(path.read_bytes(), type=Result)
 
 
-def document(result: Result, drivers: Result | None = None) -> str:
-    """The page; `drivers` is of another run."""
+def document(result: Result, drivers: Result | None = None, kafka: Result | None = None) -> str:
+    """The page; `drivers` and `kafka`, from there through a worker, are of other runs."""
     where = result.conditions
     took = f"; the run took {result.seconds / 60:.0f} minutes" if result.seconds else ""
     parts = [HEAD, f"{in_words(where)}; {where.at}; load {where.load_1m} before{took}.\n"]
     if result.quick:
         parts.append("\n> A short run, to show the form of this page; do not quote it.\n")
-    if found := verdicts(result):
+    from_kafka = kafka.end_to_end if kafka else []
+    if found := verdicts(result, from_kafka):
         lines = [[one.promise, one.measured, "yes" if one.holds else "**no**"] for one in found]
         parts += ["\n## What was promised\n\n", table(("", "measured", "holds"), lines), "\n"]
     for name, text in PICTURES.items():
@@ -110,8 +113,8 @@ def document(result: Result, drivers: Result | None = None) -> str:
         parts += [f"\n## {store}\n\n", *_table([row for row in rows if not row.beside_full])]
         if full := [row for row in rows if row.beside_full]:
             parts += [f"\n### {store}: full tables\n\n", *_full(result, store, full)]
-    if result.end_to_end:
-        parts += ["\n## From Kafka into PostgreSQL\n\n", *_end_to_end(result)]
+    if kafka:
+        parts += ["\n## From Kafka into PostgreSQL\n\n", *_end_to_end(kafka)]
     if drivers:
         parts += ["\n## PostgreSQL's drivers\n\n", *_drivers(drivers)]
     return "".join([*parts, METHOD])
@@ -193,8 +196,10 @@ def _end_to_end(result: Result) -> Iterator[str]:
         "the first tenth and the last. Broker, worker and database share the two cores. Through "
         "OpenTelemetry's collectors instead (SDK, collector, Kafka, collector with groupbytrace, "
         f"`mlflow server` on PostgreSQL) {COLLECTOR_PER_SECOND:.0f} traces/s were measured, once, in another "
-        "run on a machine of this kind.\n\n"
+        "run on a machine of this kind (`python -m benchmarks.stores --end-to-end`).\n\n"
     )
+    where = result.conditions
+    yield f"{in_words(where)}; {where.at}; load {where.load_1m} before.\n\n"
     lines = []
     for processes in sorted({one.processes for one in result.end_to_end}):
         runs = [one for one in result.end_to_end if one.processes == processes]
@@ -235,5 +240,5 @@ def _spread(figures: Sequence[float], form: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(document(read(RESULTS), read(DRIVERS)))
+    PAGE.write_text(document(read(RESULTS), read(DRIVERS), read(KAFKA)))
     print(PAGE)

@@ -28,11 +28,11 @@ class Verdict(NamedTuple):
     holds: bool
 
 
-def verdicts(result: Result) -> list[Verdict]:
+def verdicts(result: Result, from_kafka: Sequence[EndToEnd] = ()) -> list[Verdict]:
     """Those of which the run has the figures. Each is of ratios within one round, but for that by the
     collector's pipeline, which was measured in another run."""
     found = [one for store in _STORES for one in _of(store, result.rows)]
-    return [*found, *_from_kafka(result.end_to_end)]
+    return [*found, *_from_kafka(from_kafka)]
 
 
 def _of(store: str, rows: Sequence[Row]) -> Iterator[Verdict]:

@@ -16,7 +16,7 @@ import pytest
 from benchmarks.machine import conditions
 from benchmarks.store_traces import MAKES, make_traces
 from benchmarks.stores_cpu import tree_cpu_s
-from benchmarks.stores_document import DRIVERS, PAGE, RESULTS, document, read
+from benchmarks.stores_document import DRIVERS, KAFKA, PAGE, RESULTS, document, read
 from benchmarks.stores_fill import fill, template
 from benchmarks.stores_plots import pictures
 from benchmarks.stores_report import EndToEnd, Fill, Result, Row
@@ -38,8 +38,8 @@ def row(way: str, *per_second: float, **fields: object) -> Row:
 def test_a_page_shows_medians_and_ratios_of_rounds() -> None:
     served = row("spanferry", 100, 300, 900, trace_bytes=10_000, database_cpu_ms=0.4)
     result = Result(conditions(), False, [served, row("MLflow", 10, 15, 30, server_cpu_ms=7.0)])
-    result.end_to_end.append(EndToEnd(2, 2_000, 1_999, 512.4))
-    page = document(result)
+    kafka = Result(conditions(), False, end_to_end=[EndToEnd(2, 2_000, 1_999, 512.4)])
+    page = document(result, kafka=kafka)
     assert (
         "| spanferry | 300 (100-900) | 3.0 | 100% (100%-100%) | 20.0 times | 0.50 | 0.40 | - |"
         in page
@@ -88,7 +88,7 @@ def test_from_kafka_is_told_by_the_collectors_pipeline_for_each_number_of_proces
         EndToEnd(processes, 9, 9, rate) for rate in (1111.0, 1010.0, 505.0) for processes in (2, 1)
     ]
     runs += [EndToEnd(3, 9, 9, 5050.0), EndToEnd(3, 9, 7, 5050.0), EndToEnd(4, 9, 9, 1009.0)]
-    found = verdicts(Result(conditions(), False, end_to_end=runs))
+    found = verdicts(Result(conditions(), False), runs)
     assert [(one.measured, one.holds) for one in found] == [
         ("10.0 (5.0-11.0)", True),
         ("10.0 (5.0-11.0)", True),
@@ -125,11 +125,10 @@ def _dots(svg: str) -> dict[str, tuple[float, float]]:
 
 
 def test_the_published_page_and_pictures_are_those_of_the_published_results() -> None:
-    published, drivers = read(RESULTS), read(DRIVERS)
-    assert not published.quick
-    assert not drivers.quick
+    published, drivers, kafka = read(RESULTS), read(DRIVERS), read(KAFKA)
+    assert not any(one.quick for one in (published, drivers, kafka))
     remedy = "run: python -m benchmarks.stores_{}"
-    assert PAGE.read_text() == document(published, drivers), remedy.format("document")
+    assert PAGE.read_text() == document(published, drivers, kafka), remedy.format("document")
     for name, drawn in pictures(published).items():
         path = RESULTS.with_name(f"stores-{name}.svg")
         assert path.read_text() == drawn, remedy.format(f"plots {RESULTS}")
