@@ -96,9 +96,8 @@ def read(path: Path) -> Result:
 
 def document(result: Result, drivers: Result | None = None, kafka: Result | None = None) -> str:
     """The page; `drivers` and `kafka`, from there through a worker, are of other runs."""
-    where = result.conditions
     took = f"; the run took {result.seconds / 60:.0f} minutes" if result.seconds else ""
-    parts = [HEAD, f"{in_words(where)}; {where.at}; load {where.load_1m} before{took}.\n"]
+    parts = [HEAD, f"{_where(result)}{took}.\n"]
     if result.quick:
         parts.append("\n> A short run, to show the form of this page; do not quote it.\n")
     from_kafka = kafka.end_to_end if kafka else []
@@ -196,10 +195,9 @@ def _end_to_end(result: Result) -> Iterator[str]:
         "the first tenth and the last. Broker, worker and database share the two cores. Through "
         "OpenTelemetry's collectors instead (SDK, collector, Kafka, collector with groupbytrace, "
         f"`mlflow server` on PostgreSQL) {COLLECTOR_PER_SECOND:.0f} traces/s were measured, once, in another "
-        "run on a machine of this kind (`python -m benchmarks.stores --end-to-end`).\n\n"
+        "run on a machine of this kind.\n\n"
     )
-    where = result.conditions
-    yield f"{in_words(where)}; {where.at}; load {where.load_1m} before.\n\n"
+    yield f"`python -m benchmarks.stores --end-to-end`: {_where(result)}.\n\n"
     lines = []
     for processes in sorted({one.processes for one in result.end_to_end}):
         runs = [one for one in result.end_to_end if one.processes == processes]
@@ -210,8 +208,7 @@ def _end_to_end(result: Result) -> Iterator[str]:
 
 
 def _drivers(result: Result) -> Iterator[str]:
-    where = result.conditions
-    yield f"{DRIVERS_TEXT}{in_words(where)}; {where.at}; load {where.load_1m} before.\n\n"
+    yield f"{DRIVERS_TEXT}{_where(result)}.\n\n"
     lines = [
         [
             row.way, _spread(row.per_second, ",.0f"), _spread(row.of_raw, ".0%"),
@@ -232,6 +229,11 @@ def _drivers(result: Result) -> Iterator[str]:
         )
         + "\n"
     )
+
+
+def _where(result: Result) -> str:
+    where = result.conditions
+    return f"{in_words(where)}; {where.at}; load {where.load_1m} before"
 
 
 def _spread(figures: Sequence[float], form: str) -> str:

@@ -17,8 +17,6 @@ def session_text(session_id: object) -> str:
     A list of strings names it level by level, outermost first, and is kept as compact JSON, as by
     MLflow from 3.18 on: `["trip-2","episode-1"]`. What else is no string is `values.text`, said once.
     """
-    if type(session_id) is str:
-        return values.clean(session_id)
     if issubclass(type(session_id), list):
         levels = [*list.__iter__(cast("list[object]", session_id))]
         if levels and all(issubclass(type(level), str) for level in levels):

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from tests.services.environments import environment, python_with_mlflow
+from tests.services.environments import NEWEST_MLFLOW, environment, python_with_mlflow
 
 __all__ = ["NEWEST_MLFLOW", "OLDEST_MLFLOW", "python_with"]
 
 ROOT = Path(__file__).parents[2]
 OLDEST_MLFLOW = "3.13.0"
-NEWEST_MLFLOW = "3.18.0"
 BESIDE = ("numpy>=2,<3", "pandas>=2,<4", "orjson", "msgspec", "aiokafka[zstd]>=0.14,<0.15")
 # What the oldest traces by itself: the newest that it says it works with, and what these are made of.
 # Pydantic AI is not there: of the newest it finds but half of what it traces.
@@ -29,6 +28,6 @@ def python_with(version: str) -> Path:
     Beside the newest is what is installed here.
     """
     if version == NEWEST_MLFLOW:
-        return python_with_mlflow(version, alone=True)
+        return python_with_mlflow(version)
     packages = [f"mlflow-skinny=={version}", *BESIDE, *TRACED]
     return environment(f"mlflow-{version}", packages, ["--no-deps", "--editable", str(ROOT)])

@@ -11,20 +11,21 @@ from pathlib import Path
 
 from tests.services.process import ServiceError
 
-__all__ = ["environment", "python_with_mlflow"]
+__all__ = ["NEWEST_MLFLOW", "environment", "python_with_mlflow"]
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache"
 TIMEOUT_S = 300
+NEWEST_MLFLOW = "3.18.0"
+"""Of which the index has `mlflow` but not mlflow-skinny and mlflow-tracing: it brings all of their modules
+along, and warns that their versions differ."""
 
 
-def python_with_mlflow(version: str, *, alone: bool = False) -> Path:
-    """The python of an environment that differs from this one by its MLflow, server included.
-
-    `alone` is for a version of which the index has `mlflow` but not mlflow-skinny and mlflow-tracing: it
-    brings all of their modules along, and warns that their versions differ.
-    """
-    names = ("mlflow",) if alone else ("mlflow", "mlflow-skinny", "mlflow-tracing")
+def python_with_mlflow(version: str) -> Path:
+    """The python of an environment that differs from this one by its MLflow, server included."""
+    names = (
+        ("mlflow",) if version == NEWEST_MLFLOW else ("mlflow", "mlflow-skinny", "mlflow-tracing")
+    )
     packages = [f"{name}=={version}" for name in names]
     return environment(f"mlflow-{version}-here", ["--no-deps", *packages], over_this=True)
 

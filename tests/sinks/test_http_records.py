@@ -147,13 +147,21 @@ async def test_what_was_added_to_a_stored_trace(
     ("answer", "count"), [(FIREWALLS, 1), (UNAUTHORIZED, 4), (MLFLOWS, 4), (OF_BASIC_AUTH, 1)]
 )
 async def test_a_server_that_takes_no_record_blames_none(
-    way: Gateway, opened: OpenSink, stored: Place, clock: Clock, answer: Answer, count: int
+    way: Gateway,
+    opened: OpenSink,
+    stored: Place,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    answer: Answer,
+    count: int,
 ) -> None:
     sink = await opened(way.uri)
     await sink.write([five_spans()])
     batch = [five_spans() for _ in range(count)]
     forbid(way, answer, "")
     assert await tried(sink, clock, batch, 10) == 10
+    refused = [one for one in caplog.records if getattr(one, "event", "") == "store.refused"]
+    assert bool(refused) == (answer.status == 403)
     way.rule = lambda _: None
     await sink.write(batch)
     assert len(rows(stored, batch)["spans"]) == count * 5

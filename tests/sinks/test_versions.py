@@ -21,7 +21,7 @@ from packaging.version import Version
 from spanferry_worker.services.mlflow_bulk import TESTED
 from spanferry_worker.services.mlflow_http import OLDEST_SERVER
 from spanferry_worker.services.mlflow_sink import open_sink
-from tests.services.environments import python_with_mlflow
+from tests.services.environments import NEWEST_MLFLOW, python_with_mlflow
 from tests.services.mlflow import MlflowServer
 from tests.sinks import test_differential as differential
 from tests.sinks.native_programs import PROGRAMS
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = ROOT / "docs" / "operations.md"
-NEWEST = "3.18.0"
+NEWEST = NEWEST_MLFLOW
 """Of the table, and of all that there are."""
 SERVERS = ("3.17.0", NEWEST)
 """The oldest that is taken, and the newest that there is."""
@@ -86,7 +86,7 @@ def passed_with(python: Path, *tests: str) -> int:
 
 
 def other_python(version: str) -> Path:
-    return python_with_mlflow(version, alone=version == NEWEST)
+    return python_with_mlflow(version)
 
 
 def package(python: Path, version: str) -> Path:

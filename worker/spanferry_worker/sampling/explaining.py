@@ -127,7 +127,7 @@ def _chance_of(traits: Traits, sampler: Sampler, upstream: str | None) -> str:
         return "rv of the tracestate"
     if sampler.policy.randomness is Randomness.OTEL:
         return "the trace id's last 56 bits"
-    return "the session id" if traits.conversation else "the trace id"
+    return "the session id" if traits.session else "the trace id"
 
 
 def traits_shown(trace: AssembledTrace) -> dict[str, object]:

@@ -9,11 +9,12 @@ from mlflow.tracing.constant import SpanAttributeKey
 from mlflow.tracing.utils.default_log_level import default_log_level_for_span_type
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import SpanContext, Status, StatusCode
 
 import spanferry_schemas as wire
 from spanferry_worker.services.mlflow_private import set_links
 from spanferry_worker.services.mlflow_text import Texts, Written, escaped, loaded
+from spanferry_worker.services.mlflow_versions import OTEL_KINDS
 
 __all__ = ["SpanBuilder"]
 
@@ -32,7 +33,6 @@ _KEY_CHARS_MAX: Final = 250
 _IDS_MAX: Final = 100
 """Of traces; one's spans come one after another."""
 _NO_RESOURCE: Final = Resource.get_empty()
-_KINDS: Final = {kind: SpanKind[kind.name] if kind else SpanKind.INTERNAL for kind in wire.SpanKind}
 
 
 class SpanBuilder:
@@ -55,7 +55,7 @@ class SpanBuilder:
                 name=self._texts.clean(span.name),
                 context=_context(number, span.span_id),
                 parent=_context(number, parent) if parent else None,
-                kind=_KINDS[span.kind],
+                kind=OTEL_KINDS[span.kind],
                 start_time=span.start_ns,
                 end_time=span.end_ns or None,
                 attributes=self.attributes(wire.trace_id_text(trace_id), span),

@@ -91,10 +91,11 @@ class RecordSender:
         as long as the server is well and answers some of it.
         """
         errors = _post(self._server, infos)
+        if not any(isinstance(error, IllAnswerError) for error in errors.values()):
+            return errors
         for _ in range(ROUNDS_MAX):
             left = [info for info in infos if _is_unanswered(errors[info.trace_id])]
-            ill = any(isinstance(error, IllAnswerError) for error in errors.values())
-            if not left or not ill or not self._server.is_well():
+            if not left or not self._server.is_well():
                 break
             again = _post(self._server, left)
             errors |= again

@@ -118,7 +118,7 @@ class Server:
             return request()
         except MlflowException as error:
             ours = to_worker_error(error, doing)
-            if any(race in str(error) for race in _RACE_TEXTS):
+            if _is_race(str(error)):
                 raise TransientError(str(ours)) from error
             if not (isinstance(error, RestException) and error_code(error) == "INTERNAL_ERROR"):
                 raise ours from error
@@ -205,7 +205,13 @@ class Server:
 
         if _is_firewalls(reply):
             said = _said(self._access, doing, reply)
-            return IllAnswerError(f"{said} (or the worker's credentials do not suffice)")
+            _logger.error(
+                "%s; or a firewall forbids what was sent: %s",
+                self.refused(reply.status),
+                said,
+                extra=LogEvent.STORE_REFUSED(),
+            )
+            return IllAnswerError(said)
         try:
             self.call(doing, verify)
         except TransientError as error:
@@ -243,7 +249,7 @@ class Server:
                 self.refused(status),
                 extra=LogEvent.STORE_REFUSED(),
             )
-        if status in {401, 403} or any(text in reply.text for text in _RACE_TEXTS):
+        if status in {401, 403} or _is_race(reply.text):
             return TransientError(message)
         if status == 413:
             return TooLargeError(message)
@@ -262,10 +268,15 @@ def _busy(access: Access, doing: str, reply: Reply) -> TransientError:
     return TransientError(_said(access, doing, reply), retry_after_s=reply.retry_after_s)
 
 
+def _is_race(text: str) -> bool:
+    """Whether two writers have met in the database."""
+    return any(race in text for race in _RACE_TEXTS)
+
+
 def _is_mlflows(reply: Reply) -> bool:
     """Whether MLflow itself says that it could not store something, and not for want of time."""
     said = reply.text.lower()
-    passing = any(text.lower() in said for text in (*_PASSING_TEXTS, *_RACE_TEXTS))
+    passing = _is_race(reply.text) or any(text in said for text in _PASSING_TEXTS)
     return reply.status in {500, 503} and bool(_json_code(reply)) and not passing
 
 

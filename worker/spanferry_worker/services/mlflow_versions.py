@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanContext, SpanKind
 
 import spanferry_schemas as wire
 
-__all__ = ["KINDS", "is_priced", "sanitize_attributes"]
+__all__ = ["KINDS", "OTEL_KINDS", "is_priced", "sanitize_attributes"]
 
 _KIND_KEY: Final = "kind"
 _AGENT: Final = json.dumps(SpanType.AGENT)
@@ -27,9 +27,12 @@ def _kind(kind: SpanKind) -> str:
     return "" if name is None else f'"{_KIND_KEY}": {json.dumps(name)}, '
 
 
-KINDS: Final = {
-    kind: _kind(SpanKind[kind.name] if kind else SpanKind.INTERNAL) for kind in wire.SpanKind
+OTEL_KINDS: Final = {
+    kind: SpanKind[kind.name] if kind else SpanKind.INTERNAL for kind in wire.SpanKind
 }
+"""OpenTelemetry's, by the wire's. UNSPECIFIED is INTERNAL, as to MLflow."""
+
+KINDS: Final = {kind: _kind(otel) for kind, otel in OTEL_KINDS.items()}
 """What stands between a stored span's name and its start, by its kind: nothing before 3.18."""
 
 sanitize_attributes: Final[Callable[[dict[str, Any]], dict[str, Any]]] = getattr(
